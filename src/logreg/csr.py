@@ -258,6 +258,17 @@ def selected_columns(features: Tensor, which: Tensor) -> Tensor:
     return columns.to(features.device)
 
 
+def without_last_column(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix (n, D - 1) without its last column, and that column, dense, (n,)."""
+    begins, columns, values = features.crow_indices(), features.col_indices(), features.values()
+    last = features.shape[1] - 1
+    kept = columns != last
+    before = torch.cat([begins.new_zeros(1), kept.cumsum(0, dtype=begins.dtype)])[begins.long()]
+    of_rows = torch.arange(len(features), device=values.device).repeat_interleave(begins.diff().long())[~kept]
+    column = values.new_zeros(len(features)).index_add_(0, of_rows, values[~kept])
+    return csr(before, columns[kept], values[kept], last), column
+
+
 def with_values(features: Tensor, values: Tensor) -> Tensor:
     """The matrix with other values at the same places."""
     return csr(features.crow_indices(), features.col_indices(), values, features.shape[1])

@@ -43,6 +43,16 @@ class Batch(NamedTuple):
     """Class of each row, shape (N,), int64, in [0, C)."""
     sample_weight: Tensor | None = None
     """Weight of each row, shape (N,), >= 0, in the type of the features; ``None`` for weight 1 everywhere."""
+    offset: Tensor | None = None
+    """Known term of each row's logit, shape (N,), where it is apart from the features; ``None`` for none, and where it
+    is the last of them (`logreg.rows.with_offset_apart`)."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The rows on a device."""
+        features, labels, *others = (None if one is None else one.to(device, non_blocking=non_blocking) for one in self)
+        assert features is not None
+        assert labels is not None
+        return Batch(features, labels, *others)
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ class Column:
     """
     vocabularies: tuple[Vocabulary, ...] = ()
     """The n-grams of a text, each of which is a feature; the features of one vocabulary have length 1 in a row."""
+    is_offset: bool = False
+    """Whether it is the known term of the logits, a number whose coefficient is 1: the last column of a table."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -174,9 +186,9 @@ class Column:
         """Whether its features are never standardized: those of text and of many levels.
 
         Most of them are rare.  Their deviation is small, so a division by it would make them large, and the penalty on
-        their coefficients small.
+        their coefficients small.  An offset is in the units of the logits.
         """
-        return self.kind == "text" or self.num_values > MOST_SCALED_LEVELS
+        return self.kind == "text" or self.is_offset or self.num_values > MOST_SCALED_LEVELS
 
     @property
     def is_valid(self) -> bool:
@@ -199,6 +211,8 @@ class Column:
             and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
             and all(type(count) is int and count >= 0 for count in (self.rare_levels, self.buckets))
             and not self.vocabularies
+            and self.is_offset in (False, True)
+            and (not self.is_offset or replace(self, is_offset=False) == Column(self.name, "number"))
         )
 
 
@@ -262,6 +276,18 @@ class DataFacts:
     """Strengths of the random changes of train images, by name; empty without changes."""
     copies: int = 0
     """Changed copies of each train row, which ``rows`` counts too; 0 with ``augment`` where each epoch draws anew."""
+    largest_offset: float | None = None
+    """Largest absolute offset of a train row; ``None`` without an offset, which else is the last feature."""
+
+    @property
+    def offset(self) -> str:
+        """Name of the column that is the offset; empty without one."""
+        return "" if self.largest_offset is None else self.feature_names[-1]
+
+    @property
+    def num_coef(self) -> int:
+        """Number of coefficients that are learned for each output: D, less 1 with an offset."""
+        return self.num_features - (self.largest_offset is not None)
 
     @property
     def num_classes(self) -> int:
@@ -299,14 +325,15 @@ class DataFacts:
         These features are standardized, or else in source units.
 
         Returns:
-            Center and scale, shape (D,) each, float64; ``None`` where coefficients multiply the stored features.
+            Center and scale, shape (num_coef,) each, float64; ``None`` where coefficients multiply the stored features.
         """
-        stored = self.stored
+        stored, learned = self.stored, slice(self.num_coef)
         if self.mean:
-            return stored.of_stored(*(torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std)))
+            found = stored.of_stored(*(torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std)))
+            return found[0][learned], found[1][learned]
         if not self.unit:
             return None
-        return torch.zeros_like(stored.unit), 1 / stored.unit
+        return torch.zeros_like(stored.unit)[learned], 1 / stored.unit[learned]
 
     @property
     def title(self) -> str:
@@ -384,6 +411,9 @@ class DataFacts:
             "white_byte": type(self.white_byte) is int and self.white_byte >= 1,
             "mean_weight": _is_number(self.mean_weight) and self.mean_weight > 0,
             "backbone": isinstance(self.backbone, Mapping) and isinstance(self.pixels, Mapping),
+            "largest_offset": (self.largest_offset is not None)
+            == any(column.is_offset for column in self.columns)
+            == bool(self.columns and self.columns[-1].is_offset),
             "augment": isinstance(self.augment, Mapping) and type(self.copies) is int and self.copies >= 0,
             **{
                 key: isinstance(values, tuple) and len(values) in (0, size) and all(map(_is_number, values))

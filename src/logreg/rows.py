@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, rows_at, selected_rows
+from logreg.csr import is_sparse, rows_at, selected_rows, without_last_column
 from logreg.facts import Batch
 from logreg.processes import Processes, share
 
@@ -71,6 +71,17 @@ def batches_of_block(num_rows: int, batch_size: int, block: int, blocks: int) ->
     return [range(batch * batch_size, min((batch + 1) * batch_size, num_rows)) for batch in batches]
 
 
+def with_offset_apart(block: Batch) -> Batch:
+    """A block (n, D) whose last feature is the offset, with that apart from the D - 1 others."""
+    features, offset = offset_apart(block.features)
+    return block._replace(features=features, offset=offset)
+
+
+def offset_apart(features: Tensor) -> tuple[Tensor, Tensor]:
+    """All columns of features (n, D) but the last, (n, D - 1), and the last one, (n,); views of dense features."""
+    return without_last_column(features) if is_sparse(features) else (features[:, :-1], features[:, -1])
+
+
 def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
     """A block in parts of ``rows`` rows; the last part may be smaller.
 
@@ -83,23 +94,33 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
         yield block
         return
     for first in range(0, len(block.labels), max(rows, 1)):
-        part = run_of(block, first, first + rows)
+        part = chosen_rows(block, slice(first, first + rows))
         yield part._replace(features=part.features.to_dense()) if dense else part
 
 
-def run_of(block: Batch, first: int, end: int) -> Batch:
-    """The rows of a block from ``first`` to before ``end``: views."""
-    weights = None if block.sample_weight is None else block.sample_weight[first:end]
-    return Batch(rows_at(block.features, slice(first, end)), block.labels[first:end], weights)
+def of_rows(block: Batch, which: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
+    """Weights and offsets of the rows that a mask, positions or a slice choose; ``None`` where a block has none."""
+    return (
+        None if block.sample_weight is None else block.sample_weight[which],
+        None if block.offset is None else block.offset[which],
+    )
 
 
-def chosen_rows(block: Batch, which: Tensor) -> Batch:
-    """The rows of a block that a mask (n,) or positions (m,) choose."""
-    features, weights = block.features, block.sample_weight
+def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
+    """The rows of a block that a mask (n,), positions (m,) or a slice choose; adjacent ones are views."""
+    features = block.features
+    if isinstance(which, slice):
+        chosen = rows_at(features, which)
+    else:
+        chosen = selected_rows(features, which) if is_sparse(features) else features[which]
+    return Batch(chosen, block.labels[which], *of_rows(block, which))
+
+
+def joined(blocks: Sequence[Batch]) -> Batch:
+    """Dense blocks as one; all of them have weights and offsets, or none."""
+    features, labels, *others = zip(*blocks, strict=True)
     return Batch(
-        selected_rows(features, which) if is_sparse(features) else features[which],
-        block.labels[which],
-        None if weights is None else weights[which],
+        torch.cat(features), torch.cat(labels), *(None if one[0] is None else torch.cat(one) for one in others)
     )
 
 
@@ -179,12 +200,7 @@ def dense_sample(rows: RowSource) -> Batch:
     for block in rows.blocks():
         few.append(chosen_rows(block, torch.arange(-first % step, len(block.labels), step)))
         first += len(block.labels)
-    weights = [block.sample_weight for block in few if block.sample_weight is not None]
-    return Batch(
-        torch.cat([block.features.to_dense() for block in few]),
-        torch.cat([block.labels for block in few]),
-        torch.cat(weights) if weights else None,
-    )
+    return joined([block._replace(features=block.features.to_dense()) for block in few])
 
 
 class BlockedRows:
@@ -236,14 +252,15 @@ class MemoryRows(BlockedRows):
         features: Tensor,
         labels: Tensor,
         sample_weight: Tensor | None = None,
+        offset: Tensor | None = None,
         processes: Processes | None = None,
     ) -> None:
-        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``.
+        """Features (N, D) in source units, dense or sparse, labels (N,), weights and offsets (N,) or ``None``.
 
         ``processes`` share the split, of which the tensors are the rows of this process; ``None`` for one process.
         """
         self.processes = processes
-        self.features, self.labels, self.sample_weight = features, labels, sample_weight
+        self.features, self.labels, self.sample_weight, self.offset = features, labels, sample_weight, offset
         self.num_rows, self.num_features = len(labels), features.shape[1]
         self.is_sparse = is_sparse(features)
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
@@ -252,9 +269,11 @@ class MemoryRows(BlockedRows):
 
     def at(self, places: Tensor) -> MemoryRows:
         """The rows at some places, (m,): a copy."""
-        whole = Batch(self.features, self.labels, self.sample_weight)
-        return MemoryRows(*chosen_rows(whole, places.to(self.labels.device)))
+        return MemoryRows(*chosen_rows(self._whole, places.to(self.labels.device)))
+
+    @property
+    def _whole(self) -> Batch:
+        return Batch(self.features, self.labels, self.sample_weight, self.offset)
 
     def _block(self, positions: slice) -> Batch:
-        weights = None if self.sample_weight is None else self.sample_weight[positions]
-        return Batch(rows_at(self.features, positions), self.labels[positions], weights)
+        return Batch(rows_at(self.features, positions), self.labels[positions], *of_rows(self._whole, positions))

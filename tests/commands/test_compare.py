@@ -16,7 +16,7 @@ from logreg.commands.compare import MAX_NAME_LENGTH, shortened
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
-from models import Models
+from models import Models, write_table
 from whole_runs import Answer, train
 
 RunCommand = Callable[..., Answer]
@@ -216,3 +216,69 @@ def test_a_mistake_is_answered_in_one_line(
     (tmp_path / "torn" / "summary.json").write_text("{")
     answer = run_command(tmp_path, "compare", *typed)
     assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")
+
+
+# AIC and BIC
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs on one table: three that are comparable by AIC, and others."""
+    here = tmp_path_factory.mktemp("fits")
+    write_table(here / "train.csv")
+    table = ("dataset=table", "dataset.path=train.csv", "dataset.target=kind", "dataset.classes=[low,mid]")
+    for name, arguments in {
+        "logit": ("dataset.drop=[id]",),
+        "probit": ("dataset.drop=[id]", "link=probit"),
+        "fewer": ("dataset.drop=[id,color]", "seed=0"),
+        "penalized": ("dataset.drop=[id]", "l2=0.01"),
+        "other_rows": ("dataset.drop=[id]", "seed=1"),
+        "stopped": ("dataset.drop=[id]", "optimizer=sgd", "max_epochs=2"),
+    }.items():
+        train(here, *table, "l2=0", *arguments, f"hydra.run.dir=runs/{name}", "report=brief")
+    return here
+
+
+def compared(fits: Path, run_command: RunCommand, *names: str) -> tuple[str, list[dict[str, float] | None]]:
+    """What is printed, and the criteria of each run."""
+    runs = [f"runs/{name}" for name in names]
+    answer, plain = run_command(fits, "compare", *runs), run_command(fits, "compare", *runs, "json=true")
+    assert answer.code == plain.code == 0
+    by_run = {row["run"]: row["likelihood"] for row in json.loads(plain.out)["runs"]}
+    return answer.out, [by_run[run] for run in runs]
+
+
+def test_fits_of_the_same_rows_have_aic_and_bic(fits: Path, run_command: RunCommand) -> None:
+    out, found = compared(fits, run_command, "logit", "probit", "fewer")
+    for name, criteria in zip(("logit", "probit", "fewer"), found, strict=True):
+        assert criteria is not None
+        asked = run_command(fits, "coefficients", f"ckpt_path=runs/{name}", "json=true")
+        known = json.loads(asked.out)["fit"]
+        for key in ("rows", "parameters", "log_likelihood", "aic", "bic"):
+            assert criteria[key] == pytest.approx(known[key], rel=1e-6)
+        shown = f"AIC {known['aic']:.2f}  BIC {known['bic']:.2f}  {known['parameters']} parameters, on train"
+        assert shown in out
+
+
+@pytest.mark.parametrize("other", ["penalized", "stopped", "other_rows"])
+def test_other_fits_are_not_compared_by_aic(other: str, fits: Path, run_command: RunCommand) -> None:
+    out, (plain, criteria) = compared(fits, run_command, "logit", other)
+    assert "AIC" not in out
+    assert plain is not None
+    assert (criteria is not None) == (other == "other_rows")
+
+
+def test_a_row_that_counts_twice_is_two_rows(fits: Path, run_command: RunCommand) -> None:
+    lines = (fits / "train.csv").read_text(encoding="utf-8").splitlines()
+    few = [line for line in lines[1:] if not line.endswith('"high, very"')]
+    (fits / "twice.csv").write_text("\n".join([lines[0], *few, *few, ""]), encoding="utf-8")
+    (fits / "weighted.csv").write_text(
+        "\n".join([f"{lines[0]},w", *(f"{line},2" for line in few), ""]), encoding="utf-8"
+    )
+    criteria = []
+    for name, weight in (("twice", ()), ("weighted", ("dataset.weight=w",))):
+        table = ("dataset=table", f"dataset.path={name}.csv", "dataset.target=kind", "dataset.drop=[id]", "l2=0")
+        everything = ("dataset.split.val=0", "dataset.split.test=0", f"hydra.run.dir=runs/{name}", "report=brief")
+        criteria.append(train(fits, *table, *weight, *everything).summary["likelihood"])
+    for key in ("rows", "parameters", "log_likelihood", "aic", "bic"):
+        assert criteria[0][key] == pytest.approx(criteria[1][key], rel=1e-6)

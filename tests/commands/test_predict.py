@@ -19,6 +19,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+import whole_runs
 from logreg.losses import LOSSES
 from logreg.training.checkpoint_reading import TrainedModel
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
@@ -528,3 +529,95 @@ def test_numbers_are_those_of_training_however_they_are_written(
     assert answer.code == 2
     assert answer.err.startswith("`input` must hold numbers where the model learned from numbers, got ")
     assert not (tmp_path / "c.csv").exists()
+
+
+# Intervals
+
+
+@pytest.fixture(scope="module")
+def unpenalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of three classes and one of two, without a penalty."""
+    here = tmp_path_factory.mktemp("unpenalized")
+    write_table(here / "train.csv")
+    table = ("dataset=table", "dataset.path=train.csv", "dataset.target=kind", "dataset.drop=[id]", "l2=0")
+    whole_runs.train(here, *table, "hydra.run.dir=runs/three", "report=brief")
+    whole_runs.train(here, *table, "dataset.classes=[low,mid]", "hydra.run.dir=runs/two", "report=brief")
+    return here
+
+
+@pytest.mark.parametrize("run", ["two", "three"])
+def test_limits_follow_the_probabilities(run: str, unpenalized: Path, run_command: RunCommand) -> None:
+    here, typed = unpenalized, (f"ckpt_path=runs/{run}", "interval=0.9")
+    write_table(here / "new.csv", number=60, seed=3)
+    rows = predicted(run_command, here, "input=new.csv", "drop=[kind]", *typed)
+    names = ["low", "mid"] if run == "two" else ["high, very", "low", "mid"]
+    limits = [f"{name} {end}" for end in ("low", "high") for name in names]
+    assert list(rows) == ["predicted", *names, *limits]
+    for name in names:
+        p, low, high = (np.array(rows[column]) for column in (name, f"{name} low", f"{name} high"))
+        assert (low < p).all()
+        assert (p < high).all()
+    wider = predicted(run_command, here, "input=new.csv", "drop=[kind]", typed[0], "interval=0.99", "covariance=HC1")
+    assert (np.array(wider["mid low"]) < np.array(rows["mid low"])).mean() > 0.9
+    answer = run_command(here, "predict", "input=new.csv", "output=p.npz", "drop=[kind]", "overwrite=true", *typed)
+    assert answer.code == 0, answer.err
+    with np.load(here / "p.npz") as arrays:
+        np.testing.assert_allclose(arrays["low"], np.column_stack([rows[f"{name} low"] for name in names]))
+        np.testing.assert_allclose(arrays["high"], np.column_stack([rows[f"{name} high"] for name in names]))
+    one = ("size=1.5", "color=red", "wet=true")
+    (here / "one.csv").write_text("size,color,wet\n1.5,red,true\n", encoding="utf-8")
+    alone = predicted(run_command, here, "input=one.csv", *typed)
+    shown = run_command(here, "predict", *typed, *one)
+    assert f"{alone['mid'][0]:.4f} ({alone['mid low'][0]:.4f} to {alone['mid high'][0]:.4f})  mid" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("interval=95",), "`interval` must be a number > 0 and < 1, such as 0.95 or null, got 95."),
+        (("covariance=HC3",), "`covariance` must go with interval=. Leave it out, or set interval=0.95."),
+        (("interval=0.9", "covariance=HC3"), "`covariance=HC3` must be asked of a model of two classes"),
+        (("interval=0.9", "covariance=cluster:colour"), "`covariance` must name a column of "),
+        (("interval=0.9", "weights=sampling"), "`weights=sampling` must go with a run with dataset.weight"),
+    ],
+)
+def test_a_mistake_about_limits_is_one_line(
+    arguments: tuple[str, ...], message: str, unpenalized: Path, run_command: RunCommand
+) -> None:
+    row = ("size=1.5", "color=red", "wet=true")
+    answer = run_command(unpenalized, "predict", "ckpt_path=runs/three", *arguments, *row)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(message)
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "row", "message"),
+    [
+        ("toy", "hours=2", "`ckpt_path` must be of a fit without penalty, got l2=0.1"),
+        (
+            "softmax",
+            "",
+            "`interval` must go with probabilities of the fit itself, and those of this run are calibrated.",
+        ),
+    ],
+)
+def test_a_fit_without_limits_is_refused(
+    model: str, row: str, message: str, models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
+    names = model_of(models, model).facts.feature_names
+    cells = [row] if row else [f"{name}=1" for name in names]
+    answer = run_command(models(model), "predict", "interval=0.95", *cells)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(message)
+    assert "firth" not in answer.err  # which predictions do not have
+
+
+def test_a_kept_column_must_not_have_the_name_of_a_limit(unpenalized: Path, run_command: RunCommand) -> None:
+    here = unpenalized
+    (here / "taken.csv").write_text("size,color,wet,mid low\n1,red,true,7\n", encoding="utf-8")
+    typed = ("ckpt_path=runs/three", "interval=0.9", "input=taken.csv", "output=no.csv", "keep=[mid low]")
+    answer = run_command(here, "predict", *typed)
+    assert answer.code == 2
+    assert answer.err.startswith("`interval` must not go with a column or class 'mid low'")
+    assert not (here / "no.csv").exists()

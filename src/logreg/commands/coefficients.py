@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
+from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.commands.overrides import apply_overrides
 from logreg.constraints import Constraint, flag, one_of, text
 from logreg.errors import ConfigError
@@ -17,20 +18,6 @@ from logreg.terminal import terminal
 if TYPE_CHECKING:
     from logreg.run.inferring import InferenceRequest
 
-COVARIANCES = ("auto", "hessian", "expected", "HC0", "HC1", "HC2", "HC3")
-"""Names of covariances, besides cluster:COLUMN."""
-
-COVARIANCE = Constraint(
-    f"be one of {', '.join(COVARIANCES)} or cluster:COLUMN",
-    lambda value: value in COVARIANCES or (value.startswith("cluster:") and len(value) > len("cluster:")),
-    is_text=True,
-)
-
-CONFIDENCE = Constraint(
-    "be a number > 0 and < 1, such as 0.95",
-    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1,
-)
-
 REFERENCE = Constraint(
     "be levels by column, such as {race:white}",
     lambda value: isinstance(value, dict) and not any(isinstance(level, dict | list) for level in value.values()),
@@ -39,13 +26,7 @@ REFERENCE = Constraint(
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file; its fit has no penalty"),
     "confidence": Setting(0.95, CONFIDENCE, "level of the intervals"),
-    "covariance": Setting(
-        "auto",
-        COVARIANCE,
-        "hessian: standard errors of maximum likelihood. expected: those of the expected information, which for a "
-        "logit link is the Hessian. HC0 to HC3: robust ones. cluster:COLUMN: rows with one value there depend on each "
-        "other. auto: hessian for a logit link and expected for others, as R's glm, or HC0 with sampling weights",
-    ),
+    "covariance": COVARIANCE,
     "interval": Setting(
         "wald",
         one_of(("wald", "profile")),
@@ -61,12 +42,7 @@ OWN = {
         {}, REFERENCE, "level that a categorical column is compared with, {race:white}; the first of each", shown=""
     ),
     "reference_class": Setting(None, text(), "class that the others are compared with; the first", shown=""),
-    "weights": Setting(
-        "auto",
-        one_of(("auto", "frequency", "sampling")),
-        "what dataset.weight is. frequency: a row of weight 3 is three rows. sampling: the inverse of the probability "
-        "of being sampled, with robust standard errors. auto: frequency where all are whole numbers",
-    ),
+    "weights": WEIGHTS,
     "effects": Setting(
         "none",
         one_of(("none", "average", "mean")),

@@ -80,6 +80,9 @@ examples
 keys
 {help_lines(OWN)}
 
+AIC and BIC are there for fits of maximum likelihood (no penalty, at the optimum) to the same train rows: smaller is
+better.
+
 The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
 one of them classifies correctly.
 """
@@ -144,6 +147,7 @@ def _row(folder: Path, summary: Summary) -> dict[str, Any]:
         "split": evaluation.split if evaluation else None,
         "settings": _flat(summary.config),
         "metrics": {name: to_json(measured[name]) for name in SCORES if name in measured},
+        "likelihood": None if summary.likelihood is None else to_json(summary.likelihood),
         "verdict": summary.optimality.verdict,
         "seconds": summary.seconds.total,
     }
@@ -209,6 +213,8 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
     names = "AB" if letters else [str(number) for number in range(1, len(rows) + 1)]
     indent = " " * (len(names[-1]) + 2)
     scores = [name for name in SCORES if any(name in row["metrics"] for row in rows)]
+    likelihoods = [row["likelihood"] for row in rows if row["likelihood"]]
+    same_rows = len(likelihoods) > 1 and len({one["checksum"] for one in likelihoods}) == 1
     splits = {row["split"] for row in rows}
     common, runs = _without_common_folder([row["run"] for row in rows])
     settings = {key: shortened([_plain(row["settings"].get(key)) for row in rows]) for key in differing}
@@ -223,6 +229,9 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
         lines += _wrapped([*parts, f"({verdict})"], f"{name:<{len(indent)}}", width)
         values = "  ".join(f"{_cell(each, row['metrics'].get(each)):<{WIDTHS[each]}}" for each in scores)
         lines.append((indent + values).rstrip())
+        if same_rows and (fit := row["likelihood"]):
+            criteria = f"AIC {fit['aic']:.2f}  BIC {fit['bic']:.2f}  {fit['parameters']:,} parameters, on train"
+            lines.append(indent + criteria)
     if letters:
         lines.append("")
     if paired is not None:

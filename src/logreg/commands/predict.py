@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
+from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logreg.data.new_rows import NewRowsReader, Rows
+    from logreg.facts import DataFacts
+    from logreg.inference.prediction import PredictionIntervals
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
 SEPARATOR = optional(character(escaped_tab=True))
@@ -51,6 +54,14 @@ OWN = {
         optional(number(above=0, below=1)),
         "the second of two classes is predicted where its probability is greater; null: 0.5",
     ),
+    "interval": Setting(
+        None,
+        optional(CONFIDENCE),
+        "level of an interval for each probability, such as 0.95, from the rows that the model was fitted to; the fit "
+        "has no penalty, as for scripts/coefficients.py",
+    ),
+    "covariance": COVARIANCE,
+    "weights": WEIGHTS,
     "keep": Setting([], listed(), "columns of the input to copy, before the predictions"),
     "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
     "separator": Setting(None, SEPARATOR, "between the values of a line; null: by the file's suffix"),
@@ -75,14 +86,16 @@ examples
   python scripts/predict.py input=letters/ output=predictions.csv      a folder of .txt files, for a model of text
   python scripts/predict.py input=- output=- < new.csv                  from standard input to standard output
   python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
+  python scripts/predict.py hours=3.5 interval=0.95                     how sure the probability is
 
 keys
 {help_lines(OWN)}
 
 The output has the kept columns (of images their file), `predicted`, and for each class a column of probabilities under
 the class's name; of more than {MAX_PROBABILITY_COLUMNS:,} classes, a table has the {NUM_TOP} most probable ones of each
-row, `top 1`, `p(top 1)` and so on.  Rows are read, predicted and written in blocks, so a file may be larger than the
-memory.  A level that the model does not know counts as none, and such rows are counted.
+row, `top 1`, `p(top 1)` and so on.  With interval=, columns `<class> low` and `<class> high` follow.  Rows are read,
+predicted and written in blocks, so a file may be larger than the memory.  A level that the model does not know counts
+as none, and such rows are counted.
 """
 
 
@@ -121,11 +134,39 @@ def _run(arguments: list[str]) -> int:
         values["batch_size"],
     )
     predictor = Predictor(trained.module, device)
-    if values["input"] is None:
-        _print_single(trained, predictor, reader.single(typed.free), values["threshold"])
+    rows = reader.single(typed.free) if values["input"] is None else None
+    intervals = None if values["interval"] is None else _intervals(checkpoint, trained, typed)
+    if rows is not None:
+        _print_single(trained, predictor, rows, values["threshold"], intervals)
     else:
-        _predict(trained, predictor, reader, typed)
+        _predict(trained, predictor, reader, typed, intervals)
     return 0
+
+
+def _intervals(checkpoint: Path, trained: TrainedModel, typed: TypedArguments) -> PredictionIntervals:
+    """The intervals of the model's probabilities, from the rows of its run.
+
+    Raises:
+        LogregError: There are none for this fit.
+    """
+    from logreg.run.inferring import InferenceRequest, prediction_intervals
+
+    values, classes = typed.values, trained.facts.num_classes
+    if classes > MAX_PROBABILITY_COLUMNS:
+        raise ConfigError(
+            f"`interval` must go with at most {MAX_PROBABILITY_COLUMNS:,} classes, and the model has {classes:,}. "
+            "Leave it out."
+        )
+    request = InferenceRequest(
+        checkpoint,
+        trained.run_config(),
+        trained,
+        confidence=float(values["interval"]),
+        covariance=None if values["covariance"] == "auto" else values["covariance"],
+        weights=values["weights"],
+        offers_firth=False,
+    )
+    return prediction_intervals(request)
 
 
 def _check_combinations(typed: TypedArguments) -> None:
@@ -141,6 +182,9 @@ def _check_combinations(typed: TypedArguments) -> None:
         )
     if values["input"] is None and not cells:
         raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
+    for key in ("covariance", "weights") if values["interval"] is None else ():
+        if key in typed.given:
+            raise ConfigError(f"`{key}` must go with interval=. Leave it out, or set interval=0.95.")
     for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
@@ -164,7 +208,13 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
+def _predict(
+    trained: TrainedModel,
+    predictor: Predictor,
+    reader: NewRowsReader,
+    typed: TypedArguments,
+    intervals: PredictionIntervals | None,
+) -> None:
     import torch
 
     from logreg.csr import rows_at
@@ -180,14 +230,15 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
     at_once = logit_rows(facts.num_classes, torch.float64)
     # A progress bar and rows on the same terminal would overwrite each other.
     bar = _progress_bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
-    with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
+    opened = open_writer(values["output"], facts.class_names, list(first.kept), intervals is not None)
+    with opened as writer, bar as advance:
         block: Rows | None = first
         while block is not None:
             for start in range(0, block.features.shape[0], at_once):
                 features = rows_at(block.features, slice(start, start + at_once))
                 probabilities, labels = predicted(predictor, features, values["threshold"])
                 kept = {name: column.slice(start, at_once) for name, column in block.kept.items()}
-                writer.write(kept, labels, probabilities)
+                writer.write(kept, labels, probabilities, *limits(facts, features, intervals))
                 rows += len(labels)
                 advance(len(labels))
             for name, number_of_rows in block.unseen.items():
@@ -213,13 +264,28 @@ def predicted(predictor: Predictor, features: Tensor, threshold: float | None) -
     return probabilities.cpu().numpy(), labels.cpu().numpy()
 
 
-def _print_single(trained: TrainedModel, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
+def limits(facts: DataFacts, features: Tensor, intervals: PredictionIntervals | None) -> tuple[Any, ...]:
+    """Lower and upper limits (n, C) of the probabilities of stored features (n, D), as NumPy arrays; none without."""
+    if intervals is None:
+        return ()
+    return tuple(one.numpy() for one in intervals.limits(facts.stored.inverse_transform(features)))
+
+
+def _print_single(
+    trained: TrainedModel,
+    predictor: Predictor,
+    rows: Rows,
+    threshold: float | None,
+    intervals: PredictionIntervals | None,
+) -> None:
     probabilities, labels = predicted(predictor, rows.features, threshold)
+    ends = limits(trained.facts, rows.features, intervals)
     names = trained.facts.class_names
     print(on_one_line(names[int(labels[0])]))
     shown = len(names) if len(names) <= MAX_PRINTED_CLASSES else NUM_PRINTED_CLASSES
     for place in probabilities[0].argsort()[::-1][:shown].tolist():
-        print(on_one_line(f"  {float(probabilities[0, place]):.4f}  {names[place]}"))
+        interval = f" ({' to '.join(f'{float(end[0, place]):.4f}' for end in ends)})" if ends else ""
+        print(on_one_line(f"  {float(probabilities[0, place]):.4f}{interval}  {names[place]}"))
     if shown < len(names):
         print(f"  and {len(names) - shown:,} more")
 

@@ -29,6 +29,7 @@ from logreg.data.prepare import (
     digit_notes,
     encode_columns,
     fingerprint,
+    largest_offset,
     mean_weight,
     moments_of,
     nonzeros_of,
@@ -42,6 +43,7 @@ from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.processes import Processes, in_each, share
+from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
@@ -213,6 +215,7 @@ class TensorDataModule(pl.LightningDataModule):
             first_index=raw.first_index,
             augment=self.augmentation.strengths,
             copies=self.copies,
+            largest_offset=largest_offset(train) if columns and columns[-1].is_offset else None,
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
         del self.raw, self.selected  # the columns take more memory than the features
@@ -344,9 +347,7 @@ class TensorDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a block; Lightning's way to find its tensors takes as long as a batch of a small table."""
         overlaps = device.type == "cuda"  # the others would read the copy before it is there
-        features, labels = (part.to(device, non_blocking=overlaps) for part in (batch.features, batch.labels))
-        weight = batch.sample_weight
-        return Batch(features, labels, None if weight is None else weight.to(device, non_blocking=overlaps))
+        return batch.to(device, non_blocking=overlaps)
 
     def blocks(self, split: Split, is_share: bool = False) -> DataLoader[Batch]:
         """Rows of a split in order, block by block; blocks are small enough for a number for each class.
@@ -366,7 +367,8 @@ class TensorDataModule(pl.LightningDataModule):
         """
         processes = self.processes if is_share else None
         dataset = self._share(split) if processes is self.processes else self._blocks(split)
-        return SplitRows(dataset, device or torch.device("cpu"), processes)
+        has_offset = self.facts.largest_offset is not None
+        return SplitRows(dataset, device or torch.device("cpu"), has_offset, processes)
 
     def labels(self, split: Split) -> Tensor:
         """Class of each row of a split, shape (N,), int64, on the CPU."""
@@ -424,13 +426,13 @@ class TensorDataModule(pl.LightningDataModule):
             split: One of ``splits``.
             positions: Positions in the split, counted from 0, shape (n,).
         """
-        features, labels, weights = self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)]
-        return Batch(features.cpu(), labels.cpu(), None if weights is None else weights.cpu())
+        return self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)].to("cpu")
 
     def feature_reader(self, split: Split) -> FeatureReader:
-        """Random access to the features of a split in full precision, whatever the type of the blocks."""
+        """Random access to the features of a split in full precision, whatever the type of the blocks; no offset."""
         table = self.tables[split]
-        return FeatureReader(table.matrix, table.index, self._prepared.to_store, CONVERTED_BYTES)
+        features = table.matrix if self.facts.largest_offset is None else offset_apart(table.matrix)[0]
+        return FeatureReader(features, table.index, self._prepared.to_store, CONVERTED_BYTES)
 
     def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Some rows of a table as they are in the file, column by column.
@@ -516,7 +518,7 @@ class TensorDataModule(pl.LightningDataModule):
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset
         if self._prepared.converted is None:
-            features, labels, weights = dataset[slice(None)]
+            features, labels, weights, _ = dataset[slice(None)]
             self._prepared.converted = BlockDataset(features, labels, None, 1.0, dataset.dtype, weights)
         return self._prepared.converted
 

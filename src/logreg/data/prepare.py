@@ -22,6 +22,7 @@ from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Column, DataFacts, Split, names_of_features
+from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
 
 DEFAULT_FRACTION = 0.2
@@ -412,6 +413,11 @@ def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
     if class_weight:
         weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.select(train.labels)]
     return float(weights.mean())
+
+
+def largest_offset(train: Table) -> float:
+    """The largest absolute value of the last feature over the train rows."""
+    return float(train.select(offset_apart(train.matrix)[1]).abs().max())
 
 
 def class_rates(train: Table, classes: int) -> tuple[float, ...]:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from logreg.config import SELECT
-from logreg.csr import converted
 from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided
 from logreg.rows import RowSource, dense_sample, logit_rows, parts, row_weights
-from logreg.solvers.kernels import affine
+from logreg.solvers.kernels import logits_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
 from logreg.solvers.problem import Problem
@@ -85,7 +84,7 @@ def score_points(
     losses, hits, weights, own_weights, odds, labels = [], [], [], [], [], []
     at_once = logit_rows(len(intercept), torch.float64)
     for block in (part for whole in rows for part in parts(whole, at_once)):
-        logits = affine(converted(block.features, torch.float64), coef, intercept).split(k, dim=1)
+        logits = logits_of(block, coef, intercept).split(k, dim=1)
         losses.append(torch.stack([loss.value_at(mine, block.labels) for mine in logits]))
         predicted = torch.stack([decided(loss.class_probabilities(mine)) for mine in logits])
         hits.append((predicted == block.labels).double())

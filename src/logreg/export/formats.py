@@ -85,7 +85,8 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         lines.append("A missing value is None, nan, or one of the words below. Blanks around text do not count.")
     for column in facts.columns:
         if column.kind == "number":
-            lines.append(f"- `{column.name}`: a number")
+            offset = ", the offset of the logit, which must not be missing" if column.is_offset else ""
+            lines.append(f"- `{column.name}`: a number{offset}")
         elif column.kind == "text":
             lines.append(f"- `{column.name}`: text in sentences")
         elif column.kind == "boolean":

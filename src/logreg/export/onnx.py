@@ -138,6 +138,10 @@ class _Graph:
             mine, start = coef[:, start : start + width], start + width
             if column.kind == "number":
                 given = self.double(self.input(column.name, _float(model), ["rows", 1]))
+                if column.is_offset:  # of which no value takes the place of a missing one
+                    parts.append(self.stored(given, model, slice(first, first + 1)))
+                    weights.append(mine)
+                    continue
                 is_missing = self.node("IsNaN", given)
                 if not column.constant:
                     fill = self.constant(np.array(float(column.fill)))

@@ -11,15 +11,21 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from logreg.errors import ConfigError
 from logreg.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Array = np.ndarray[Any, Any]
+
 
 PREDICTED = "predicted"
 """Name of the column with the label."""
 
+
+LIMITS = ("low", "high")
+"""Ends of the names of the columns with the limits of intervals."""
 
 MAX_PROBABILITY_COLUMNS = 1000
 """Largest number of classes that have a column of probabilities each in a table; tables of more columns are slow to
@@ -32,8 +38,8 @@ NUM_TOP = 5
 class Writer(Protocol):
     """Writes predictions in the order of the rows."""
 
-    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
-        """Writes one block: Arrow arrays by name, labels (n,) int, probabilities (n, C)."""
+    def write(self, kept: Mapping[str, Any], labels: Array, probabilities: Array, *limits: Array) -> None:
+        """Writes one block: Arrow arrays by name, labels (n,) int, probabilities and limits (n, C)."""
 
     def close(self) -> None:
         """Ends the file."""
@@ -48,7 +54,9 @@ def column_names(class_names: Sequence[str], kept: Sequence[str]) -> list[str]:
 class _Tables:
     """Writes kept columns, label and probabilities as an Arrow table."""
 
-    def __init__(self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any]) -> None:
+    def __init__(
+        self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any], has_limits: bool
+    ) -> None:
         import pyarrow as pa
 
         from logreg.data.arrow_numbers import text_array  # with `logreg.data` come torch and Lightning
@@ -60,12 +68,14 @@ class _Tables:
         if self.is_top:
             self.names = [f"top {place}" for place in range(1, NUM_TOP + 1)]
             probabilities = [one for name in self.names for one in ((name, pa.string()), (f"p({name})", pa.float64()))]
+        if has_limits:
+            probabilities += [(f"{name} {end}", pa.float64()) for end in LIMITS for name in self.names]
         self.schema = pa.schema(
             [*((name, pa.string()) for name in self.kept), (PREDICTED, pa.string()), *probabilities]
         )
         self.sink = open_(self.schema)
 
-    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
+    def write(self, kept: Mapping[str, Any], labels: Array, probabilities: Array, *limits: Array) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -85,7 +95,11 @@ class _Tables:
                 for one in (named(top[:, place]), array_of(np.ascontiguousarray(values[:, place], dtype=np.float64)))
             ]
         else:
-            of_classes = [array_of(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T]
+            of_classes = [
+                array_of(np.ascontiguousarray(column, dtype=np.float64))
+                for of_kind in (probabilities, *limits)
+                for column in of_kind.T
+            ]
         columns = [*(pc.cast(kept[name], pa.string()) for name in self.kept), named(labels), *of_classes]
         self.sink.write_table(pa.Table.from_arrays(columns, schema=self.schema))
 
@@ -96,26 +110,33 @@ class _Tables:
 class _Npz:
     """Arrays ``probabilities`` (N, C), ``predicted`` (N,) positions in ``classes`` (C,), and the kept columns as text.
 
-    Each array grows in a temporary file beside the output, since its length is known only at the end.
+    Limits of the probabilities, where there are any, are in ``low`` and ``high``, (N, C).  Each array grows in a
+    temporary file beside the output, since its length is known only at the end.
     """
 
-    def __init__(self, class_names: Sequence[str], kept: Sequence[str], file: IO[bytes], folder: Path) -> None:
+    def __init__(
+        self, class_names: Sequence[str], kept: Sequence[str], file: IO[bytes], folder: Path, has_limits: bool
+    ) -> None:
         import tempfile
 
         self.class_names, self.file, self.rows = class_names, file, 0
-        names = ("probabilities", PREDICTED)
+        self.of_classes = ("probabilities", *(LIMITS if has_limits else ()))
+        names = (*self.of_classes, PREDICTED)
         self.held = {name: tempfile.TemporaryFile(dir=folder) for name in names}  # noqa: SIM115  # `close` closes them
         self.kept: dict[str, list[str]] = {name: [] for name in kept}
 
-    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
-        self.held["probabilities"].write(np.ascontiguousarray(probabilities, dtype="<f8").tobytes())
+    def write(self, kept: Mapping[str, Any], labels: Array, probabilities: Array, *limits: Array) -> None:
+        for name, numbers in zip(self.of_classes, (probabilities, *limits), strict=True):
+            self.held[name].write(np.ascontiguousarray(numbers, dtype="<f8").tobytes())
         self.held[PREDICTED].write(labels.astype("<i4").tobytes())
         for name, values in self.kept.items():
             values += ["" if value is None else str(value) for value in kept[name].to_pylist()]
         self.rows += len(labels)
 
     def close(self) -> None:
-        shapes = {"probabilities": ("<f8", (self.rows, len(self.class_names))), PREDICTED: ("<i4", (self.rows,))}
+        size = (self.rows, len(self.class_names))
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(self.of_classes, ("<f8", size))
+        shapes[PREDICTED] = ("<i4", (self.rows,))
         with zipfile.ZipFile(self.file, "w", allowZip64=True) as archive:
             for name, held in self.held.items():
                 kind, shape = shapes[name]
@@ -160,16 +181,30 @@ SUFFIXES = (*TABLES, ".npz")
 
 
 @contextmanager
-def open_writer(output: str, class_names: Sequence[str], kept: Sequence[str]) -> Iterator[Writer]:
+def open_writer(
+    output: str, class_names: Sequence[str], kept: Sequence[str], has_limits: bool = False
+) -> Iterator[Writer]:
     """A writer, by the suffix of the file; an error leaves no file.
 
     Args:
         output: The file; "-" is standard output, in CSV.
         class_names: C of them.
         kept: Names of input columns that precede the predictions.
+        has_limits: Whether lower and upper limits of the probabilities follow these.
+
+    Raises:
+        ConfigError: A column of the limits has the name of another one.
     """
+    names = column_names(class_names, kept)
+    for name in (f"{name} {end}" for end in LIMITS for name in names) if has_limits else ():
+        if name in (*kept, *names):
+            raise ConfigError(
+                f"`interval` must not go with a column or class {name!r}, since a limit has that name. Rename it first."
+            )
     if output == "-":
-        writer: Writer = _Tables(class_names, kept, lambda schema: TABLES[".csv"](schema, sys.stdout.buffer))
+        writer: Writer = _Tables(
+            class_names, kept, lambda schema: TABLES[".csv"](schema, sys.stdout.buffer), has_limits
+        )
         yield writer
         writer.close()
         return
@@ -177,8 +212,8 @@ def open_writer(output: str, class_names: Sequence[str], kept: Sequence[str]) ->
     suffix = path.suffix.lower()
     with whole_file(path) as file:
         if suffix == ".npz":
-            writer = _Npz(class_names, kept, file, path.parent)
+            writer = _Npz(class_names, kept, file, path.parent, has_limits)
         else:
-            writer = _Tables(class_names, kept, lambda schema: TABLES[suffix](schema, file))
+            writer = _Tables(class_names, kept, lambda schema: TABLES[suffix](schema, file), has_limits)
         yield writer
         writer.close()

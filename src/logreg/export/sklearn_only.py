@@ -103,7 +103,8 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             # A column far from zero is stored minus an offset: single precision would round its digits away before.
             is_plain = bool((stored.shift[first:start] == 0).all() and (stored.unit[first:start] == 1).all())
             number = np.float32 if is_plain and model.dtype == torch.float32 else np.float64
-            steps = [] if column.constant else [SimpleImputer(strategy="constant", fill_value=number(column.fill))]
+            filled = SimpleImputer(strategy="constant", fill_value=number(column.fill))
+            steps = [] if column.constant else ["passthrough" if column.is_offset else filled]
             steps += [MissingIndicator(features="all")] if column.indicator else []
             branch = make_pipeline(by(np.asarray, dtype=number), make_union(*steps))
             weights.append(mine)

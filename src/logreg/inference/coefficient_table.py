@@ -100,7 +100,12 @@ def normal_tails(z: float) -> float:
 
 
 def fit_statistics(
-    likelihood: Likelihood, found: Maximum, class_totals: Tensor, rows: float, has_likelihood: bool
+    likelihood: Likelihood,
+    found: Maximum,
+    class_totals: Tensor,
+    rows: float,
+    has_likelihood: bool,
+    against_intercept: TermTest | None = None,
 ) -> FitStatistics:
     """Statistics of the whole fit.
 
@@ -110,11 +115,15 @@ def fit_statistics(
         class_totals: Weight of the rows of each class, (C,).
         rows: Number of rows, n.
         has_likelihood: Whether weights are counts, so that the weighted sum is a log-likelihood.
+        against_intercept: The test against the intercept alone, where offsets leave no closed form for that; else
+            ``None``.
     """
     design = likelihood.design
     outputs, size = design.shape
     parameters, slopes = outputs * size, outputs * (size - 1)
     value, null = -found.value, float(torch.special.xlogy(class_totals, class_totals / class_totals.sum()).sum())
+    if against_intercept is not None:
+        null = value - against_intercept.chi2 / 2
     # Of several classes the factors are the largest of the classes, each against the reference.
     blocks = [found.covariance[first : first + size - 1, first : first + size - 1] for first in
               range(0, parameters, size)]  # fmt: skip

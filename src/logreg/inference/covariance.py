@@ -16,10 +16,11 @@ References:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from logreg.inference.likelihood import Likelihood, Maximum
-from logreg.solvers.kernels import affine, gram_of_columns
+from logreg.solvers.kernels import affine, gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 ROBUST = ("HC0", "HC1", "HC2", "HC3")
@@ -54,24 +55,35 @@ class ScoreProducts(Pass[Tensor]):
         self._design, self._power, self._counts = design, {"HC2": 1, "HC3": 2}.get(kind, 0), counts
         self._point = design.to_point(found.parameters, problem.num_outputs, problem.num_features)
         self._coef, self._intercept = self.linear(self._point)
-        self._inverse = found.covariance
+        self._frame, self._root = self.frame_change(), None
+        if self._power:  # |root' x|^2 is the squared norm of a row in the metric of the covariance
+            kept = design.kept
+            root = self.zeros(problem.num_features + 1, len(kept))
+            root[kept] = torch.linalg.cholesky(found.covariance)
+            self._root = self._frame @ root
         size = found.parameters.numel()
-        self._products = self.zeros(size, size)
+        self._sums_rows = len(design.outputs) == 1 and clusters is None
+        order = problem.num_features + 1 if self._sums_rows else size
+        self._products = self.zeros(order, order)
         self._clusters, self._position = clusters, 0
         self._of_clusters = None if clusters is None else self.zeros(int(clusters.max()) + 1, size)
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the scores of these rows, which follow those before in the order of the source."""
         loss, weights = self.problem.loss, rows.weights
-        logits = affine(rows.features, self._coef, self._intercept)
+        logits = rows.logits(self._coef, self._intercept)
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
+        if self._sums_rows:
+            squares = residuals.square()
+            if self._root is not None:
+                norms = torch.linalg.vector_norm(affine(rows.features, self._root[:-1].T, self._root[-1]), dim=1)
+                leverage = norms.square_().unsqueeze(1) * loss.own_curvature(loss.expected_curvature(logits))[:, :1]
+                leverage = leverage if weights is None or self._counts else leverage * weights
+                squares /= (1 - leverage).clamp(min=1e-300) ** self._power
+            squares = squares if weights is None else squares * weights ** (1 if self._counts else 2)
+            self._add_products(rows.features, squares)
+            return
         features = self._design.columns(rows.features, self._fold)
-        if self._power:  # of one output
-            curvature = loss.own_curvature(loss.expected_curvature(logits))[:, :1]
-            leverage = (features @ self._inverse).mul_(features).sum(1, keepdim=True) * curvature
-            if weights is not None and not self._counts:
-                leverage = leverage * weights
-            residuals = residuals / (1 - leverage).clamp(min=1e-300) ** (self._power / 2)
         if residuals.shape[1] == 1:
             scores = features.mul_(residuals)
         else:
@@ -86,9 +98,22 @@ class ScoreProducts(Pass[Tensor]):
         squares = scores.new_ones(len(scores)) if weights is None else weights[:, 0] ** (1 if self._counts else 2)
         self._products += gram_of_columns(scores.T, squares)
 
+    def _add_products(self, features: Tensor, squares: Tensor) -> None:
+        """Adds products of the features themselves, with weights (n, 1); `result` takes them to the coordinates."""
+        sums = sum_over_rows(squares, features)[0]
+        self._products[:-1, :-1] += gram_of_columns(features.T, squares[:, 0])
+        self._products[:-1, -1] += sums
+        self._products[-1, :-1] += sums
+        self._products[-1, -1] += squares.sum()
+
     def result(self) -> Tensor:
         """The sum of products, (M * P, M * P)."""
-        return self._products if self._of_clusters is None else self._of_clusters.T @ self._of_clusters
+        if self._of_clusters is not None:
+            return self._of_clusters.T @ self._of_clusters
+        if not self._sums_rows:
+            return self._products
+        kept = self._design.kept
+        return (self._frame.T @ self._products @ self._frame)[kept][:, kept]
 
 
 def robust_covariance(likelihood: Likelihood, found: Maximum, kind: str, rows: float, counts: bool) -> Tensor:

@@ -105,9 +105,11 @@ class Design:
 
 
 def columns_of(facts: DataFacts) -> list[tuple[int, Column]]:
-    """The columns of a table, each with the position of its first feature."""
+    """The columns of a table, each with the position of its first feature; without an offset."""
     places, first = [], 0
     for column in facts.columns:
+        if column.is_offset:  # the last one
+            break
         places.append((first, column))
         first += len(column.feature_names)
     return places
@@ -127,7 +129,7 @@ def choose_design(facts: DataFacts, num_outputs: int, reference: Mapping[str, ob
         ConfigError: A column, a level or a class of that name is not there.
     """
     references = _references(facts, reference)
-    names = facts.feature_names or tuple(f"feature {number}" for number in range(facts.num_features))
+    names = facts.feature_names or tuple(f"feature {number}" for number in range(facts.num_coef))
     features: list[int] = []
     terms: list[Term] = []
     for first, column in columns_of(facts):
@@ -137,7 +139,7 @@ def choose_design(facts: DataFacts, num_outputs: int, reference: Mapping[str, ob
         terms.append(Term(column.name, tuple(range(len(features), len(features) + len(of_column)))))
         features += of_column
     if not facts.columns:
-        features = list(range(facts.num_features))
+        features = list(range(facts.num_coef))
         terms = [Term(name, (place,)) for place, name in enumerate(names)]
     chosen = reference_class or facts.class_names[0]
     if chosen not in facts.class_names:

@@ -53,6 +53,27 @@ class _IsBinary(Pass[Tensor]):
         return self._distance < 1e-9
 
 
+class _MeanOffset(Pass[Tensor]):
+    """The weighted mean of the offsets, (1, 1)."""
+
+    sums = ("_total", "_weight")
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__(likelihood.problem, likelihood.problem.model)
+        self._total, self._weight = self.zeros(1, 1), self.zeros()
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Adds the offsets of these rows."""
+        assert rows.offset is not None
+        weights = torch.ones_like(rows.offset) if rows.weights is None else rows.weights
+        self._total += weights.T @ rows.offset
+        self._weight += weights.sum()
+
+    def result(self) -> Tensor:
+        """The mean."""
+        return self._total / self._weight
+
+
 class EffectSums(Pass[Effects]):
     """Sums of effects over the rows."""
 
@@ -91,14 +112,14 @@ class EffectSums(Pass[Effects]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the effects at these rows."""
-        self.add_columns(self._design.columns(rows.features, self._fold), rows.weights)
+        self.add_columns(self._design.columns(rows.features, self._fold), rows.weights, rows.offset)
 
-    def add_columns(self, columns: Tensor, weights: Tensor | None = None) -> None:
-        """Adds the effects at standardized columns (n, P), with weights (n, 1)."""
+    def add_columns(self, columns: Tensor, weights: Tensor | None = None, offset: Tensor | None = None) -> None:
+        """Adds the effects at standardized columns (n, P), with weights and offsets (n, 1)."""
         weights = columns.new_ones(len(columns), 1) if weights is None else weights
         self._weight += weights.sum()
         if not bool(self._discrete.all()):
-            _, slopes, bends = self._probabilities(columns)
+            _, slopes, bends = self._probabilities(columns, offset)
             self._slopes += (slopes * weights.unsqueeze(2)).sum(0)
             self._bends += torch.einsum("ncab,np->cabp", bends, columns * weights)
         for feature in self._discrete.nonzero()[:, 0].tolist():
@@ -108,16 +129,17 @@ class EffectSums(Pass[Effects]):
                 if feature in self._levels:
                     changed[:, levels] = self._zero[levels]
                 changed[:, feature] = value[feature]
-                p, slopes, _ = self._probabilities(changed)
+                p, slopes, _ = self._probabilities(changed, offset)
                 self._effects[:, feature] += sign * (p * weights).sum(0)
                 self._jacobian[:, feature] += sign * torch.einsum("nca,np->cap", slopes * weights.unsqueeze(2), changed)
 
-    def _probabilities(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _probabilities(self, columns: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (n, M + 1), the reference class first, and their derivatives by the logits.
 
         The first derivatives are (n, M + 1, M), the second ones (n, M + 1, M, M).
         """
         logits, loss = columns @ self._parameters.T, self.problem.loss
+        logits = logits if offset is None else logits + offset
         if isinstance(loss, BinaryLink):
             p, slope, bend = loss.probability_terms(logits)
             slopes = torch.stack([-slope, slope], dim=1)
@@ -166,6 +188,9 @@ def marginal_effects(likelihood: Likelihood, found: Maximum, mean: Tensor, std: 
     if at_mean:
         columns = torch.zeros(1, len(which) + 1, dtype=torch.float64)
         columns[:, -1] = 1.0
-        sums.add_columns(columns)
+        offset = None
+        if likelihood.problem.largest_offset is not None:
+            offset = drive(request(_MeanOffset(likelihood)), likelihood.rows)
+        sums.add_columns(columns, offset=offset)
         return sums.result()
     return drive(request(sums), likelihood.rows)

@@ -21,7 +21,6 @@ from torch import Tensor
 from logreg.inference.design import Design
 from logreg.inference.likelihood import Evaluation, Likelihood, inverse_information
 from logreg.rows import RowSource
-from logreg.solvers.kernels import affine
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 from logreg.solvers.problem import Problem
 
@@ -71,7 +70,7 @@ class _DeterminantGradient(Pass[Tensor]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the terms of these rows."""
-        logits = affine(rows.features, self._coef, self._intercept)
+        logits = rows.logits(self._coef, self._intercept)
         p = self.problem.loss.inverse_link(logits)[:, list(self._design.outputs)]
         features = self._design.columns(rows.features, self._fold)
         q = torch.einsum("ni,abij,nj->nab", features, self._blocks, features)

@@ -117,6 +117,7 @@ class Objective:
         of_rows: int | None = None,
         is_first: bool = True,
         is_penalized: bool = True,
+        offset: Tensor | None = None,
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
@@ -140,6 +141,7 @@ class Objective:
             is_first: Whether these are the first rows of the batch; the terms of further rows are added.
             is_penalized: Whether the first rows come with the penalty's gradient; where several processes add up their
                 gradients, it is so on one of them.
+            offset: Known term of each row's logit, shape (N,); ``None`` for none.
         """
         assert coef.grad is not None
         assert intercept.grad is not None
@@ -147,6 +149,8 @@ class Objective:
             torch.addmm(intercept.unsqueeze(1), coef, features.T, out=logits.T)
         else:
             logits.copy_(features.affine(coef, intercept))
+        if offset is not None:
+            logits.add_(offset.unsqueeze(1))
         residuals = self.row_loss.residual(logits, targets)
         scale = 1.0
         if sample_weight is not None:

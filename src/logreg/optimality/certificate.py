@@ -250,7 +250,7 @@ def problem_of(
     Raises:
         DataError: A feature that is not standardized is too large or too small for its coefficient to be squared.
     """
-    plain = StoredForm.plain(facts.num_features)
+    plain = StoredForm.plain(facts.num_coef)
     center, scale = facts.standardization or (plain.shift, plain.unit)
     check_scale(scale, facts.feature_names)
     rows = facts.rows["train"]
@@ -264,6 +264,7 @@ def problem_of(
         dtype=dtype,
         intercept=intercept,
         nonzeros=facts.nonzeros,
+        largest_offset=facts.largest_offset,
     )
 
 
@@ -328,7 +329,9 @@ def is_penalized(objective: Objective) -> bool:
     return objective.l2 > 0 or objective.l1 > 0
 
 
-def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True) -> str:
+def objective_in_words(
+    objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True, offset: str = ""
+) -> str:
     """The objective in words, such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free".
 
     Args:
@@ -336,6 +339,7 @@ def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, i
         num_outputs: K.
         weighted: Whether rows have weights.
         intercept: Whether there is an intercept.
+        offset: Name of the offset; empty without one.
     """
     loss = objective.row_loss.described(num_outputs)
     words = f"{'weighted ' if weighted else ''}{objective.reduction} {loss}"
@@ -344,4 +348,5 @@ def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, i
     if objective.l1:
         words += f" + {objective.l1:g} |coef|_1"
     words += ", intercept free" if is_penalized(objective) else ", no penalty"
-    return words if intercept else words.replace(", intercept free", "") + ", no intercept"
+    words = words if intercept else words.replace(", intercept free", "") + ", no intercept"
+    return f"{words}, offset {offset}" if offset else words

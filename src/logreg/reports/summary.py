@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import subprocess
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,8 +26,9 @@ from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split
 from logreg.files import shown
+from logreg.inference.design import choose_design
 from logreg.invocation import command_words
-from logreg.optimality.certificate import Certificate
+from logreg.optimality.certificate import Certificate, is_penalized
 from logreg.reports.json_fields import from_json
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import (
@@ -37,6 +40,7 @@ from logreg.reports.summary_schema import (
     EvaluationSummary,
     ExpectationSummary,
     KnownAnswerSummary,
+    LikelihoodSummary,
     MajoritySummary,
     MistakeSummary,
     ObjectiveSummary,
@@ -143,6 +147,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         known_answer=_against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
         expected=_expected(result.config.expected, metrics),
         best=from_json(BestEpochSummary, result.best) if result.best else None,
+        likelihood=_likelihood(result),
         checkpoints=(f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"),
         epochs=result.epochs,
         seconds=SecondsSummary(fit=round(fit_seconds, 3), total=round(total_seconds, 3)),
@@ -187,7 +192,7 @@ def _dataset(result: RunResult) -> DatasetSummary:
         name=facts.name,
         source=facts.source,
         rows=facts.rows,
-        features=facts.num_features,
+        features=facts.num_coef,
         classes=facts.class_names[:MAX_LISTED_CLASSES],
         class_weight=(dict([weights[0], weights[-1]] if many else weights) if weights else None),
         backbone=facts.backbone or None,
@@ -206,6 +211,33 @@ def _objective(result: RunResult) -> ObjectiveSummary:
         l2=objective.l2,
         l1=objective.l1,
         train=result.scores["train"]["loss"] + float(objective.penalty(coef)),
+    )
+
+
+def _likelihood(result: RunResult) -> LikelihoodSummary | None:
+    """AIC and BIC; ``None`` of a fit with a penalty, with other weights than counts, or short of its optimum."""
+    module, facts, data, found = result.module, result.module.facts, result.data, result.certificate
+    objective, weights = module.objective, data.sample_weight("train")
+    loss, outputs = objective.row_loss, len(module.model.intercept)
+    is_maximum = (found.converged or found.is_stationary) and not is_penalized(objective)
+    is_one_likelihood = loss.couples_outputs or outputs == 1
+    counts_rows = weights is None or bool((weights == weights.round()).all())
+    if not (is_maximum and is_one_likelihood and counts_rows) or facts.class_weight or facts.augment:
+        return None
+    rows = float(facts.rows["train"] if weights is None else weights.sum())
+    value = -found.value * (1.0 if objective.reduction == "sum" else rows)
+    classes, of_class = choose_design(facts, outputs, {}, "").shape
+    parameters = classes * (of_class - (not module.has_intercept))
+    checksum = 0
+    for each in (data.labels("train"), data.source_row_numbers("train"), weights):
+        checksum = checksum if each is None else zlib.crc32(each.contiguous().numpy().data, checksum)
+    return LikelihoodSummary(
+        rows=rows,
+        parameters=parameters,
+        log_likelihood=value,
+        aic=2 * parameters - 2 * value,
+        bic=parameters * math.log(rows) - 2 * value,
+        checksum=checksum,
     )
 
 
@@ -241,7 +273,7 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
     row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
-    standardized = module.model.cpu().standardize(features.double())
+    standardized = module.model.cpu().standardize(features[:, : coef.shape[1]].double())
     for one, source, x in zip(wrong, facts.stored.inverse_transform(features), standardized, strict=True):
         contributions = (coef[one.predicted] - coef[one.true]) * x
         most = contributions.topk(min(3, len(contributions))).indices.tolist() if facts.feature_names else []
@@ -336,7 +368,8 @@ def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, 
     if not texts:
         return None
     is_text = torch.cat([torch.full((column.num_features,), column.kind == "text") for column in facts.columns])
-    places, coef = is_text.nonzero()[:, 0], module.model.coef.detach().cpu().double()[:, is_text]
+    places, coef = is_text.nonzero()[:, 0], module.model.coef.detach().cpu().double()
+    coef = coef[:, places]
     coef = torch.cat([-coef, coef]) if len(coef) == 1 else coef
     start = len(texts[0].name) + 1 if len(texts) == 1 else 0
     tokens = {}

@@ -194,6 +194,31 @@ class OptimalitySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LikelihoodSummary:
+    """The likelihood of the train rows at its maximum, where the fit is one of maximum likelihood.
+
+    Attributes:
+        rows: Number of rows, n; the sum of their weights where these are counts.
+        parameters: Number of parameters, k; a category has one less than it has levels.
+        log_likelihood: The logarithm of the likelihood, L.
+        aic: 2 k - 2 L.
+        bic: k log n - 2 L.
+        checksum: Of the classes, the weights and the row numbers: equal where runs have the same train rows.
+
+    References:
+        Akaike (1974), A new look at the statistical model identification.
+        Schwarz (1978), Estimating the dimension of a model.
+    """
+
+    rows: float
+    parameters: int
+    log_likelihood: float
+    aic: float
+    bic: float
+    checksum: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CrossValidationSummary:
     """The scores of the held-out rows of each fold, of the recipe or of the strength that was chosen by them.
 
@@ -304,6 +329,7 @@ class Summary:
         equation: The fitted model in words, where it is short.
         example: The first row of train by feature, where features are few.
         best: ``None`` without a val split.
+        likelihood: AIC and BIC; ``None`` where the fit is none of maximum likelihood.
         inference: Standard errors, intervals and tests of the coefficients; ``None`` where they were not asked for.
         checkpoints: Files, relative to the folder.
         epochs: Passes over the train rows.
@@ -335,6 +361,7 @@ class Summary:
     known_answer: KnownAnswerSummary | None = None
     expected: tuple[ExpectationSummary, ...] | None = None
     best: BestEpochSummary | None = None
+    likelihood: LikelihoodSummary | None = field(default=None, metadata={"omit_none": True})
     inference: CoefficientTable | None = field(default=None, metadata={"omit_none": True})
     checkpoints: tuple[str, ...] = ()
     epochs: int

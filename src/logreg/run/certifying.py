@@ -88,7 +88,9 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     is_standardized = facts.nonzeros is None if standardize is None else standardize
     penalized = "standardized" if is_standardized else "raw"
     stored = facts.stored
-    source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, in whatever form they are stored
+    learned = slice(facts.num_coef)
+    # raw features, in whatever form they are stored
+    source = Coordinates((-stored.shift / stored.unit)[learned], 1 / stored.unit[learned])
     model = _of_file(request, facts) if trained is None else _of_checkpoint(trained, request, facts)
 
     rows = data.row_source("train")
@@ -132,7 +134,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     found = CoefficientCertificate(
         coefficients=shown(request.checkpoint or request.coef or Path()),
         data=facts.title,
-        objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept),
+        objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept, facts.offset),
         features=penalized,
         stated=" ".join(f"{key}={value:g}" for key, value in request.penalty.items()),
         classes=facts.class_names,
@@ -196,12 +198,14 @@ def _of_checkpoint(module: LogisticModule, request: CertifyRequest, facts: DataF
         objective = dataclasses.replace(objective, reduction=cast(Reduction, request.config.reduction))
     has_intercept = request.config.intercept if "intercept" in request.typed else module.has_intercept
     coef, intercept = (part.detach() for part in module.model.of_stored())
+    learned = slice(facts.num_coef)  # not that of an offset
+    coef = coef[:, learned]
     _check_shape(request, coef, intercept, facts, objective.loss)
     same = facts.fingerprint == theirs.fingerprint
     notes = () if same else ("these are not the rows that the checkpoint was trained on",)
     here, there = facts.stored, theirs.stored
     # features as the checkpoint stores them, relative to those as the data are stored
-    coordinates = Coordinates((there.shift - here.shift) / here.unit, there.unit / here.unit)
+    coordinates = Coordinates(((there.shift - here.shift) / here.unit)[learned], (there.unit / here.unit)[learned])
     return _Model(coef, intercept, objective, has_intercept, notes, coordinates)
 
 
@@ -218,15 +222,15 @@ def _of_file(request: CertifyRequest, facts: DataFacts) -> _Model:
 
 def _check_shape(request: CertifyRequest, coef: Tensor, intercept: Tensor, facts: DataFacts, loss: str) -> None:
     outputs = LOSSES[loss].num_outputs(facts.num_classes)
-    expected = (outputs, facts.num_features)
+    expected = (outputs, facts.num_coef)
     if tuple(coef.shape) == expected and tuple(intercept.shape) == (outputs,):
         return
-    names = list(facts.feature_names[:MAX_FEATURE_NAMES])
-    features = f" ({', '.join(names)}{', ...' if len(names) < facts.num_features else ''})" if names else ""
+    names = list(facts.feature_names[: min(facts.num_coef, MAX_FEATURE_NAMES)])
+    features = f" ({', '.join(names)}{', ...' if len(names) < facts.num_coef else ''})" if names else ""
     key = "ckpt_path" if request.coef is None else "coef"
     raise DataError(
         f"`{key}` must hold coef {expected} and intercept ({outputs},) for loss={loss}, {facts.num_classes} classes "
-        f"and {facts.num_features} features{features} of {facts.name}, "
+        f"and {facts.num_coef} features{features} of {facts.name}, "
         f"got {tuple(coef.shape)} and {tuple(intercept.shape)}."
     )
 

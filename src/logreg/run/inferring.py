@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg.config import EXACT, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, as_typed, name_list
+from logreg.evaluation.temperature import Calibration
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
@@ -21,6 +22,7 @@ from logreg.inference.design import Design, Term, choose_design, to_source_units
 from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
+from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
 from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
 from logreg.losses import LOSSES, Loss
@@ -76,6 +78,7 @@ class InferenceRequest:
         weights: "auto", "frequency" or "sampling".
         effects: "none", "average" or "mean": marginal effects on the probabilities.
         firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
+        offers_firth: Whether messages may advise that.
     """
 
     checkpoint: Path
@@ -90,6 +93,60 @@ class InferenceRequest:
     weights: str = "auto"
     effects: str = "none"
     firth: bool = False
+    offers_firth: bool = True
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The estimates of a checkpoint, polished to float64 accuracy, with their covariance.
+
+    Attributes:
+        data: The rows of the run.
+        likelihood: Their likelihood, by features (x - mean) / std.
+        found: Its maximum.
+        kind: Name of the covariance.
+        covariance: Covariance of the parameters, (M * P, M * P).
+        mean, std: Shape (D,) each, in source units.
+        weights: Weights of the rows, (N,); ``None`` without.
+        kind_of_weights: "frequency" or "sampling"; ``None`` without weights.
+        rows: Number of rows, n; the sum of their weights where these are counts.
+        clusters: Cluster of each row, (N,); ``None`` without.
+    """
+
+    data: TensorDataModule
+    likelihood: Likelihood
+    found: Maximum
+    kind: str
+    covariance: Tensor
+    mean: Tensor
+    std: Tensor
+    weights: Tensor | None
+    kind_of_weights: str | None
+    rows: float
+    clusters: Tensor | None
+
+
+def prediction_intervals(request: InferenceRequest) -> PredictionIntervals:
+    """Reads the data, polishes the fit, and prepares intervals of the probabilities that it predicts.
+
+    Raises:
+        LogregError: There are none for this fit, or the user can correct the request.
+    """
+    if request.trained.module.calibration != Calibration():
+        raise ConfigError(
+            "`interval` must go with probabilities of the fit itself, and those of this run are calibrated. "
+            "Train again with calibrate=none."
+        )
+    of = estimate(request)
+    return PredictionIntervals(
+        of.likelihood.design,
+        of.likelihood.problem.loss,
+        of.found.parameters,
+        of.covariance,
+        of.mean,
+        of.std,
+        request.confidence,
+    )
 
 
 def infer(request: InferenceRequest) -> CoefficientTable:
@@ -98,65 +155,21 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     Raises:
         LogregError: There is no such table for this fit, or the user can correct the request.
     """
-    trained, config = request.trained, request.config
-    loss = trained.module.objective.row_loss
-    outputs = loss.num_outputs(trained.facts.num_classes)
-    design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
-    check_fit(trained, design, request.firth)
-    check_options(request, design)
-
-    show_status(f"reading {config.dataset['name']} ...")
-    data = data_in_float64(request)
-    facts = data.facts
-    weights = data.sample_weight("train")
-    kind = kind_of_weights(request, weights)
-    counts = kind != "sampling"
-    covariance = request.covariance or ("HC0" if not counts else "hessian" if loss.gives_log_odds else "expected")
-    if not counts and covariance in OF_LIKELIHOOD:
-        raise ConfigError(
-            f"`covariance={covariance}` takes weights as counts of rows, and these are sampling weights. "
-            "Set covariance=HC0, or weights=frequency where they are counts."
-        )
-    rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
-    clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
-
-    show_status("summing the information over the rows ...")
-    problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
-    row_source = data.row_source("train")
-    problem = replace(problem, model=_standardization(problem, facts, row_source))
-    stored = facts.stored
-    mean, std = stored.shift + stored.unit * problem.model.center, stored.unit * problem.model.scale
-    point = torch.zeros(design.shape, dtype=torch.float64)
-    point = point if request.firth else _start(trained, design, facts, mean, std)
-    arguments = problem, row_source, design, facts.num_classes
-    plain = Likelihood(*arguments)
-    start = plain.evaluate(point)
-    check_rank(design, start, facts)
-    likelihood = plain
-    if request.firth:
-        likelihood = FirthLikelihood(*arguments, to_source_units(design, mean, std))
-        start = likelihood.evaluate(point)
-    found = _maximum(request, data, likelihood, start)
-    if not request.firth:
-        check_gap(request, start, found)
-    if covariance != "hessian":
-        found = with_expected_information(likelihood, found)
-
-    if clusters is not None:
-        matrix = cluster_covariance(likelihood, found, clusters, rows)
-    elif covariance in ROBUST:
-        matrix = robust_covariance(likelihood, found, covariance, rows, counts)
-    else:
-        matrix = found.covariance
+    of = estimate(request)
+    likelihood, found, covariance, matrix = of.likelihood, of.found, of.kind, of.covariance
+    mean, std, weights, rows, clusters = of.mean, of.std, of.weights, of.rows, of.clusters
+    kind, counts = of.kind_of_weights, of.kind_of_weights != "sampling"
+    facts, design, loss = of.data.facts, likelihood.design, likelihood.problem.loss
     table, limit_error = coefficient_rows(
         likelihood, found, matrix, mean, std, request.confidence, request.profile, show_status
     )
-    labels = data.labels("train")
-    totals = torch.bincount(labels, weights, facts.num_classes).double()
-    statistics = fit_statistics(likelihood, found, totals, rows, counts)
-    if request.firth:
-        everything = Term("all", tuple(range(design.shape[1] - 1)))
-        statistics = statistics.of_penalized_likelihood(drop_term(likelihood, found, everything))
+    totals = torch.bincount(of.data.labels("train"), weights, facts.num_classes).double()
+    against_intercept = None
+    if request.firth or facts.largest_offset is not None:
+        against_intercept = drop_term(likelihood, found, Term("all", tuple(range(design.shape[1] - 1))))
+    statistics = fit_statistics(likelihood, found, totals, rows, counts, against_intercept)
+    if request.firth and against_intercept is not None:
+        statistics = statistics.of_penalized_likelihood(against_intercept)
     tests = None
     if request.tests:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
@@ -195,21 +208,83 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     )
 
 
+def estimate(request: InferenceRequest) -> Estimates:
+    """Reads the data, polishes the fit to float64 accuracy, and computes the covariance of its estimates.
+
+    Raises:
+        LogregError: There is none for this fit, or the user can correct the request.
+    """
+    trained, config = request.trained, request.config
+    loss = trained.module.objective.row_loss
+    outputs = loss.num_outputs(trained.facts.num_classes)
+    design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
+    check_fit(request, design)
+    check_options(request, design)
+
+    show_status(f"reading {config.dataset['name']} ...")
+    data = data_in_float64(request)
+    facts = data.facts
+    weights = data.sample_weight("train")
+    kind = kind_of_weights(request, weights)
+    counts = kind != "sampling"
+    covariance = request.covariance or ("HC0" if not counts else "hessian" if loss.gives_log_odds else "expected")
+    if not counts and covariance in OF_LIKELIHOOD:
+        raise ConfigError(
+            f"`covariance={covariance}` takes weights as counts of rows, and these are sampling weights. "
+            "Set covariance=HC0, or weights=frequency where they are counts."
+        )
+    rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
+    clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
+
+    show_status("summing the information over the rows ...")
+    problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
+    row_source = data.row_source("train")
+    problem = replace(problem, model=_standardization(problem, facts, row_source))
+    stored = facts.stored
+    shift, unit = stored.shift[: facts.num_coef], stored.unit[: facts.num_coef]
+    mean, std = shift + unit * problem.model.center, unit * problem.model.scale
+    point = torch.zeros(design.shape, dtype=torch.float64)
+    point = point if request.firth else _start(trained, design, facts, mean, std)
+    arguments = problem, row_source, design, facts.num_classes
+    plain = Likelihood(*arguments)
+    start = plain.evaluate(point)
+    check_rank(design, start, facts)
+    likelihood = plain
+    if request.firth:
+        likelihood = FirthLikelihood(*arguments, to_source_units(design, mean, std))
+        start = likelihood.evaluate(point)
+    found = _maximum(request, data, likelihood, start)
+    if not request.firth:
+        check_gap(request, start, found)
+    if covariance != "hessian":
+        found = with_expected_information(likelihood, found)
+
+    if clusters is not None:
+        matrix = cluster_covariance(likelihood, found, clusters, rows)
+    elif covariance in ROBUST:
+        matrix = robust_covariance(likelihood, found, covariance, rows, counts)
+    else:
+        matrix = found.covariance
+    return Estimates(data, likelihood, found, covariance, matrix, mean, std, weights, kind, rows, clusters)
+
+
 # Refusals
 
 
-def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
+def check_fit(request: InferenceRequest, design: Design) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
 
+    With Firth's penalty it is fitted again: then its own penalty or separation is no matter.
+
     Args:
-        trained: The model.
-        design: Its parameters.
-        firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
+        request: What is asked.
+        design: The parameters of the model.
 
     Raises:
         ConfigError: It has a penalty, class weights, changed images, no intercept or separate outputs.
         DataError: It has too few rows, too many parameters, or no finite optimum.
     """
+    trained, firth = request.trained, request.firth
     module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
@@ -229,12 +304,13 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
             f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
             "with link=logit."
         )
+    offers_firth = request.offers_firth and loss.gives_log_odds
     if is_penalized(objective) and not firth:
         stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
         raise ConfigError(
             f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
             f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}"
-            f"{', or set firth=true, which needs no other fit' if loss.gives_log_odds else ''}."
+            f"{', or set firth=true, which needs no other fit' if offers_firth else ''}."
         )
     if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
         raise ConfigError(
@@ -257,16 +333,19 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
         )
     separation = (trained.optimality or {}).get("separation", "")
     if separation and not firth:
-        raise _separated(separation, loss)
+        raise _separated(separation, request)
 
 
-def _separated(separation: str, loss: Loss) -> DataError:
+def _separated(separation: str, request: InferenceRequest) -> DataError:
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
-    firth = "Set firth=true" if loss.gives_log_odds else "Train again with link=logit and set firth=true"
-    return DataError(
-        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. {firth} for "
-        "finite estimates with standard errors, or leave columns out with dataset.drop and train again."
-    )
+    advice = "Leave columns out with dataset.drop and train again"
+    if request.offers_firth:
+        is_logit = request.trained.module.objective.row_loss.gives_log_odds
+        firth = "Set firth=true" if is_logit else "Train again with link=logit and set firth=true"
+        advice = (
+            f"{firth} for finite estimates with standard errors, or leave columns out with dataset.drop and train again"
+        )
+    return DataError(f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. {advice}.")
 
 
 def check_options(request: InferenceRequest, design: Design) -> None:
@@ -420,7 +499,7 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
             sample_weight=data.sample_weight("train"),
         )
         if separation:
-            raise _separated(separation, objective.row_loss) from None
+            raise _separated(separation, request) from None
         raise
 
 
@@ -452,6 +531,7 @@ def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coo
     if not any(column.keeps_scale for column in facts.columns):
         return problem.model
     kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in facts.columns])
+    kept = kept[: facts.num_coef]
     measured = drive(request_pass(ColumnMoments(problem)), rows)
     return Coordinates(*(torch.where(kept, *pair) for pair in zip(measured, problem.model, strict=True)))
 
@@ -459,6 +539,7 @@ def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coo
 def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor, std: Tensor) -> Tensor:
     """The checkpoint's parameters (M, P) by standardized features."""
     coef, intercept = trained.module.model.in_source_units()
+    coef = coef[:, : facts.num_coef]
     parameters = design.of_point(torch.cat([coef, intercept.unsqueeze(1)], dim=1), facts)
     standardized: Tensor = torch.linalg.solve(to_source_units(design, mean, std), parameters.T)
     return standardized.T

@@ -115,6 +115,26 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
     return whole, num_classes or high + 1
 
 
+def check_offset(labels: Tensor, offset: Tensor | None, outputs: int) -> None:
+    """Checks offsets (N,) of the logits, or ``None`` for none.
+
+    Raises:
+        DataError: Not one finite number for each row.
+        ConfigError: There are several outputs.
+    """
+    if offset is None:
+        return
+    if outputs > 1:
+        raise ConfigError(f"`offset` must go with two classes, got {outputs} outputs. Leave it out.")
+    if offset.shape != labels.shape:
+        raise DataError(
+            f"`offset` must have one number for each row, shape ({len(labels)},), got {tuple(offset.shape)}."
+        )
+    if not bool(offset.isfinite().all()):
+        row = int((~offset.isfinite()).nonzero()[0])
+        raise DataError(f"`offset` must be finite, got {offset[row].item()} in row {row}. Leave out such rows.")
+
+
 def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Sequence[float], classes: int) -> None:
     """Checks the weights of rows and of classes.
 

@@ -673,7 +673,7 @@ def _balance(
     if not problem.intercept:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
     off = sums.abs() * (1 + UNIT_ROUNDOFF) + _sums_error(at, distance)
-    far = problem.loss.conjugate_slope(float((at.point.abs() @ at.largest).max()))
+    far = problem.loss.conjugate_slope(float(at.reach.max()))
     if not problem.coupled:
         conductance = curvature.own
     elif with_hub is not None:

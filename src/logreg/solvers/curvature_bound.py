@@ -107,16 +107,27 @@ class EvaluatedPoint:
         """See `Problem.penalties`."""
         return self.problem.penalties(self.coordinates)
 
+    @property
+    def offset(self) -> float:
+        """Largest absolute offset of a row; 0 without one."""
+        return self.problem.largest_offset or 0.0
+
+    @property
+    def reach(self) -> Tensor:
+        """Upper bound of the absolute logits of each output over the rows, (K,)."""
+        return self.point.abs() @ self.largest + self.offset
+
     @cached_property
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
-        reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
+        constant = self.point[:, -1].abs() + self.offset
+        reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + constant * math.sqrt(self.total)
         return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
     @cached_property
     def largest_logit_error(self) -> Tensor:
         """Largest rounding error of each output's logits over the rows, (K,)."""
-        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * (self.point.abs() @ self.largest)
+        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * self.reach
 
     @cached_property
     def curved_error(self) -> Tensor:
@@ -148,7 +159,7 @@ class EvaluatedPoint:
             slope = loss.lipschitz * math.sqrt(self.total)
             slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
             return float(self.logits_error.sum()) * 2 * slope + summed
-        reach = loss.relative_lipschitz * float((self.point.abs() @ self.largest).max())
+        reach = loss.relative_lipschitz * float(self.reach.max())
         return (
             evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach, 700.0))
             + summed

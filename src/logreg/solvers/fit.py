@@ -23,7 +23,7 @@ from logreg.facts import Batch
 from logreg.losses import default_loss
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, part_rows, row_weights
-from logreg.solvers.arguments import check_classes, check_settings, check_weights, checked_labels
+from logreg.solvers.arguments import check_classes, check_offset, check_settings, check_weights, checked_labels
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
@@ -231,6 +231,7 @@ def fit(
     watch: Callable[[SolverState, Pass[object]], None] | None = None,
     start: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
+    offset: Tensor | None = None,
 ) -> Fit:
     """Fits rows in memory to a certified optimum.
 
@@ -251,6 +252,7 @@ def fit(
         watch: Is called after each pass with the state and the pass; a small problem takes none.
         start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
         seed: Seed of the samples of rows from which some optimizers estimate the curvature.
+        offset: Known term of each row's logit, (N,), for one output; ``None`` for none.
 
     Returns:
         The fit.  Where the optimum is not unique it has the coefficients of least norm: without a penalty, where
@@ -259,8 +261,8 @@ def fit(
         to 0.  Where columns repeat each other, l1 alone determines the sum of their coefficients and not the split.
 
     Raises:
-        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels or weights
-            are not valid.
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels, weights or
+            offsets are not valid.
         ConfigError: Another argument is out of its range.
         DivergedError: Features are too large or too small for the arithmetic.
     """
@@ -272,7 +274,8 @@ def fit(
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_classes(objective.loss, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
-    memory, stored = stored_rows(features, labels, sample_weight, intercept)
+    check_offset(labels, offset, objective.row_loss.num_outputs(num_classes))
+    memory, stored = stored_rows(features, labels, sample_weight, intercept, offset)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     point = problem.zeros() if start is None else _start(problem, stored, *start)
     state = SolverState(problem, point, tolerance, seed)
@@ -297,7 +300,11 @@ def fit(
 
 
 def stored_rows(
-    features: Tensor, labels: Tensor, sample_weight: Tensor | None = None, intercept: bool = True
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor | None = None,
+    intercept: bool = True,
+    offset: Tensor | None = None,
 ) -> tuple[MemoryRows, StoredForm]:
     """The rows of a fit with features that are well scaled, and the form that they are stored in.
 
@@ -306,6 +313,7 @@ def stored_rows(
         labels: Shape (N,), int64.
         sample_weight: As of `fit`.
         intercept: As of `fit`.
+        offset: As of `fit`.
 
     Raises:
         DataError: A feature is not finite, or larger or smaller than float64 can compute with.
@@ -314,7 +322,7 @@ def stored_rows(
         choose_form_of_sparse(features) if is_sparse(features) else _stored_form(features, sample_weight, intercept)
     )
     features = features if stored.is_plain else stored.transform(features, features.dtype)
-    return MemoryRows(features, labels, sample_weight), stored
+    return MemoryRows(features, labels, sample_weight, offset), stored
 
 
 def _stored_form(features: Tensor, sample_weight: Tensor | None, intercept: bool) -> StoredForm:
@@ -430,6 +438,7 @@ def problem_of(
         dtype=dtype or wide,
         intercept=intercept,
         nonzeros=features.values().shape[0] if is_sparse(features) else None,
+        largest_offset=None if memory.offset is None else float(memory.offset.abs().max()),
     )
 
 

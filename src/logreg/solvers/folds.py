@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.csr import converted
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, RowSource, chosen_rows, logit_rows, parts, row_weights
-from logreg.solvers.kernels import affine
+from logreg.rows import MemoryRows, RowSource, chosen_rows, joined, logit_rows, parts, row_weights
+from logreg.solvers.kernels import logits_of
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import drive
@@ -132,9 +131,7 @@ def _in_memory(rows: RowSource) -> MemoryRows | None:
     blocks = list(rows.blocks())
     if any(block.features.device.type != "cpu" for block in blocks):
         return None
-    weights = [block.sample_weight for block in blocks if block.sample_weight is not None]
-    features, labels = (torch.cat(part) for part in zip(*((one.features, one.labels) for one in blocks), strict=True))
-    return MemoryRows(features, labels, torch.cat(weights) if weights else None)
+    return MemoryRows(*joined(blocks))
 
 
 def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence[Strength]) -> Tensor:
@@ -376,5 +373,5 @@ def held_out_logits(problem: Problem, rows: RowSource, folds: Tensor, paths: Fol
                 points = torch.stack([one.point for one in paths.of_folds[fold]], dim=1).view(k * p, -1)
                 coef = points[:, :-1] / scale
                 intercept = points[:, -1] - coef @ center
-                logits[here] = affine(converted(chosen_rows(part, here).features, torch.float64), coef, intercept)
+                logits[here] = logits_of(chosen_rows(part, here), coef, intercept)
             yield HeldOutBlock(part, logits.view(-1, k, p))

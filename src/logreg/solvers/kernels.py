@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.csr import is_sparse, times, transposed_times
+from logreg.csr import converted, is_sparse, times, transposed_times
+from logreg.facts import Batch
 
 TILE_COLUMNS = {torch.float32: 8, torch.float64: 12}
 """Columns of one tile of a CPU's matrix kernel, by type; fewer columns than a multiple of it take longer, not less."""
@@ -60,6 +61,12 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     linear = _onednn() if plain and 2 < outputs < MIN_UNPADDED_COLUMNS else None
     logits = torch.addmm(intercept, features, coef.T) if linear is None else linear(features, coef, intercept)
     return logits[:, :outputs]
+
+
+def logits_of(block: Batch, coef: Tensor, intercept: Tensor) -> Tensor:
+    """Logits of a block's rows in float64, (n, K), of coef (K, D) and intercept (K,) by its features."""
+    logits = affine(converted(block.features, torch.float64), coef, intercept)
+    return logits if block.offset is None else logits.add_(block.offset.double().unsqueeze(1))
 
 
 @cache

@@ -20,11 +20,12 @@ import torch
 from logreg.csr import converted
 from logreg.errors import ConfigError
 from logreg.losses.objective import Objective
-from logreg.rows import RowSource, part_rows, parts, row_weights, sparse_part_rows
+from logreg.rows import RowSource, joined, part_rows, parts, row_weights, sparse_part_rows
 from logreg.solvers.fit import EXACT, fit, has_fast_ways
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.minimum_norm import move_to_minimum_norm
-from logreg.solvers.passes.base import PassRequests
+from logreg.solvers.passes.base import PassRequests, drive, request
+from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.path import PathPoint, Strength
 from logreg.solvers.problem import Problem
 from logreg.solvers.prox_newton import WorkingSet, working_set_of
@@ -85,6 +86,8 @@ def largest_slope(problem: Problem, rows: RowSource) -> float:
             of_class = torch.zeros(len(weight), classes, dtype=torch.float64, device=center.device)
             of_class.scatter_(1, part.labels.unsqueeze(1), weight.unsqueeze(1))
             sums += sum_over_rows(of_class, converted(part.features, torch.float64))
+    if problem.largest_offset is not None:
+        return _largest_slope_with_offsets(problem, rows)
     labels = torch.arange(classes, device=center.device)
     # Where all coefficients are 0, the rows of a class are alike.
     alone = fit(
@@ -99,6 +102,30 @@ def largest_slope(problem: Problem, rows: RowSource) -> float:
     residuals = problem.loss.evaluate(alone.intercept.expand(classes, -1), labels).residual
     slopes = residuals.T @ ((sums - weights.unsqueeze(1) * center) / scale)
     return problem.row_sum_scale * float(slopes.abs().max())
+
+
+def _largest_slope_with_offsets(problem: Problem, rows: RowSource) -> float:
+    """`largest_slope` where no two rows are alike: the intercept is fitted to the offsets first."""
+    blocks = []
+    for block in rows.blocks():
+        weights = row_weights(block, problem.class_weight, torch.float64)
+        nothing = problem.model.center.new_zeros(len(block.labels), 1)
+        blocks.append(block._replace(features=nothing, sample_weight=weights))
+    alone = joined(blocks)
+    intercept = fit(
+        alone.features,
+        alone.labels,
+        Objective(problem.objective.loss),
+        2,
+        alone.sample_weight,
+        tolerance=1e-12,
+        intercept=problem.intercept,
+        offset=alone.offset,
+    ).intercept
+    point = problem.zeros()
+    point[:, -1] = intercept
+    found = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    return float(found.gradient[:, :-1].abs().max())
 
 
 def fit_l1_path(

@@ -118,7 +118,9 @@ def bound_by_sample(
     rows = F.pad(rows, (0, 1), value=1.0 if problem.intercept else 0.0)
     own = row_weights(sample, problem.class_weight, torch.float64)
     weights = (rows.new_ones(len(rows)) if own is None else own).mul(problem.row_sum_scale).unsqueeze(1)
-    curvature = problem.loss.evaluate_precisely(rows @ point.T, sample.labels).curvature
+    logits = rows @ point.T
+    logits = logits if sample.offset is None else logits + sample.offset.double().unsqueeze(1)
+    curvature = problem.loss.evaluate_precisely(logits, sample.labels).curvature
     l2 = problem.penalties(coordinates)[0]
     if problem.coupled:
         hessian = coupled_gram(rows, curvature, weights).view(*point.shape, *point.shape)

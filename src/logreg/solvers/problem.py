@@ -59,6 +59,7 @@ class Problem:
         dtype: Floating type of the arithmetic within a block.
         intercept: Whether the model has an intercept; else the last column of every point is 0.
         nonzeros: Number of the non-zero features of all rows, where these are sparse; ``None`` for dense rows.
+        largest_offset: Largest absolute offset of a row; ``None`` where logits have no offset.
     """
 
     objective: Objective
@@ -70,6 +71,7 @@ class Problem:
     dtype: torch.dtype = torch.float32
     intercept: bool = True
     nonzeros: int | None = None
+    largest_offset: float | None = None
 
     @property
     def is_sparse(self) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.facts import Batch
+from logreg.rows import chosen_rows
 from logreg.solvers.bounds import DualPoint, bound_at_dual_point, evaluated_point, feasible_scale
 from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.l1_model import minimize_penalized_model
@@ -176,10 +176,7 @@ def _coordinates(problem: Problem) -> PassRequests[tuple[Coordinates, Coordinate
         return problem.model, (yield from sparse_coordinates(problem))
     sample = yield from request(RowSample(problem))
     step = max(1, len(sample.labels) // COORDINATE_ROWS)
-    weights = None if sample.sample_weight is None else sample.sample_weight[::step]
-    units = choose_coordinates(
-        problem, Batch(sample.features[::step], sample.labels[::step], weights), every_scale=True
-    )
+    units = choose_coordinates(problem, chosen_rows(sample, slice(None, None, step)), every_scale=True)
     model = problem.model
     far = (units.center - model.center).abs() > FAR_MEAN * units.scale
     center = torch.where(far, units.center, model.center) if bool(far.any()) else model.center

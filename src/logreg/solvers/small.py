@@ -44,7 +44,10 @@ MAX_HALVINGS = 30
 
 
 def is_small(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_small` or `solve_small_l1` is the fastest way: little work, a penalty, and a bound by duality."""
+    """Whether `solve_small` or `solve_small_l1` is the fastest way: little work, a penalty, and a bound by duality.
+
+    Rows have no offsets.
+    """
     loss, objective, order = problem.loss, problem.objective, problem.hessian_order
     flop = problem.num_parameters * order * (problem.rows + order / 3)
     return (
@@ -54,6 +57,7 @@ def is_small(problem: Problem, rows: MemoryRows) -> bool:
         and (objective.l2 > 0 or objective.l1 > 0)
         and loss.is_convex
         and loss.has_conjugate
+        and problem.largest_offset is None
     )
 
 

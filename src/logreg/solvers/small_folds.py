@@ -117,12 +117,13 @@ def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
 
 
 def fits_as_folded(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
-    """Whether `FoldedRows` may be made: few dense rows on the CPU, and folds of about one size."""
+    """Whether `FoldedRows` may be made: few dense rows on the CPU without offsets, and folds of about one size."""
     sizes = folds.bincount()
     padded = int(sizes.max()) * len(sizes)
     return (
         rows.features.device.type == "cpu"
         and not rows.is_sparse
+        and problem.largest_offset is None
         and padded <= MAX_PADDING * len(folds)
         and padded * (problem.num_features + 1) <= MAX_ROW_NUMBERS
     )

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from logreg.csr import converted
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, part_rows, parts
+from logreg.rows import MemoryRows, chosen_rows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
@@ -253,8 +253,7 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
 def _thinned(sample: Batch, rows: int) -> Batch:
     """So many rows of a sample, evenly spaced."""
     some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
-    weights = None if sample.sample_weight is None else sample.sample_weight[some]
-    return Batch(sample.features[some], sample.labels[some], weights)
+    return chosen_rows(sample, some)
 
 
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:

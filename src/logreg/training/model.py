@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from logreg.csr import converted, is_sparse
 from logreg.facts import DataFacts
@@ -57,13 +58,13 @@ def _widened(features: Tensor) -> Tensor:
 
 
 class LogisticModel(nn.Module):
-    """logits = ((features - mean) / std) @ coef.T + intercept.
+    """logits = ((features - mean) / std) @ coef.T + intercept, + offset where the last feature is one.
 
     Features come as they are stored (`DataFacts.stored`).  Logits are float64 whatever the types of the features and
     of the parameters, so that scores and the certificate, which is in float64 too, agree.
 
     Attributes:
-        coef: Shape (K, D), of the features as standardized here.
+        coef: Shape (K, D), of the features as standardized here; an offset has none, so that D is then smaller by 1.
         intercept: Shape (K,).
         mean, std: Shape (D,) each, of the stored features; empty where features are not standardized.
     """
@@ -91,33 +92,33 @@ class LogisticModel(nn.Module):
                 float32.
         """
         super().__init__()
-        coef, intercept = torch.zeros(num_outputs, facts.num_features), torch.zeros(num_outputs)
+        coef, intercept = torch.zeros(num_outputs, facts.num_coef), torch.zeros(num_outputs)
         if init == "linear":
             # The draws of nn.Linear.reset_parameters in the same order, from a separate generator.
             draw = torch.Generator().manual_seed(seed)
             nn.init.kaiming_uniform_(coef, a=math.sqrt(5), generator=draw)
-            bound = 1 / math.sqrt(facts.num_features)
+            bound = 1 / math.sqrt(facts.num_coef)
             nn.init.uniform_(intercept, -bound, bound, generator=draw)
         self.coef = nn.Parameter(coef.to(dtype))
         self.intercept = nn.Parameter(intercept.to(dtype))
         center, scale = facts.standardization or (torch.zeros(0), torch.zeros(0))
         self.register_buffer("mean", center.to(dtype))
         self.register_buffer("std", scale.to(dtype))
-        self.stored = facts.stored
+        self.stored, self.has_offset = facts.stored, facts.largest_offset is not None
 
     def standardize(self, features: Tensor) -> Tensor:
-        """Stored features (N, D) -> standardized features (N, D), in the same type."""
+        """Stored features (N, D) without an offset -> standardized features (N, D), in the same type."""
         if not len(self.mean):
             return features
         return (features - self.mean.to(features)) / self.std.to(features)
 
     def of_stored(self) -> tuple[Tensor, Tensor]:
-        """``coef`` (K, D) and ``intercept`` (K,) of stored features, in float64."""
+        """``coef`` (K, D) and ``intercept`` (K,) of all stored features, in float64; that of an offset is 1."""
         coef, intercept = in_float64(self.coef), in_float64(self.intercept)
-        if not len(self.mean):
-            return coef, intercept
-        coef = coef / in_float64(self.std)
-        return coef, intercept - coef @ in_float64(self.mean)
+        if len(self.mean):
+            coef = coef / in_float64(self.std)
+            intercept = intercept - coef @ in_float64(self.mean)
+        return F.pad(coef, (0, 1), value=1.0) if self.has_offset else coef, intercept
 
     def forward(self, features: Tensor) -> Tensor:
         """Stored features (N, D) -> logits (N, K), in float64."""

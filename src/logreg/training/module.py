@@ -14,7 +14,7 @@ from torch import Tensor
 from logreg.config import SETTINGS
 from logreg.constraints import check, number
 from logreg.csr import StandardizedRows, converted, is_sparse
-from logreg.errors import DivergedError
+from logreg.errors import ConfigError, DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
@@ -32,7 +32,7 @@ from logreg.optimality.certificate import (
     problem_of,
 )
 from logreg.processes import Accumulators, Processes
-from logreg.rows import RowSource, batches_of_block, logit_rows, own_part, row_weights, run_of
+from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
@@ -142,6 +142,12 @@ class LogisticModule(pl.LightningModule):
         self.facts = facts
         self.objective = Objective(resolve_loss(loss, link, facts), reduction, l2, l1)
         num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
+        if facts.largest_offset is not None and num_outputs > 1:
+            advice = "Set loss=bce" if facts.is_binary else "Choose two classes with dataset.classes=[...]"
+            raise ConfigError(
+                f"`dataset.offset={facts.offset}` must go with one logit, that of two classes, got {num_outputs} with "
+                f"loss={self.objective.loss}. {advice}, or leave dataset.offset out."
+            )
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
@@ -276,6 +282,7 @@ class LogisticModule(pl.LightningModule):
     def training_step(self, block: Batch, batch_idx: int) -> None:
         """Makes one optimizer step for each batch of a block, or adds the block to the pass of an exact optimizer."""
         with torch.no_grad():
+            block = with_offset_apart(block) if self.model.has_offset else block
             if self.is_stochastic_now:
                 self._walk_through(block, batch_idx)
             else:
@@ -299,12 +306,12 @@ class LogisticModule(pl.LightningModule):
             few = slice(place, place + together)
             end = first + sum(sizes[few])
             if end - first <= at_once:
-                self._descend(run_of(block, first, end), sizes[few], of_rows[few])
+                self._descend(chosen_rows(block, slice(first, end)), sizes[few], of_rows[few])
             else:  # one batch, whose logits are too many to be computed at once
                 for part in range(first, end, at_once):
                     rows = min(at_once, end - part)
                     is_first, is_last = part == first, part + rows == end
-                    self._descend(run_of(block, part, part + rows), [rows], of_rows[few], is_first, is_last)
+                    self._descend(chosen_rows(block, slice(part, part + rows)), [rows], of_rows[few], is_first, is_last)
             first = end
 
     def _descend(
@@ -326,10 +333,11 @@ class LogisticModule(pl.LightningModule):
         targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, dtype)
+        offset = None if block.offset is None else block.offset.to(dtype)
         batches = features.split(sizes), targets.split(sizes), logits.split(sizes)
-        batch_weights = [None] * len(sizes) if weights is None else weights.split(sizes)
+        extras = [[None] * len(sizes) if one is None else one.split(sizes) for one in (weights, offset)]
         mean_weight, is_penalized = self.facts.mean_weight, processes is None or processes.rank == 0
-        for x, y, z, weight, of_rows in zip(*batches, batch_weights, totals, strict=True):
+        for x, y, z, weight, known, of_rows in zip(*batches, *extras, totals, strict=True):
             if isinstance(x, Tensor) and x.dtype == torch.uint8:  # a batch stays in the cache, a block would not
                 x = self._standardized(x)
             self.objective.gradient_(
@@ -344,6 +352,7 @@ class LogisticModule(pl.LightningModule):
                 of_rows,
                 is_first,
                 is_penalized,
+                known,
             )
             if is_last:
                 if processes is not None:
@@ -478,7 +487,11 @@ class LogisticModule(pl.LightningModule):
                     known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = Certificate(
             objective=objective_in_words(
-                self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
+                self.objective,
+                len(self.model.intercept),
+                self.facts.mean_weight != 1,
+                self.has_intercept,
+                self.facts.offset,
             ),
             value=known.value,
             gap=known.gap,

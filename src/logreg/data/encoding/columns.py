@@ -12,7 +12,7 @@ import numpy as np
 from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
-from logreg.errors import ConfigError, as_typed
+from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import Vocabulary
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Columns:
     """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of ``dataset.features``, ``drop``, ``categorical``, ``text`` and ``missing_values`` that the user set."""
+    offset: str = ""
+    """Name of the column that is the known term of the logits, the last of the series; empty for none."""
     in_python: bool = False
     """Whether the columns come from Python: settings are then arguments of a call, and rows count from 0."""
 
@@ -278,6 +280,41 @@ def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[st
         f"column {name!r} must hold numbers, got {word!r} in {place}. Fix it, {missing if columns.is_text else ''}"
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
+
+
+def finite_numbers(series: Series, key: str, columns: Columns, at_least: float = -np.inf) -> Values:
+    """The numbers of a column that has one in every row, shape (M,), float64.
+
+    Args:
+        series: The column.
+        key: The start of a message: the column or the setting that names it.
+        columns: The table.
+        at_least: The smallest number that is allowed.
+
+    Raises:
+        DataError: A value is missing, is no number or infinite, or is too small.
+    """
+    key += " must hold finite numbers" + (f" >= {at_least:g}" if np.isfinite(at_least) else "")
+    if series.kind != "number":
+        for row, code in enumerate(series.values.tolist()):
+            if code >= 0 and not is_number(series.levels[code]):
+                raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Fix the row.")
+        raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
+    numbers = series.values.astype(np.float64)
+    is_bad = ~(np.isfinite(numbers) & (numbers >= at_least))
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise DataError(f"{key}, got {numbers[row]:g} in {columns.place(row)}. Fix the row, or leave it out.")
+    return numbers
+
+
+def check_offset(series: Series, columns: Columns) -> None:
+    """Checks that the offset is there in every row: no value could take the place of a missing one.
+
+    Raises:
+        DataError: It is not.
+    """
+    finite_numbers(series, f"column {series.name!r}, the offset,", columns)
 
 
 def is_number(text: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from logreg.csr import csr
-from logreg.data.encoding.columns import Columns, Series, Values
+from logreg.data.encoding.columns import Columns, Series, Values, check_offset
 from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
@@ -69,6 +69,9 @@ def encode(
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
     """
     by_name = {series.name: series for series in columns.series}
+    for column in encoding:
+        if column.is_offset and column.name in by_name:
+            check_offset(by_name[column.name], columns)
     learned: list[Series | None] = [_as_learned(by_name.get(column.name), column, columns) for column in encoding]
     starts = np.cumsum([0, *(column.num_features for column in encoding)]).tolist()
     forms = [(0.0, 1.0) if stored is None else (float(stored.shift[at]), float(stored.unit[at])) for at in starts[:-1]]

@@ -117,7 +117,7 @@ def learn_encoding(
         alone = len(faults) == 1
         raise DataError(faults[0].problem if alone else _all_refused(faults, len(faults) < len(profiles), columns))
     kept = [profile.column for profile in profiles if profile.column is not None]
-    if not kept:
+    if all(column.is_offset for column in kept):
         raise DataError(
             f"`{columns.key('dataset.features')}` must leave a column that varies over train, got none "
             f"[in {columns.source}]."
@@ -125,6 +125,7 @@ def learn_encoding(
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
     constant = [one for one in profiles if one.column is None and not one.missing_in_train]
     notes = {
+        "offset, a known term of the logit whose coefficient is 1": [one.name for one in kept if one.is_offset],
         "filled missing values with the median or most frequent level of train, and marked them": [
             f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
             for one in profiles
@@ -198,7 +199,7 @@ def learn_stored_form(
     numbers = [
         (start, column)
         for start, column in zip(starts, encoding, strict=False)
-        if column.kind == "number" and not column.constant
+        if column.kind == "number" and not (column.constant or column.is_offset)
     ]
 
     def measure(part: Sequence[tuple[int, Column]]) -> list[tuple[int, Column]]:
@@ -267,6 +268,8 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         used: Numbers of the rows of all splits; ``None`` for all.
         columns: The table, for its settings.
     """
+    if series.name == columns.offset:  # `encode` refuses one that is not a number in every row
+        return ColumnProfile(series, Column(series.name, "number", is_offset=True))
     missing = series.is_missing()
     anywhere = int(missing.sum() if used is None else missing[used].sum())
     in_train = int(missing[chosen].sum()) if anywhere else 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, is_number, ngrams_of, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
@@ -30,6 +30,7 @@ from logreg.facts import SPLITS, DataFacts, Split
 ROLE_KEYS = {
     "target": "dataset.target",
     "weight": "dataset.weight",
+    "offset": "dataset.offset",
     "split_column": "dataset.split.column",
     "group": "dataset.split.group",
 }
@@ -61,6 +62,7 @@ class TableFile:
         hash: Number of buckets that the levels of a column with more than ``max_levels`` are hashed into, also as text
             such as "2**18"; ``None`` for one feature a level.
         weight: Column of the sample weights, >= 0.
+        offset: Column of the known term of the logits, whose coefficient is 1; for two classes.
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
         separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
@@ -84,6 +86,7 @@ class TableFile:
     min_level_rows: int = 1
     hash: int | str | None = None
     weight: str | None = None
+    offset: str | None = None
     split_column: str | None = None
     group: str | None = None
     separator: str | None = None
@@ -126,14 +129,15 @@ class TableFile:
         headers = {split: self._header(path, key) for split, (key, path) in files.items()}
         index = index_columns(files["train"][1], headers["train"])
         wanted = self._feature_columns(headers["train"], files["train"][1], index)
-        with_role = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
+        roles = (self.target, self.weight, self.offset, self.split_column, self.group)
+        with_role = [name for name in roles if name is not None]
         for split, header in headers.items():
             known = {*headers["train"], *index_columns(files[split][1], header)}
             self._check_header(split, wanted, with_role, known, header)
 
         parts = self._read_parts(files, [*dict.fromkeys([*wanted, *with_role])])
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        table, columns = self._join(parts, files, wanted, starts)
+        table, columns = self._join(parts, files, [*wanted, *([self.offset] if self.offset else ())], starts)
 
         labels, class_names = encode_labels(table.column(self.target), self._target_setting)
         unlabeled = int((labels == MISSING).sum())
@@ -235,8 +239,11 @@ class TableFile:
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
         for key in ("text", "features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
-        if self.weight is not None and self.weight in map(str, self.categorical):
-            raise ConfigError.broken("dataset.categorical", "not name a column that has another role", self.weight)
+        for column in (self.weight, self.offset):
+            if column is not None and column in map(str, self.categorical):
+                raise ConfigError.broken("dataset.categorical", "not name a column that has another role", column)
+        if self.offset in [getattr(self, key) for key in ROLE_KEYS if key != "offset"] and self.offset is not None:
+            raise ConfigError.broken("dataset.offset", "not name a column that has another role", self.offset)
         texts = [str(column) for column in self.text or ()]
         in_file = set(header)
         for key, columns in named.items():
@@ -306,6 +313,7 @@ class TableFile:
             "min_df": self.min_df,
             "min_level_rows": self.min_level_rows,
             "buckets": whole_of(self.hash),
+            "offset": self.offset or "",
             "is_temporary": True,
             "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
             "settings": {
@@ -381,18 +389,7 @@ class TableFile:
     def _weights(self, table: Any, columns: Columns) -> Tensor:
         """Sample weights, shape (N,), float64, of a table whose features are ``columns``."""
         series = read_columns(table.select([self.weight]), (), columns.source, starts=columns.starts).series[0]
-        key = f"`dataset.weight={self.weight}` must hold finite numbers >= 0"
-        if series.kind != "number":
-            for row, code in enumerate(series.values.tolist()):
-                if code >= 0 and not is_number(series.levels[code]):
-                    raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Fix the row.")
-            raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
-        weights = series.values.astype(np.float64)
-        is_bad = ~(np.isfinite(weights) & (weights >= 0))
-        if is_bad.any():
-            row = int(is_bad.argmax())
-            raise DataError(f"{key}, got {weights[row]:g} in {columns.place(row)}. Fix the row, or leave it out.")
-        return torch.from_numpy(weights)
+        return torch.from_numpy(finite_numbers(series, f"`dataset.weight={self.weight}`", columns, at_least=0))
 
     def _groups(self, table: Any, columns: Columns) -> Tensor:
         """Group of each row, shape (N,), int64."""

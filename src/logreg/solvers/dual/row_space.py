@@ -140,8 +140,11 @@ certificate.
 
 
 def is_wide(problem: Problem) -> bool:
-    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows."""
-    if not problem.objective.l2 > 0 or problem.objective.l1:
+    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows.
+
+    The logits of such a solver are in that span, so rows have no offsets.
+    """
+    if not problem.objective.l2 > 0 or problem.objective.l1 or problem.largest_offset is not None:
         return False
     if problem.is_sparse:
         few = not problem.coupled or problem.num_outputs <= MAX_COUPLED_OUTPUTS

@@ -22,6 +22,7 @@ from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights, sparse_part_rows
+from logreg.solvers.kernels import affine
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
@@ -40,11 +41,18 @@ class PreparedRows(NamedTuple):
     """Shape (n, 1)."""
     outputs: int
     """K."""
+    offset: Tensor | None = None
+    """Shape (n, 1)."""
 
     @property
     def targets(self) -> Tensor:
         """Shape (n, K); computed at each access, since many passes do not use targets."""
         return one_vs_rest(self.labels, self.outputs, self.features.dtype)
+
+    def logits(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Logits (n, K) of coef (K, D) and intercept (K,), with the offset of each row."""
+        logits = affine(self.features, coef, intercept)
+        return logits if self.offset is None else logits.add_(self.offset)
 
 
 Result = TypeVar("Result")
@@ -119,7 +127,8 @@ class Pass(Generic[Result]):
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         weights = None if weights is None else weights.unsqueeze(1)
-        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs))
+        offset = None if block.offset is None else block.offset.to(self.dtype).unsqueeze(1)
+        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs, offset))
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the contribution of these rows to the accumulators."""
@@ -153,6 +162,16 @@ class Pass(Generic[Result]):
         center, scale = self._fold
         coef = point[:, :-1] / scale
         return coef.to(self.dtype), (point[:, -1] - coef @ center).to(self.dtype)
+
+    def frame_change(self) -> Tensor:
+        """The matrix T (D + 1, D + 1) with x = T' x', from the features x' that `accumulate` gets to the coordinates.
+
+        Both have a 1 for the intercept, so that a sum of products of rows is T' (sum of x' x'') T.
+        """
+        center, scale = self._fold
+        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
+        change[-1, :-1] = -center / scale  # x_j = x'_j / scale_j - center_j / scale_j * 1
+        return change
 
     def moments(self, of_features: Tensor, of_ones: Tensor) -> Tensor:
         """Sums over rows in the coordinates of the pass, (K, D + 1).

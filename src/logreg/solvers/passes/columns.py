@@ -50,6 +50,7 @@ class HeldRows:
             intercept; then those of ``features``.  ``None`` where they are too large to be held.
         labels: Shape (n,).
         weights: Weight of each row in the loss, (n, 1); ``None`` if all are 1.
+        offset: Offset of each row, (n, 1); ``None`` if there is none.
         logits: The logits at the solver's point, (n, K).
         change: The change of the logits by the last step that was tried, (n, K).
         residuals: Derivatives of each row's loss by its logits, (n, K), at the solver's point.
@@ -68,6 +69,7 @@ class HeldRows:
         self._buffer: Tensor | None = None
         self.labels = self.features
         self.weights: Tensor | None = None
+        self.offset: Tensor | None = None
         self.logits = self.change = self.residuals = self.curvature = self.theta = self.spread = self.zeros(0)
 
     def zeros(self, rows: int) -> Tensor:
@@ -121,26 +123,30 @@ class HeldRows:
 
 
 class ReadLabels(Pass[None]):
-    """Reads the labels and weights of all rows into held rows, whose logits are 0 then."""
+    """Reads labels, weights and offsets of all rows into held rows, whose logits are the offsets then, or 0."""
 
     def __init__(self, rows: HeldRows) -> None:
         self.rows = rows
         self._labels: list[Tensor] = []
         self._weights: list[Tensor] = []
+        self._offsets: list[Tensor] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps labels and weights of a block."""
+        """Keeps labels, weights and offsets of a block."""
         self._labels.append(block.labels)
         weights = row_weights(block, self.rows.problem.class_weight, torch.float64)
         self._weights += [] if weights is None else [weights.unsqueeze(1)]
+        self._offsets += [] if block.offset is None else [block.offset.double().unsqueeze(1)]
 
     def finish(self) -> None:
         """Prepares the held rows."""
         rows = self.rows
         rows.labels = torch.cat([rows.labels, *self._labels])
         rows.weights = torch.cat(self._weights) if self._weights else None
+        rows.offset = torch.cat(self._offsets) if self._offsets else None
         zero = rows.zeros(len(rows.labels))
-        rows.logits, rows.change, rows.residuals = zero, zero.clone(), zero.clone()
+        rows.logits = zero.clone() if rows.offset is None else zero + rows.offset
+        rows.change, rows.residuals = zero, zero.clone()
         rows.curvature, rows.theta, rows.spread = zero.clone(), zero.clone(), zero.clone()
         rows.make_room(0)
 
@@ -492,6 +498,8 @@ class EvaluateHeld(HeldPass[HeldDual]):
         rows, loss = self.rows, self.problem.loss
         if self._point is not None:
             rows.logits[part] = (self._point @ columns).T
+            if rows.offset is not None:
+                rows.logits[part] += rows.offset[part]
         logits, theta = rows.logits[part], rows.theta[part] * self._scale
         values, _, curvature = loss.evaluate(logits, rows.labels[part])
         excess, noise = fenchel_young(loss, values, logits, theta, self.targets(part))

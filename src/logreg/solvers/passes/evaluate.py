@@ -181,10 +181,10 @@ class Evaluate(Pass[Derivatives]):
 
     def logits(self, rows: PreparedRows) -> Tensor:
         """Logits of a block's rows at the point, (n, K)."""
-        logits = affine(rows.features, self._coef, self._intercept)
         if self._change is None:
-            return logits
-        logits, change = logits.chunk(2, dim=1)
+            return rows.logits(self._coef, self._intercept)
+        logits, change = affine(rows.features, self._coef, self._intercept).chunk(2, dim=1)
+        logits = logits if rows.offset is None else logits.add_(rows.offset)
         if rows.weights is not None:
             change = torch.where(rows.weights > 0, change, 0.0)
         most = (change.amax(1) - change.amin(1)).max() if self.problem.coupled else change.abs().amax(0)
@@ -229,10 +229,7 @@ class Evaluate(Pass[Derivatives]):
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""
-        d = self.problem.num_features
-        center, scale = self._fold
-        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
-        change[d, :d] = -center / scale  # x_j = x_raw_j / scale_j - center_j / scale_j * 1
+        change = self.frame_change()
         if not self.problem.coupled:
             return change.T @ hessian @ change
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)

@@ -87,10 +87,11 @@ class HessianProduct(Pass[Tensor]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the derivative of the residuals along the direction, times the features."""
-        features, labels, weights, _ = rows
+        features, labels, weights = rows.features, rows.labels, rows.weights
         curvature = None if self._first else self._known.read(labels)
         if curvature is None:
             change, logits = affine(features, *self._both).chunk(2, dim=1)
+            logits = logits if rows.offset is None else logits.add_(rows.offset)
             curvature = self.problem.loss.curvature_at(logits, labels)
         else:
             change = affine(features, *self._along)
@@ -112,7 +113,7 @@ class HessianProduct(Pass[Tensor]):
 def weighted_curvature(problem: Problem, rows: PreparedRows, coef: Tensor, intercept: Tensor) -> Tensor:
     """Second derivative of each row's weighted loss by each logit, (n, K), at coef (K, D) and intercept (K,)."""
     loss, weights = problem.loss, rows.weights
-    spread = loss.own_curvature(loss.curvature_at(affine(rows.features, coef, intercept), rows.labels))
+    spread = loss.own_curvature(loss.curvature_at(rows.logits(coef, intercept), rows.labels))
     return spread if weights is None else spread * weights
 
 

@@ -21,7 +21,7 @@ from logreg.rows import (
     row_weights,
     sparse_part_rows,
 )
-from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
+from logreg.solvers.kernels import coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
 from logreg.solvers.problem import Coordinates, Problem
@@ -184,10 +184,10 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         coef, features, ones = self.point, rows.features, float(self.problem.intercept)
         weights = coef.new_ones(len(rows.labels), 1) if rows.weights is None else rows.weights
         if is_sparse(features):
-            logits = affine(features, *self.linear(coef))
+            logits = rows.logits(*self.linear(coef))
         else:
             features = F.pad(features, (0, 1), value=ones)
-            logits = affine(features, coef, coef.new_zeros(len(coef)))
+            logits = rows._replace(features=features).logits(coef, coef.new_zeros(len(coef)))
         self._rows += len(weights)
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
         spread = curvature * weights
@@ -219,7 +219,9 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             return
         sizes = features.abs()
         self._slopes += sum_over_rows(residuals.abs(), sizes)
-        self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
+        reach = sizes @ coef.abs().T
+        reach = reach if rows.offset is None else reach + rows.offset.abs()
+        self._reach = torch.maximum(self._reach, reach.max())
         self._farthest = torch.maximum(self._farthest, logits.abs().max())
         if self.problem.coupled:
             self._hessian += coupled_gram(features, curvature, weights).view_as(self._hessian)
@@ -322,8 +324,7 @@ class DualObjective(Pass[DualSums]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds theta times the features, and the excess of each row over equality in the Fenchel-Young inequality."""
         features, targets, weights = rows.features, rows.targets, rows.weights
-        logits = affine(features, self._coef, self._intercept)
-        loss = self.problem.loss
+        logits, loss = rows.logits(self._coef, self._intercept), self.problem.loss
         values, residuals, curvature = loss.evaluate(logits, rows.labels)
         theta = (residuals - loss.curvature_product(curvature, self._move.expand_as(logits))) * self._scale
         conjugate = loss.conjugate(theta, targets)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from logreg.csr import is_sparse
 from logreg.facts import Batch
-from logreg.rows import chosen_rows, part_rows, parts
+from logreg.rows import chosen_rows, joined, part_rows, parts
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.passes.precise import weighing_rows
 from logreg.solvers.problem import Coordinates, Problem
@@ -40,10 +40,7 @@ class RowSample(Pass[Batch]):
         """The rows, in the order of the processes."""
         if len(self._blocks) == 1:
             return self._blocks[0]
-        features = torch.cat([block.features for block in self._blocks])
-        labels = torch.cat([block.labels for block in self._blocks])
-        weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
-        return self._thinned(Batch(features, labels, torch.cat(weights) if weights else None))
+        return self._thinned(joined(self._blocks))
 
     @staticmethod
     def _thinned(block: Batch) -> Batch:
@@ -51,8 +48,7 @@ class RowSample(Pass[Batch]):
         if is_sparse(block.features):
             few = chosen_rows(block, torch.arange(0, len(block.labels), step))
             return few._replace(features=few.features.to_dense())
-        weights = None if block.sample_weight is None else block.sample_weight[::step]
-        return Batch(block.features[::step], block.labels[::step], weights)
+        return chosen_rows(block, slice(None, None, step))
 
 
 class StochasticDescent(Pass[Tensor]):
@@ -92,9 +88,11 @@ class StochasticDescent(Pass[Tensor]):
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
         weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
-        for x, y, weight in zip(features.split(size), rows.targets.split(size), weights, strict=True):
+        offsets = [None] * len(weights) if rows.offset is None else rows.offset.split(size)
+        for x, y, weight, offset in zip(features.split(size), rows.targets.split(size), weights, offsets, strict=True):
             step = self._step * (1 + math.cos(math.pi * min(self._seen / self._all, 1.0))) / 2
-            residuals = loss.residual(torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T, y)
+            logits = torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T
+            residuals = loss.residual(logits if offset is None else logits + offset, y)
             if weight is not None:
                 residuals.mul_(weight)
             scale = -step / (len(x) * mean_weight)
