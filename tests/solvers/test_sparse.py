@@ -27,6 +27,7 @@ from logreg.csr import (
     value_range,
 )
 from logreg.errors import DataError
+from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.optimality.separation.find import find_separation
 from logreg.rows import MemoryRows
@@ -98,6 +99,7 @@ CASES: dict[str, tuple[Shape, Objective, dict[str, Any]]] = {
     "wide": (Shape(40, 100), BCE, {}),
     "wide, softmax": (Shape(40, 100, 3), SOFTMAX, {"sample_weight": torch.arange(40) % 4 * 1.0}),
     "wide, one-vs-rest": (Shape(40, 100, 3), BCE, {"intercept": False}),
+    "wide, ten classes": (Shape(60, 150, 10), SOFTMAX, {}),
     "wide, l1": (Shape(40, 100), Objective("bce", l1=0.02), {}),
 }
 
@@ -475,6 +477,26 @@ def test_few_rows_of_many_features_are_solved_in_their_span() -> None:
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-6, watch=watch)
     assert found.converged
     assert kinds == ["ColumnMoments", "DualRows", "Evaluate"]
+
+
+@pytest.mark.parametrize("outputs", [2, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_in_the_span_are_those_of_dense_rows(outputs: int, dtype: torch.dtype) -> None:
+    features, labels = made(Shape(40, 100, outputs))
+    dense, draw = dense_of(features), torch.Generator().manual_seed(0)
+    center, scale = dense.mean(0), 1 + torch.rand(100, generator=draw, dtype=torch.float64)
+    problem = problem_of(MemoryRows(of_scipy(features), labels), SOFTMAX, outputs, dtype=dtype)
+    rows = row_space.DualRows(problem, Coordinates(center, scale))
+    for part in (slice(0, 15), slice(15, None)):
+        rows.add(Batch(of_scipy(features[part]), labels[part]))
+    dual_coef = torch.randn(40, outputs, generator=draw, dtype=torch.float64)
+    intercept = torch.randn(outputs, generator=draw, dtype=torch.float64)
+    products, moved = sparse_rows._Products(rows, dtype), (dense - center) / scale
+    rtol = 1e-4 if dtype == torch.float32 else 1e-12
+    expected = moved.T @ dual_coef
+    torch.testing.assert_close(products.combined(dual_coef.to(dtype)).double(), expected, rtol=rtol, atol=rtol)
+    logits = products.logits(dual_coef.to(dtype), intercept.to(dtype)).double()
+    torch.testing.assert_close(logits, moved @ expected + intercept, rtol=rtol, atol=100 * rtol)
 
 
 def test_many_rows_and_outputs_are_not_solved_in_their_span(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ from logreg.solvers.passes.precise import (
     uncentered_coordinates,
 )
 from logreg.solvers.passes.sampling import RowSample
-from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
 """Parameters of one Hessian matrix up to which a certificate forms the Hessian: its eigenvalues take P^3 operations."""
@@ -181,11 +181,12 @@ def bound(
         at = EvaluatedPoint(problem, inner, moved, *measured[:3])
     value, error = evaluation.value, at.value_error
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
-    slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
+    if objective.l1:
+        slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
     gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
-    if not math.isfinite(gap) or not bool(evaluation.gradient.isfinite().all()):
+    if not math.isfinite(gap) or not math.isfinite(float(evaluation.gradient.sum())):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
         decrement = None
@@ -248,8 +249,8 @@ def conversion_rounding(at: EvaluatedPoint, own: Coordinates) -> float:
     offsets = coef @ (at.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
     of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * at.point[:, -1].abs()
     of_logits = 4 * at.logits_error + of_intercept * math.sqrt(at.total)
-    gradient = at.evaluation.gradient.abs()
-    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point.abs()).sum())
+    gradient = at.evaluation.gradient
+    of_slope = float(gradient[:, -1].abs() @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point).abs().sum())
     # To first order f changes by the gradient, which vanishes at the optimum, and to second order by the curvature.
     if not math.isfinite(problem.loss.max_curvature):
         largest = 4 * at.largest_logit_error + of_intercept
@@ -391,12 +392,12 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise = accumulated(problem) * size * at.squares[:-1].sqrt() + moves
-    noise = noise + 8 * UNIT_ROUNDOFF * (slopes.abs() + l2 * coef.abs())
+    noise = moves.add_(accumulated(problem) * size * at.squares[:-1].sqrt())
     if problem.objective.l2:
-        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
+        of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
-        terms, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
+        noise += 8 * UNIT_ROUNDOFF * slopes.abs()
+        of_penalty, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
     rounding += theta.rounding
     if problem.objective.l1:
         rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
@@ -404,7 +405,7 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
     rounding += balance + 2 * math.sqrt(excess * balance)
-    return excess + max(float(terms.sum()), 0.0), rounding
+    return excess + max(of_penalty, 0.0), rounding
 
 
 def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
@@ -601,30 +602,38 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     return sums - off.unsqueeze(1) * (least / total), cost
 
 
-def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[Tensor, float]:
-    """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
+def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[float, float]:
+    """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
-    |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.
+    |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
     """
-    held = slopes if l1 is None else (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-    off = (held + l2 * coef).abs()
-    terms = off * (off / l2) / 2
-    if l1 is not None:
-        terms = terms + l1 * coef.abs() + coef * (slopes - held)
-    return terms, float((noise * ((off + noise / 2) / l2)).sum())
+    total, rounding = 0.0, 0.0
+    columns = max(1, MAX_COPIED_NUMBERS // len(coef))
+    for first in range(0, coef.shape[1], columns):
+        some = slice(first, first + columns)
+        w, v, by = coef[:, some], slopes[:, some], l2[some]
+        held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
+        of_l2 = by * w
+        off = (held + of_l2).abs_()
+        error = noise[:, some] + 8 * UNIT_ROUNDOFF * (v.abs() + of_l2.abs_())
+        if l1 is not None:
+            total += float((l1[some] * w.abs() + w * (v - held)).sum())
+        rounding += float((error * ((off + error / 2) / by)).sum())
+        total += float((off * (off / by)).sum()) / 2
+    return total, rounding
 
 
 def _l1_penalty_terms(
     at: EvaluatedPoint, theta: DualPoint, noise: Tensor, l1: Tensor
-) -> PassRequests[tuple[Tensor, float]]:
-    """The terms w V + l1 |w| of the coefficients, (K, D), with l1 alone; and what rounding adds.
+) -> PassRequests[tuple[float, float]]:
+    """The sum of the terms w V + l1 |w| of the coefficients, (K, D), with l1 alone; and what rounding adds.
 
     A theta whose exact V is too large by rounding is feasible once it is scaled down by that little.  The excess is
     convex in the scale, and is the loss where nothing of theta is left: so the cost is at most the fraction times f.
     """
     coef, slopes = at.point[:, :-1], theta.sums[:, :-1]
-    terms = coef * slopes + l1 * coef.abs()
-    shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0) if terms.numel() else 0.0
+    terms = float((coef * slopes + l1 * coef.abs()).sum())
+    shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0) if coef.numel() else 0.0
     rounding = float((noise * coef.abs()).sum())
     if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
         assert theta.scaled is not None
@@ -688,7 +697,7 @@ def _balance(
     if hub is not None:
         off[hub] = 0.0
     costs, feasible = _costs_of_moves(problem, off, conductance, far)
-    moves = torch.where(feasible.unsqueeze(1), costs.sqrt().unsqueeze(1) * reach, off.unsqueeze(1) * largest)
+    moves = torch.outer(torch.where(feasible, costs.sqrt(), 0.0), reach).addr_(off.masked_fill(feasible, 0.0), largest)
     if hub is not None:
         moves[hub] = costs[feasible].sum().sqrt() * reach + off[~feasible].sum() * largest
     return costs, moves

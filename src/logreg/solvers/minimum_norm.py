@@ -195,7 +195,9 @@ def move_to_minimum_norm(state: SolverState, null: NullSpace | None = None) -> P
     elif problem.coupled and not problem.objective.l2:
         l2, l1 = problem.penalties(model)
         point = shift_to_least_penalty(point.flatten(), l1.expand_as(point).flatten(), (point.shape, l2)).view_as(point)
-    moved = bool(((point - before)[:, :-1].abs() > NEGLIGIBLE_CHANGE * before[:, :-1].abs().amax()).any())
+    moved = point is not before and bool(
+        ((point - before)[:, :-1].abs() > NEGLIGIBLE_CHANGE * before[:, :-1].abs().amax()).any()
+    )
     if not moved:
         point = before
     if problem.coupled:

@@ -36,13 +36,13 @@ class Coordinates(NamedTuple):
         """A point (K, D + 1) of these coordinates in the other ones."""
         coef = point[:, :-1] / self.scale
         intercept = point[:, -1] - coef @ self.center + coef @ other.center
-        return torch.cat([coef * other.scale, intercept.unsqueeze(1)], dim=1)
+        return torch.cat([coef.mul_(other.scale), intercept.unsqueeze(1)], dim=1)
 
     def gradient_to(self, other: Coordinates, gradient: Tensor) -> Tensor:
         """A gradient (K, D + 1) by these coordinates -> by the other ones (the chain rule)."""
         by_intercept = gradient[:, -1:]
-        coef = gradient[:, :-1] * self.scale + by_intercept * (self.center - other.center)
-        return torch.cat([coef / other.scale, by_intercept], dim=1)
+        coef = (gradient[:, :-1] * self.scale).addcmul_(by_intercept, self.center - other.center)
+        return torch.cat([coef.div_(other.scale), by_intercept], dim=1)
 
 
 @dataclass(frozen=True)

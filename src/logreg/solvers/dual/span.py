@@ -46,9 +46,9 @@ MAX_HALVINGS = 30
 MAX_RIDGE_INCREASES = 30
 """Largest number of increases of a ridge, each a hundredfold; after more the ridge is not finite."""
 
-SPAN_CURVATURE_ROUNDING = 1e-13
-"""Curvature along a direction within the span, relative to the largest, below which it is a rounding error of
-float64."""
+SPAN_CURVATURE_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}
+"""Curvature along a direction within the span, relative to the largest, below which it is a rounding error, by the type
+of the arithmetic."""
 
 ORTHOGONAL_PART_ROUNDING = 1e-13
 """Size of a direction's part outside the span, relative to the direction, that is rounding of float64."""
@@ -120,21 +120,21 @@ class DualPoint(NamedTuple):
         correction = inverse.apply(logits)
         if not self.problem.intercept:
             return correction, torch.zeros_like(by_intercept)
-        l2 = self.problem.objective.l2
-        schur = torch.linalg.pinv(l2 * inverse.intercept_sums, rtol=SPAN_CURVATURE_ROUNDING, hermitian=True)
-        intercept = schur @ (by_intercept - correction.sum(0))
+        l2, rtol = self.problem.objective.l2, SPAN_CURVATURE_ROUNDING[logits.dtype]
+        schur = torch.linalg.pinv(l2 * inverse.intercept_sums, rtol=rtol, hermitian=True)
+        intercept = (schur @ (by_intercept - correction.sum(0)).double()).to(logits.dtype)
         return correction + l2 * inverse.apply(intercept.expand_as(logits)), intercept
 
 
 def inverse_of_gram_diagonal(squares: Tensor, current: DualPoint) -> DualInverse:
     """The inverse A for rows that are orthogonal to each other, with squared norms ``squares`` (N, 1)."""
     own = current.curvature / (current.problem.objective.l2 + squares * current.curvature)
+    sums = torch.diag(own.sum(0, dtype=torch.float64))
     if not current.problem.coupled:
-        return DualInverse(lambda logits: own * logits, torch.diag(own.sum(0)))
-    shared = own / own.sum(1, keepdim=True).clamp(min=1e-300)
+        return DualInverse(lambda logits: own * logits, sums)
+    shared = own / own.sum(1, keepdim=True).clamp(min=torch.finfo(own.dtype).tiny)
     return DualInverse(
-        lambda logits: own * logits - shared * (own * logits).sum(1, keepdim=True),
-        torch.diag(own.sum(0)) - shared.T @ own,
+        lambda logits: own * logits - shared * (own * logits).sum(1, keepdim=True), sums - (shared.T @ own).double()
     )
 
 
@@ -295,10 +295,10 @@ class Span:
         gradient = (self._logits.mT @ current.residuals.T.unsqueeze(2))[..., 0] + penalty * self._position
         own = self._logits.mT @ (current.curvature.T.unsqueeze(2) * self._logits) + torch.diag_embed(penalty)
         if not self.problem.coupled:
-            return newton_step_pinv(own, gradient, SPAN_CURVATURE_ROUNDING)
+            return newton_step_pinv(own, gradient, SPAN_CURVATURE_ROUNDING[torch.float64])
         by = (current.row_curvature.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
         hessian = torch.block_diag(*own) - by.T @ (self._weights * by)
-        step, decrease = newton_step_pinv(hessian, gradient.flatten(), SPAN_CURVATURE_ROUNDING)
+        step, decrease = newton_step_pinv(hessian, gradient.flatten(), SPAN_CURVATURE_ROUNDING[torch.float64])
         return step.view(k, m), decrease
 
 

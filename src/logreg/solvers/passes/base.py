@@ -181,10 +181,10 @@ class Pass(Generic[Result]):
             of_ones: Sums of the numbers, (K,).
         """
         center, scale = self._fold
-        if not self.problem.intercept:  # the intercept stays 0
-            zero = torch.zeros_like(of_ones.unsqueeze(-1))
-            return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, zero], dim=-1)
-        return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, of_ones.unsqueeze(-1)], dim=-1)
+        by_intercept = of_ones.unsqueeze(-1)
+        of_coef = torch.addcmul(of_features, by_intercept, center, value=-1.0).div_(scale)
+        # Without an intercept it stays 0.
+        return torch.cat([of_coef, by_intercept if self.problem.intercept else torch.zeros_like(by_intercept)], dim=-1)
 
 
 PassRequests = Generator[Pass[Any], None, Result]

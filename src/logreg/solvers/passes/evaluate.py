@@ -208,8 +208,10 @@ class Evaluate(Pass[Derivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
-        gradient = self.moments(self._gradient, self._residuals) * share + l2 * self.point
+        penalty = float((self.point.square() @ l2).sum()) / 2
+        if problem.objective.l1:
+            penalty += float((self.point.abs() @ l1).sum())
+        gradient = self.moments(self._gradient, self._residuals).mul_(share).addcmul_(l2, self.point)
         hessian = None
         if self._wants is not None:
             hessian = self._in_frame(self._hessian) * share
