@@ -41,7 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-docs", action="store_true", help="rewrite the outputs in README and docs that changed")
 
 
-LONGEST = ("test_run_lifecycle", "test_fit", "test_search", "test_command_line_errors", "test_docs")
+LONGEST = (
+    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validating", "test_sparse_runs"),
+    *("test_search", "test_command_line_errors", "test_cross_validated", "test_text_runs", "test_memory", "test_fit"),
+)
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 
