@@ -41,7 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-docs", action="store_true", help="rewrite the outputs in README and docs that changed")
 
 
-LONGEST = ("test_run_lifecycle", "test_fit", "test_search", "test_command_line_errors", "test_docs")
+LONGEST = (
+    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validating", "test_sparse_runs"),
+    *("test_search", "test_command_line_errors", "test_cross_validated", "test_text_runs", "test_memory", "test_fit"),
+)
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 
@@ -80,6 +83,14 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     """Replaces fsync by nothing: the power stays on, and the writes of a killed process survive without fsync."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_second_composing() -> Iterator[None]:
+    """Has Hydra compose a config once: its first time only looks for ``hydra.mode``, which the commands refuse."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hydra._internal.hydra.Hydra.get_mode", lambda hydra, config_name, overrides: None)
         yield
 
 

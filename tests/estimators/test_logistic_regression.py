@@ -450,19 +450,24 @@ def test_a_device_that_is_not_there_is_named() -> None:
         LogisticRegression(device="cuda").fit(*iris())
 
 
-def test_nothing_is_imported_but_what_a_fit_needs() -> None:
+def test_nothing_is_imported_but_what_a_fit_or_an_encoding_needs() -> None:
     code = """
 import json, sys
 import numpy as np, sklearn.linear_model, torch  # scikit-learn imports pandas where it is installed
 before = {name.partition(".")[0] for name in sys.modules}
-from logreg import LogisticRegression
+from logreg import LogisticRegression, TableEncoder
+
+def imported():
+    return sorted({name.partition(".")[0] for name in sys.modules} - before - sys.stdlib_module_names)
+
 X = np.arange(8.0).reshape(4, 2)
 LogisticRegression().fit(X, [0, 1, 0, 1]).predict_proba(X)
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules} - before)))
+of_fit = imported()
+TableEncoder().fit_transform(np.array([[1.0, "a"], [2.0, "b"], [None, "a"]], dtype=object))
+print(json.dumps([of_fit, imported()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    packages = {name for name in json.loads(done.stdout) if name not in sys.stdlib_module_names}
-    assert packages == {"logreg"}
+    assert json.loads(done.stdout) == [["logreg"], ["logreg", "pyarrow"]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import mpmath
 import numpy as np
@@ -19,6 +20,7 @@ from logreg.losses import LINKS, LOSSES, BinaryLink
 from logreg.losses.binary_link import Terms
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers import lbfgs
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.l1_path import fit_l1_path
 from logreg.solvers.passes.base import drive
@@ -329,3 +331,11 @@ def test_paths_of_l1_fit_each_strength(name: str) -> None:
     for point in drive(fit_l1_path(problem, [0.1, 0.02]), MemoryRows(features, labels)):
         alone = fit(features, labels, Objective(name, l1=point.l1))
         assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-6)
+
+
+def test_a_stationary_point_that_no_bound_certifies_ends_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    certify = Mock(wraps=lbfgs.certified)
+    monkeypatch.setattr(lbfgs, "certified", certify)
+    found = fit(*rows(), Objective("cauchit", l1=0.1))
+    assert float(found.bound.gradient.abs().max()) < 1e-9
+    assert 0 < certify.call_count < 100

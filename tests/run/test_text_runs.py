@@ -212,12 +212,6 @@ def test_settings_of_the_vocabulary_belong_to_the_model(here: Path, run_command:
     assert "`dataset.min_df` must be that of the checkpoint." in answer.err
 
 
-def test_sklearns_vectorizers_are_imported_only_for_text() -> None:
-    program = "import sys, logreg.data.datamodule; print('sklearn.feature_extraction' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
 def test_a_large_vocabulary_is_learned_and_used_as_sparse_rows(tmp_path: Path, run_command: RunCommand) -> None:
     draw = np.random.default_rng(0)
     words = ["".join(letters) for letters in draw.choice(list("abcdefgh"), (6_000, 8))]

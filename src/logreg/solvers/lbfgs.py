@@ -169,12 +169,14 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         if unpenalized and now.value < separated_value:
             break  # f tends to 0 while the coefficients grow without bound
         if not exact and (stalled or gap <= gap_limit or state.predicted_decrease < FLOAT32_END_TOL):
-            dtype, steps_without_progress, smallest_decrease = torch.float64, 0, math.inf
+            dtype, steps_without_progress, smallest_decrease, slope_along = torch.float64, 0, math.inf, -math.inf
             now = yield from request(Evaluate(problem, coordinates, point, dtype))
             continue
         if gap <= gap_limit or state.predicted_decrease <= decrease_limit:
             if (yield from certified(state, now)):
                 return null
+            if not slope_along < 0:
+                break  # a stationary point of a loss that is not convex: no bound can certify it
             # Where all coefficients are 0, the estimated gap is 0 though the intercepts are not at their optimum; then
             # the predicted decrease decides.
             gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.predicted_decrease, 1.0) / 30)
