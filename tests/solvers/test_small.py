@@ -128,7 +128,7 @@ def test_a_step_that_increases_f_is_halved() -> None:
 
 
 def test_what_newton_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SmallLogistic, "newton_step", lambda self, now: None)
+    monkeypatch.setattr(SmallLogistic, "newton_step", lambda *_: None)
     features, labels = drawn(0)
     kinds: list[str] = []
     found = fit(features, labels, Objective("bce", l2=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))

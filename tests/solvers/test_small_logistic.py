@@ -51,9 +51,9 @@ def by_numpy_and_torch(
         step = 0 * point
     else:
         for _ in range(3):
-            found = small.newton_step(small.evaluate(point))
+            found = small.newton_step(small.evaluate(point), 0.0, 0)
             assert found is not None
-            step, point = found, point - found
+            step, point = found.step, point - found.step
     now = small.evaluate(point)
     assert (now.loss < 1e-6) == (where == "without a wrong row")
     ours = small.bound(point, now, step)

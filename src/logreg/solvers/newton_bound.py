@@ -41,9 +41,9 @@ from logreg.solvers.bounds import (
 )
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.kernels import coupled_gram, weighted_gram
-from logreg.solvers.newton_steps import factor_hessian
+from logreg.solvers.newton_steps import factor_hessian, intercept_step
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of
 from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -70,6 +70,8 @@ def bound_by_newton_step(
     """
     problem, evaluation, loss = at.problem, at.evaluation, at.problem.loss
     change = rows @ step.T
+    if problem.coupled and problem.intercept:
+        change += _intercept_change(problem, change, weights, curvature, evaluation.gradient[:, -1])
     widest = float((change.amax(1) - change.amin(1)).max() if problem.coupled else change.abs().max())
     reach = widest * loss.self_concordance
     if not reach <= MAX_REACH:
@@ -86,6 +88,26 @@ def bound_by_newton_step(
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     hidden += conversion_rounding(at, at.coordinates)
     return Bound(evaluation.value, gap, True, slope, evaluation.loss, hidden, error=at.value_error)
+
+
+def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:
+    """The further change of each logit, (K,), that solves the step for the intercepts of a softmax.
+
+    Without it, a step by conjugate gradients leaves a part of the gradient by the intercepts, which costs more than the
+    same part by coefficients: a dual point must have sums of exactly 0.
+
+    Args:
+        problem: The problem.
+        change: The change of the logits by the step, (n, K).
+        weights: As of `bound_by_newton_step`.
+        curvature: As of `bound_by_newton_step`.
+        gradient: The gradient by the intercepts, (K,).
+    """
+    spread = curvature * weights
+    mass = spread.sum(0)
+    joint = torch.diag(mass) - spread.T @ curvature
+    left = gradient - (spread * change).sum(0) + spread.T @ (curvature * change).sum(1)
+    return intercept_step(problem, left, InterceptCurvature(joint.diagonal(), mass, joint))
 
 
 def kappa_of(reach: float) -> float:

@@ -55,6 +55,19 @@ class LogisticEvaluation(NamedTuple):
     """Second derivative of each row's term of f by its logit, (K, n)."""
 
 
+class NewtonStep(NamedTuple):
+    """A step from a point of a small problem."""
+
+    step: Array
+    """To be subtracted from the point, (K, P)."""
+    decrease: float
+    """Decrease of f that the quadratic model predicts."""
+    gap: float
+    """About the bound of f - f* by the step: more than the decrease where the step is not precise."""
+    products: int = 0
+    """Products of the Hessian with a vector that it took; each reads all rows."""
+
+
 class SmallLogistic:
     """The rows of a small problem with separate logistic losses, standardized."""
 
@@ -77,8 +90,8 @@ class SmallLogistic:
         gradient = residuals @ self._columns.T + shrunk
         return LogisticEvaluation(loss + float(np.vdot(shrunk, point)) / 2, loss, gradient, curvature)
 
-    def newton_step(self, now: LogisticEvaluation) -> Array | None:
-        """Newton's step to be subtracted, (K, P); ``None`` where the Hessian is not positive definite."""
+    def newton_step(self, now: LogisticEvaluation, enough: float, max_products: int) -> NewtonStep | None:
+        """Newton's step, precise whatever is ``enough``; ``None`` where the Hessian is not positive definite."""
         columns, order = self._columns, len(self._columns)
         hessian = np.empty((len(now.gradient), order, order))
         for of_output, roots in zip(hessian, np.sqrt(now.spread), strict=True):
@@ -89,7 +102,8 @@ class SmallLogistic:
         if failed.numpy().any():
             return None
         step: Array = torch.cholesky_solve(torch.from_numpy(now.gradient[:, :, None]), factors).numpy()[:, :, 0]
-        return step
+        decrease = max(float(np.vdot(step, now.gradient)) / 2, 0.0)  # rounding may leave less than 0
+        return NewtonStep(step, decrease, decrease)
 
     def bound(self, point: Array, now: LogisticEvaluation, step: Array) -> Bound | None:
         """Bounds f - f* by the Newton step at a point, (K, P) each: `bound_by_newton_step` with all rows.
