@@ -79,6 +79,12 @@ OWN = {
         "true: fits Firth's penalized likelihood to the rows of the run: finite estimates for separated classes, and "
         "less bias for few rows",
     ),
+    "checks": Setting(
+        False,
+        flag(),
+        "true: also looks at the assumptions: linearity in each numeric column, influential rows, goodness of fit, "
+        "overdispersion; two classes",
+    ),
     "report": Setting(
         False,
         flag(),
@@ -105,6 +111,7 @@ examples
   python scripts/coefficients.py interval=profile test=lrt        profile-likelihood limits, a test of each column
   python scripts/coefficients.py covariance=cluster:school        rows of one school depend on each other
   python scripts/coefficients.py firth=true interval=profile      classes that a column separates
+  python scripts/coefficients.py checks=true report=true          the assumptions, with pictures in the report
 
 keys
 {help_lines(OWN)}
@@ -172,4 +179,5 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         weights=values["weights"],
         effects=values["effects"],
         firth=values["firth"],
+        checks=values["checks"],
     )

@@ -28,6 +28,7 @@ from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource
 from logreg.run.building import build_data
+from logreg.run.checking import check_assumptions
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
 from logreg.solvers.passes.moments import ColumnMoments
@@ -76,6 +77,7 @@ class InferenceRequest:
         weights: "auto", "frequency" or "sampling".
         effects: "none", "average" or "mean": marginal effects on the probabilities.
         firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
+        checks: Whether the assumptions are looked at.
     """
 
     checkpoint: Path
@@ -90,6 +92,7 @@ class InferenceRequest:
     weights: str = "auto"
     effects: str = "none"
     firth: bool = False
+    checks: bool = False
 
 
 def infer(request: InferenceRequest) -> CoefficientTable:
@@ -164,6 +167,12 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     if request.effects != "none":
         of_features = marginal_effects(likelihood, found, mean, std, request.effects == "mean")
         effects = effect_rows(likelihood, of_features, matrix, request.confidence)
+    checks = None
+    if request.checks:
+        show_status("checking the assumptions ...")
+        dependent = "" if counts else "weights are sampling weights, which have no likelihood"
+        dependent = "rows of one cluster are not independent" if clusters is not None else dependent
+        checks = check_assumptions(data, likelihood, found, mean, std, rows, counts, dependent)
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -192,6 +201,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
             "errors",
         ),
         link=LOGIT if loss.gives_log_odds else _link_of(loss, design).name,
+        checks=checks,
     )
 
 
@@ -285,6 +295,17 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         raise ConfigError(
             f"`covariance={covariance}` must be asked of a model of two classes: it divides by the leverage of a row, "
             f"and {len(design.classes) + 1} classes have a matrix for it. Set covariance=HC0, or HC1."
+        )
+    if request.checks and request.firth:
+        raise ConfigError(
+            "`checks=true` must be asked of a maximum of the likelihood itself, and not with firth=true. Leave out one "
+            "of them."
+        )
+    if request.checks and len(design.classes) > 1:
+        raise ConfigError(
+            f"`checks=true` must be asked of a model of two classes, and this one has {len(design.classes) + 1}: "
+            "binned residuals, leverage, Cook's distance, the tests of Hosmer and Lemeshow and of Stukel, and "
+            "overdispersion are of one probability. Leave it out."
         )
     if covariance not in OF_LIKELIHOOD and (request.profile or request.tests):
         key = "interval=profile" if request.profile else "test=lrt"
