@@ -50,6 +50,7 @@ def check_assumptions(
     data: TensorDataModule,
     likelihood: Likelihood,
     found: Maximum,
+    covariance: Tensor,
     mean: Tensor,
     std: Tensor,
     rows: float,
@@ -62,6 +63,7 @@ def check_assumptions(
         data: The rows.
         likelihood: The likelihood.
         found: Its maximum.
+        covariance: Covariance of the parameters, (P, P): DFBETAs are in its standard errors.
         mean: Shape (D,), in source units.
         std: Shape (D,), in source units.
         rows: Number of rows, n.
@@ -73,8 +75,8 @@ def check_assumptions(
     survey = drive(request(SurveyPass(likelihood, found, counts)), likelihood.rows)
     terms = model.terms(survey.logits, survey.labels)
     left_out: dict[str, str] = {}
-    influence, plotted, high = _influence(data, likelihood, found, survey, terms, to_source_units(design, mean, std),
-                                          rows, counts)  # fmt: skip
+    to_source = to_source_units(design, mean, std)
+    influence, plotted, high = _influence(data, likelihood, found, covariance, survey, terms, to_source, rows, counts)
     linearity: tuple[Linearity, ...] = ()
     stukel = hosmer = spread = None
     if dependent:
@@ -101,6 +103,7 @@ def _influence(
     data: TensorDataModule,
     likelihood: Likelihood,
     found: Maximum,
+    covariance: Tensor,
     survey: Survey,
     terms: RowTerms,
     to_source: Tensor,
@@ -110,21 +113,20 @@ def _influence(
     """The most influential rows, rows for a picture, and the number of rows with a high leverage."""
     design, model, parameters = likelihood.design, RowModel(likelihood, found), found.parameters.numel()
     weights = torch.ones_like(terms.target) if survey.weights is None else survey.weights
-    as_one = weights > 0 if counts else weights  # one row of several, or one row with its weight
+    as_one = weights > 0 if counts else weights / weights.mean()  # one row of several, or one row with its weight
     leverage, rest = survey.leverage, (1 - survey.leverage).clamp(min=1e-300)
     pearson = terms.pearson * as_one**0.5
     distance = pearson.square() * leverage / (parameters * rest.square())
     residual = pearson / rest.sqrt()
-    high = float(weights[leverage > HIGH_LEVERAGE * parameters / rows].sum()) if counts else float(
-        (leverage > HIGH_LEVERAGE * parameters / rows).sum()
-    )  # fmt: skip
+    is_high = leverage > HIGH_LEVERAGE * parameters / rows
+    high = int((weights if counts else torch.ones_like(weights))[is_high].sum())
     order = distance.argsort(descending=True, stable=True)
     most, numbers = order[:MOST_INFLUENTIAL], data.source_row_numbers("train") + 1
     few = MemoryRows(*data.rows("train", most))
     columns = drive(request(ColumnsOfRows(likelihood)), few)
-    scores = -(terms.residual * as_one / rest)[most].unsqueeze(1) * columns
+    scores = -(terms.residual * (as_one if counts else weights) / rest)[most].unsqueeze(1) * columns
     changes = (design.sign * model.sign) * scores @ found.covariance @ to_source.T
-    errors = (to_source @ found.covariance @ to_source.T).diagonal().sqrt()
+    errors = (to_source @ covariance @ to_source.T).diagonal().sqrt()
     named = tuple(
         RowInfluence(
             int(numbers[row]),
@@ -134,13 +136,13 @@ def _influence(
         )
         for row, change in zip(most.tolist(), (changes / errors).tolist(), strict=True)
     )
-    step = max(1, len(order) // MAX_PLOTTED + 1)
+    step = len(order) // MAX_PLOTTED + 1
     drawn = {*order[: MAX_PLOTTED // 10].tolist(), *range(0, len(order), step)}
     plotted = tuple(
         PlottedRow(int(numbers[row]), *(float(of_rows[row]) for of_rows in (leverage, residual, distance)))
         for row in sorted(drawn)
     )
-    return named, plotted, round(high)
+    return named, plotted, high
 
 
 def _linearity(

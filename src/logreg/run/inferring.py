@@ -172,7 +172,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         show_status("checking the assumptions ...")
         dependent = "" if counts else "weights are sampling weights, which have no likelihood"
         dependent = "rows of one cluster are not independent" if clusters is not None else dependent
-        checks = check_assumptions(data, likelihood, found, mean, std, rows, counts, dependent)
+        checks = check_assumptions(data, likelihood, found, matrix, mean, std, rows, counts, dependent)
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
