@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +23,24 @@ from logreg.rows import RowSource
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates
 
+RATIO_STEP_TOLERANCE = 1e-4
+"""Length of a Newton step, in standard errors, after which the value of a maximum is known to about 1e-12 nats."""
+
 AddedColumns = Callable[[Tensor], Tensor]
 """Further columns (n, q), as a function of the standardized columns (n, P) of a design."""
 
 
-class ScoreTests(Pass[list[Score]]):
+class AddedScore(NamedTuple):
+    """The score test of a set of columns, and the first step of a fit with them."""
+
+    test: Score
+    step: Tensor
+    """Step of Fisher scoring from the fit without the columns, (P,)."""
+    coef: Tensor
+    """Coefficients of the columns after that step, (q,)."""
+
+
+class ScoreTests(Pass[list[AddedScore]]):
     """Score tests of several sets of further columns, each against the model without them; of two classes."""
 
     sums = ("_scores", "_crossed", "_squares")
@@ -62,14 +76,18 @@ class ScoreTests(Pass[list[Score]]):
         self._crossed += (columns * weight.unsqueeze(1)).T @ together
         self._squares += torch.cat([((one * weight.unsqueeze(1)).T @ one).flatten() for one in sets])
 
-    def result(self) -> list[Score]:
+    def result(self) -> list[AddedScore]:
         """The tests; of columns that others determine, chi2 is 0."""
         found, crossed = [], self._crossed.split(self._sizes, dim=1)
         squares = self._squares.split([size * size for size in self._sizes])
         for score, cross, square in zip(self._scores.split(self._sizes), crossed, squares, strict=True):
             information = square.view(len(score), len(score)) - cross.T @ self._inverse @ cross
-            chi2 = max(float(score @ torch.linalg.pinv(information, hermitian=True) @ score), 0.0)
-            found.append(Score(chi2, len(score), chi_squared_tail(chi2, len(score))))
+            coef = torch.linalg.pinv(information, hermitian=True) @ score
+            chi2 = max(float(score @ coef), 0.0)
+            test = Score(chi2, len(score), chi_squared_tail(chi2, len(score)))
+            # the score is of the second class, and the parameters may be those of the first one
+            sign = self._model.sign
+            found.append(AddedScore(test, -sign * self._inverse @ cross @ coef, sign * coef))
         return found
 
 
@@ -96,20 +114,23 @@ class _RowsWithColumns:
         return block._replace(features=torch.cat([features, self._added(columns)], dim=1))
 
 
-def likelihood_ratio(likelihood: Likelihood, found: Maximum, name: str, added: AddedColumns, size: int) -> TermTest:
-    """The likelihood-ratio test of further columns: the model with them is fitted, to the accuracy of any maximum.
+def likelihood_ratio(
+    likelihood: Likelihood, found: Maximum, name: str, added: AddedColumns, score: AddedScore
+) -> TermTest:
+    """The likelihood-ratio test of further columns: the model with them is fitted by Newton's method to its maximum.
 
     Args:
         likelihood: The likelihood of dense rows.
         found: Its maximum.
         name: Name of the test.
         added: The columns.
-        size: Their number, q.
+        score: Their score test.
 
     Raises:
         DataError: The likelihood has no maximum with them.
     """
     problem, design, features = likelihood.problem, likelihood.design, likelihood.problem.num_features
+    size = len(score.coef)
     center, scale = problem.model
     coordinates = Coordinates(torch.cat([center, center.new_zeros(size)]), torch.cat([scale, scale.new_ones(size)]))
     rows: RowSource = _RowsWithColumns(likelihood, added, size)
@@ -120,6 +141,8 @@ def likelihood_ratio(likelihood: Likelihood, found: Maximum, name: str, added: A
         names=(*design.names[:-1], *more, design.names[-1]),
     )
     larger = Likelihood(replace(problem, model=coordinates), rows, wider, likelihood.num_classes)
-    start = torch.cat([found.parameters[:, :-1], found.parameters.new_zeros(1, size), found.parameters[:, -1:]], dim=1)
-    chi2 = max(2 * (found.value - maximize(larger, larger.evaluate(start)).value), 0.0)
+    stepped = found.parameters[0] + score.step
+    start = torch.cat([stepped[:-1], score.coef, stepped[-1:]]).unsqueeze(0)
+    value = maximize(larger, larger.evaluate(start), tolerance=RATIO_STEP_TOLERANCE).value
+    chi2 = max(2 * (found.value - value), 0.0)
     return TermTest(name, chi2, size, chi_squared_tail(chi2, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from logreg.inference.design import Design, columns_of, to_source_units
 from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, RowModel, RowTerms, Survey, SurveyPass
 from logreg.inference.goodness_of_fit import hosmer_lemeshow, overdispersion, stukel_columns
 from logreg.inference.likelihood import Likelihood, Maximum, with_expected_information
-from logreg.inference.results import Checks, Linearity, PlottedRow, ResidualBin, RowInfluence, Score, TermTest
+from logreg.inference.results import Checks, Linearity, PlottedRow, ResidualBin, RowInfluence, TermTest
 from logreg.inference.splines import choose_knots, quantiles, spline_columns
 from logreg.rows import MemoryRows
 from logreg.solvers.passes.base import drive, request
@@ -39,11 +40,14 @@ MAX_BINNED = 12
 MIN_REFITS = 3
 """Number of columns, those with the smallest p by the score test, whose likelihood ratio is computed in any case."""
 
-MAX_REFIT_FLOP = 2e10
-"""Multiplications, about, that likelihood ratios of further columns may take: some seconds."""
+MAX_REFIT_FLOP = 5e9
+"""Multiplications, about, that likelihood ratios of further columns may take: a second or two."""
 
-PASSES_OF_REFIT = 4
-"""About the passes of one fit, from the maximum without the further columns."""
+PASSES_OF_REFIT = 3
+"""About the passes of one fit, from a step of Fisher scoring."""
+
+STUKEL = "Stukel"
+"""Name of that test."""
 
 
 def check_assumptions(
@@ -80,14 +84,12 @@ def check_assumptions(
     linearity: tuple[Linearity, ...] = ()
     stukel = hosmer = spread = None
     if dependent:
-        left_out = dict.fromkeys(("linearity", "Hosmer-Lemeshow", "Stukel", "overdispersion"), dependent)
+        left_out = dict.fromkeys(("linearity", "Hosmer-Lemeshow", STUKEL, "overdispersion"), dependent)
         return Checks(linearity, influence, high, plotted, hosmer, stukel, spread, left_out)
     if likelihood.rows.is_sparse:
-        left_out |= dict.fromkeys(("linearity", "Stukel"), "the rows are sparse")
+        left_out |= dict.fromkeys(("linearity", STUKEL), "the rows are sparse")
     else:
-        linearity, left_out = _linearity(likelihood, found, survey, data.facts, mean, std, rows)
-        stukel, why = _stukel(likelihood, found, survey)
-        left_out |= {"Stukel": why} if why else {}
+        linearity, stukel, left_out = _added_columns(likelihood, found, survey, data.facts, mean, std, rows)
     hosmer = hosmer_lemeshow(terms, survey.weights)
     if hosmer is None:
         left_out["Hosmer-Lemeshow"] = "the rows have fewer than three groups of different probabilities"
@@ -145,7 +147,7 @@ def _influence(
     return named, plotted, high
 
 
-def _linearity(
+def _added_columns(
     likelihood: Likelihood,
     found: Maximum,
     survey: Survey,
@@ -153,9 +155,53 @@ def _linearity(
     mean: Tensor,
     std: Tensor,
     rows: float,
-) -> tuple[tuple[Linearity, ...], dict[str, str]]:
-    """A spline in place of each numeric column, and the reason where one has none."""
-    design = likelihood.design
+) -> tuple[tuple[Linearity, ...], TermTest | None, dict[str, str]]:
+    """A spline in place of each numeric column, Stukel's test, and the reasons for what is left out."""
+    design, left_out = likelihood.design, dict[str, str]()
+    knots, without = _knots(design, facts, survey)
+    if without:
+        left_out[f"linearity of {name_list(without)}"] = "nearly all rows have the smallest or the largest value"
+    added: list[AddedColumns] = [partial(_spline_of, position, of_column) for position, of_column in knots.items()]
+    sizes = [len(of_column) - 2 for of_column in knots.values()]
+    model = RowModel(likelihood, found)
+    if model.loss.gives_log_odds:
+        sides = [side for side, there in enumerate((survey.logits >= 0, survey.logits < 0)) if bool(there.any())]
+        added.append(partial(_tails_of, model, sides))
+        sizes.append(len(sides))
+    else:
+        left_out[STUKEL] = f"it is of a logit link, and this one is {model.loss.name}"
+    if not added:
+        return (), None, left_out
+    scores = drive(request(ScoreTests(likelihood, found, added, sizes)), likelihood.rows)
+    order = sorted(range(len(knots)), key=lambda place: scores[place].test.p)
+    size = found.parameters.numel() + max(sizes)
+    refits = max(MIN_REFITS, int(MAX_REFIT_FLOP / (PASSES_OF_REFIT * likelihood.problem.rows * size**2)))
+    ratios: dict[int, TermTest] = {}
+    for place in (*order[:refits], *range(len(knots), len(added))):
+        name = design.names[list(knots)[place]] if place < len(knots) else STUKEL
+        try:
+            ratios[place] = likelihood_ratio(likelihood, found, name, added[place], scores[place])
+        except DataError:  # separated by a piece of a spline
+            what = f"likelihood ratio of {name}" if place < len(knots) else STUKEL
+            left_out[what] = "its columns separate the classes, or are combinations of others"
+    checked = [
+        Linearity(
+            design.names[position],
+            tuple(_in_source_units(of_column, mean, std, design.features[position])),
+            scores[place].test,
+            ratios.get(place),
+            (),
+        )
+        for place, (position, of_column) in enumerate(knots.items())
+    ]
+    order.sort(key=lambda place: checked[place].p)
+    binned = _binned(likelihood, found, survey, [[*knots][place] for place in order[:MAX_BINNED]], mean, std, rows)
+    with_bins = (replace(checked[place], bins=bins) for place, bins in zip(order, binned, strict=False))
+    return (*with_bins, *(checked[place] for place in order[MAX_BINNED:])), ratios.get(len(knots)), left_out
+
+
+def _knots(design: Design, facts: DataFacts, survey: Survey) -> tuple[dict[int, Tensor], list[str]]:
+    """The knots of each column of numbers by its position, and the names of the columns that have none."""
     knots, without = {}, []
     for position in _numeric_positions(design, facts):
         sample = survey.sample[:, position]
@@ -165,51 +211,24 @@ def _linearity(
             knots[position] = of_column
         elif len(sample.unique()) > 2:
             without.append(design.names[position])
-    left_out = {}
-    if without:
-        left_out[f"linearity of {name_list(without)}"] = "nearly all rows have the smallest or the largest value"
-    if not knots:
-        return (), left_out
-    added: list[AddedColumns] = [partial(_spline_of, position, of_column) for position, of_column in knots.items()]
-    sizes = [len(of_column) - 2 for of_column in knots.values()]
-    scores = drive(request(ScoreTests(likelihood, found, added, sizes)), likelihood.rows)
-    order = sorted(range(len(sizes)), key=lambda place: scores[place].p)
-    size = found.parameters.numel() + max(sizes)
-    refits = max(MIN_REFITS, int(MAX_REFIT_FLOP / (PASSES_OF_REFIT * likelihood.problem.rows * size**2)))
-    ratios: dict[int, TermTest] = {}
-    positions = list(knots)
-    for place in order[:refits]:
-        name = design.names[positions[place]]
-        try:
-            ratios[place] = likelihood_ratio(likelihood, found, name, added[place], sizes[place])
-        except DataError:  # separated by a piece of the spline
-            left_out[f"likelihood ratio of {name}"] = "its spline separates the classes; p is that of the score test"
-    order.sort(key=lambda place: _p_of(scores[place], ratios.get(place)))
-    binned = _binned(likelihood, found, survey, [positions[place] for place in order[:MAX_BINNED]], mean, std, rows)
-    checked = []
-    for number, place in enumerate(order):
-        position = positions[place]
-        feature = design.features[position]
-        in_source_units = mean[feature] + std[feature] * knots[position]
-        is_zero = in_source_units.abs() <= 1e-12 * (mean[feature].abs() + std[feature])  # but for rounding
-        checked.append(
-            Linearity(
-                design.names[position],
-                tuple(in_source_units.masked_fill(is_zero, 0.0).tolist()),
-                scores[place],
-                ratios.get(place),
-                binned[number] if number < len(binned) else (),
-            )
-        )
-    return tuple(checked), left_out
+    return knots, without
 
 
-def _p_of(score: Score, ratio: TermTest | None) -> float:
-    return score.p if ratio is None else ratio.p
+def _in_source_units(values: Tensor, mean: Tensor, std: Tensor, feature: int) -> list[float]:
+    """Standardized values of a feature in source units; what is 0 but for rounding is 0."""
+    scaled = mean[feature] + std[feature] * values
+    in_units: list[float] = scaled.masked_fill(
+        scaled.abs() <= 1e-12 * (mean[feature].abs() + std[feature]), 0.0
+    ).tolist()
+    return in_units
 
 
 def _spline_of(position: int, knots: Tensor, columns: Tensor) -> Tensor:
     return spline_columns(columns[:, position], knots)
+
+
+def _tails_of(model: RowModel, sides: list[int], columns: Tensor) -> Tensor:
+    return stukel_columns(model.linear_predictor(columns))[:, sides]
 
 
 def _numeric_positions(design: Design, facts: DataFacts) -> list[int]:
@@ -230,6 +249,8 @@ def _binned(
     rows: float,
 ) -> list[tuple[ResidualBin, ...]]:
     """Binned residuals of some columns, by bins of about as many rows."""
+    if not positions:
+        return []
     number = max(1, min(MAX_BINS, int(rows**0.5)))
     levels = torch.arange(1, number, dtype=torch.float64) / number
     edges = torch.full((len(positions), number - 1), torch.inf, dtype=torch.float64)
@@ -248,19 +269,3 @@ def _binned(
                 bins.append(ResidualBin(count, center, residual / count, 2 * variance**0.5 / count))
         binned.append(tuple(bins))
     return binned
-
-
-def _stukel(likelihood: Likelihood, found: Maximum, survey: Survey) -> tuple[TermTest | None, str]:
-    """Stukel's test, or the reason why there is none."""
-    model = RowModel(likelihood, found)
-    if not model.loss.gives_log_odds:
-        return None, f"it is of a logit link, and this one is {model.loss.name}"
-    sides = [side for side, there in enumerate((survey.logits >= 0, survey.logits < 0)) if bool(there.any())]
-
-    def added(columns: Tensor) -> Tensor:
-        return stukel_columns(model.linear_predictor(columns))[:, sides]
-
-    try:
-        return likelihood_ratio(likelihood, found, "Stukel", added, len(sides)), ""
-    except DataError:
-        return None, "its columns separate the classes, or are combinations of the others"
