@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.commands.overrides import apply_overrides
-from logreg.constraints import Constraint, flag, one_of, text
+from logreg.constraints import Constraint, flag, one_of, text, whole
 from logreg.errors import ConfigError
 from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
@@ -37,7 +37,7 @@ REFERENCE = Constraint(
 )
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file; its fit has no penalty"),
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
     "confidence": Setting(0.95, CONFIDENCE, "level of the intervals"),
     "covariance": Setting(
         "auto",
@@ -48,10 +48,12 @@ OWN = {
     ),
     "interval": Setting(
         "wald",
-        one_of(("wald", "profile")),
+        one_of(("wald", "profile", "bootstrap")),
         "wald: estimate and standard errors. profile: from the likelihood, which suits few rows better; some passes "
-        "over the rows for each limit",
+        "over the rows for each limit. bootstrap: from fits to samples of the rows, with the penalty of the fit",
     ),
+    "replicates": Setting(999, whole(at_least=1), "samples of interval=bootstrap"),
+    "seed": Setting(0, whole(at_least=0), "seed of the samples of interval=bootstrap"),
     "test": Setting(
         "none",
         one_of(("none", "lrt")),
@@ -111,6 +113,7 @@ examples
   python scripts/coefficients.py interval=profile test=lrt        profile-likelihood limits, a test of each column
   python scripts/coefficients.py covariance=cluster:school        rows of one school depend on each other
   python scripts/coefficients.py firth=true interval=profile      classes that a column separates
+  python scripts/coefficients.py interval=bootstrap               a fit with a penalty
   python scripts/coefficients.py checks=true report=true          the assumptions, with pictures in the report
 
 keys
@@ -180,4 +183,6 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         effects=values["effects"],
         firth=values["firth"],
         checks=values["checks"],
+        replicates=int(values["replicates"]) if values["interval"] == "bootstrap" else 0,
+        seed=int(values["seed"]),
     )

@@ -57,18 +57,23 @@ class Coefficient:
     Attributes:
         feature: Name of the feature, or "intercept".
         class_name: The class whose log-odds against the reference class, or other link, the coefficient is of.
-        z: The coefficient in standard errors.
-        p: Two-sided p-value of z by the normal distribution.
+        z: The coefficient in standard errors; ``None`` for a bootstrap, whose estimates may be biased.
+        p: Two-sided p-value of z by the normal distribution; ``None`` where z is.
         per_unit: The effect of one source unit.
         per_std: The effect of one standard deviation over the train rows; ``None`` for the intercept.
     """
 
     feature: str
     class_name: str
-    z: float
-    p: float
+    z: float | None
+    p: float | None
     per_unit: Effect
     per_std: Effect | None
+
+    @property
+    def distance(self) -> float:
+        """Distance of the coefficient from 0 in standard errors; 0 where both are 0."""
+        return abs(self.per_unit.coef) / self.per_unit.std_error if self.per_unit.std_error else 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class MarginalEffect:
 
 @dataclass(frozen=True)
 class FitStatistics:
-    """Statistics of the whole fit; those of the likelihood are ``None`` for sampling weights, which have none.
+    """Statistics of the whole fit; those of the likelihood are ``None`` for sampling weights and for a bootstrap.
 
     Attributes:
         rows: Number of rows, n: the sum of weights that are counts.
@@ -112,8 +117,8 @@ class FitStatistics:
         mcfadden_r2: 1 - log-likelihood / null log-likelihood.
         tjur_r2: Mean probability of the positive class over its rows less that over the others; of two classes.
         likelihood_ratio: Test of all coefficients together against the null model.
-        condition_number: Of the weighted columns, centered and of one length.
-        variance_inflation: Generalized variance inflation factor by column.
+        condition_number: Of the weighted columns, centered and of one length; ``None`` for a bootstrap.
+        variance_inflation: Generalized variance inflation factor by column; empty for a bootstrap.
     """
 
     rows: float
@@ -125,7 +130,7 @@ class FitStatistics:
     mcfadden_r2: float | None
     tjur_r2: float | None
     likelihood_ratio: TermTest | None
-    condition_number: float
+    condition_number: float | None
     variance_inflation: Mapping[str, float]
 
     def of_penalized_likelihood(self, test: TermTest) -> FitStatistics:
@@ -272,7 +277,7 @@ class CoefficientTable:
         confidence: Level of the intervals.
         covariance: How the standard errors were computed, as typed.
         firth: Whether the estimates maximize Firth's penalized likelihood.
-        interval: "wald" or "profile".
+        interval: "wald", "profile" or "bootstrap".
         weights: "frequency" or "sampling"; ``None`` without weights.
         coefficients: Intercept first, class by class.
         fit: Statistics of the whole fit.

@@ -17,7 +17,10 @@ TESTS_IN_WORDS = "likelihood-ratio test of each column"
 MAX_REFERENCES = 10
 """Largest number of reference levels in a sentence."""
 
+INTERVAL_IN_WORDS = {"wald": "Wald", "profile": "profile likelihood", "bootstrap": "percentiles of the bootstrap"}
+
 COVARIANCE_IN_WORDS = {
+    "bootstrap": "of the bootstrap",
     "hessian": "of maximum likelihood",
     "expected": "of the expected information",
     "cluster": "by clusters",
@@ -70,8 +73,8 @@ def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
     """The rows of one class that are shown, those with the largest z, and the intercept."""
     if len(rows) <= MAX_SHOWN:
         return list(rows)
-    least = sorted((abs(row.z) for row in rows), reverse=True)[MAX_SHOWN - 1]
-    return [row for row in rows if abs(row.z) >= least or row.feature == INTERCEPT]
+    least = sorted((row.distance for row in rows), reverse=True)[MAX_SHOWN - 1]
+    return [row for row in rows if row.distance >= least or row.feature == INTERCEPT]
 
 
 def covariance_in_words(table: CoefficientTable) -> str:
@@ -85,11 +88,14 @@ def covariance_in_words(table: CoefficientTable) -> str:
 def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> Cells:
     """Header and cells of the table of one class."""
     level = f"{table.confidence:.6g}".removeprefix("0")
-    header = ["", "coef", "std error", "z", "p", f"low {level}", f"high {level}"]
+    tested = ["z", "p"] if any(row.z is not None for row in rows) else []
+    header = ["", "coef", "std error", *tested, f"low {level}", f"high {level}"]
     cells = []
     for row in rows:
         one = row.per_unit
-        numbers = [number(one.coef), number(one.std_error), f"{row.z:.2f}", p_value(row.p)]
+        numbers = [number(one.coef), number(one.std_error)]
+        if row.z is not None and row.p is not None:
+            numbers += [f"{row.z:.2f}", p_value(row.p)]
         cells.append([short(row.feature), *numbers, number(one.low), number(one.high)])
     return header, cells
 
@@ -152,7 +158,7 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     determination = [("McFadden", fit.mcfadden_r2), ("Tjur", fit.tjur_r2)]
     if any(value is not None for _, value in determination):
         lines.append("R^2: " + ", ".join(f"{name} {value:.4g}" for name, value in determination if value is not None))
-    if fit.variance_inflation:
+    if fit.variance_inflation and fit.condition_number is not None:
         name, most = max(fit.variance_inflation.items(), key=lambda item: item[1])
         lines.append(
             f"condition number {fit.condition_number:.3g}, variance inflation at most {most:.3g} ({on_one_line(name)})"
@@ -160,6 +166,5 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     if table.references:
         levels = name_list((f"{name}={level}" for name, level in table.references.items()), MAX_REFERENCES)
         lines.append(f"reference levels: {levels}")
-    kind = "Wald" if table.interval == "wald" else "profile likelihood"
-    lines.append(f"intervals of {100 * table.confidence:.6g} %: {kind}")
+    lines.append(f"intervals of {100 * table.confidence:.6g} %: {INTERVAL_IN_WORDS[table.interval]}")
     return lines

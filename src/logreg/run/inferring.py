@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import DataFacts
 from logreg.files import shown
+from logreg.inference.bootstrap import resampled_weights
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
 from logreg.inference.collinearity import linear_combinations
 from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
@@ -22,11 +24,13 @@ from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
 from logreg.inference.profile import drop_term
-from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
+from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
+from logreg.losses.objective import Objective
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource
+from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
 from logreg.run.checking import check_assumptions
 from logreg.solvers.passes.base import drive
@@ -78,6 +82,8 @@ class InferenceRequest:
         effects: "none", "average" or "mean": marginal effects on the probabilities.
         firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
         checks: Whether the assumptions are looked at.
+        replicates: Number of bootstrap samples that intervals are from; 0 for none.
+        seed: Seed of the samples.
     """
 
     checkpoint: Path
@@ -93,6 +99,8 @@ class InferenceRequest:
     effects: str = "none"
     firth: bool = False
     checks: bool = False
+    replicates: int = 0
+    seed: int = 0
 
 
 def infer(request: InferenceRequest) -> CoefficientTable:
@@ -105,7 +113,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     loss = trained.module.objective.row_loss
     outputs = loss.num_outputs(trained.facts.num_classes)
     design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
-    check_fit(trained, design, request.firth)
+    check_fit(trained, design, request.firth, request.replicates > 0)
     check_options(request, design)
 
     show_status(f"reading {config.dataset['name']} ...")
@@ -115,6 +123,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     kind = kind_of_weights(request, weights)
     counts = kind != "sampling"
     covariance = request.covariance or ("HC0" if not counts else "hessian" if loss.gives_log_odds else "expected")
+    if request.replicates:
+        covariance = request.covariance or "bootstrap"
     if not counts and covariance in OF_LIKELIHOOD:
         raise ConfigError(
             f"`covariance={covariance}` takes weights as counts of rows, and these are sampling weights. "
@@ -129,6 +139,20 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     problem = replace(problem, model=_standardization(problem, facts, row_source))
     stored = facts.stored
     mean, std = stored.shift + stored.unit * problem.model.center, stored.unit * problem.model.scale
+    samples = resampled_weights(
+        torch.ones(facts.rows["train"], dtype=torch.float64) if weights is None else weights,
+        request.replicates,
+        request.seed,
+        counts,
+        clusters,
+    )
+    notes = (
+        *_weights_in_words(kind, rows, weights, request.weights == "auto"),
+        *_clusters_in_words(clusters, covariance),
+    )
+    if request.replicates and is_penalized(trained.module.objective):
+        estimates = bootstrap_penalized(trained, data, problem, design, samples, request.replicates)
+        return _of_bootstrap(request, facts, design, estimates, std, rows, kind, covariance, notes)
     point = torch.zeros(design.shape, dtype=torch.float64)
     point = point if request.firth else _start(trained, design, facts, mean, std)
     arguments = problem, row_source, design, facts.num_classes
@@ -141,7 +165,12 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         start = likelihood.evaluate(point)
     found = _maximum(request, data, likelihood, start)
     if not request.firth:
-        check_gap(request, start, found)
+        gap = (start.value - found.value) / found.value if found.value else 0.0
+        check_gap(request, gap)
+        if request.replicates:
+            to_source = to_source_units(design, mean, std)
+            estimates = bootstrap_likelihood(data, likelihood, found, to_source, gap, samples, request.replicates)
+            return _of_bootstrap(request, facts, design, estimates, std, rows, kind, covariance, notes)
     if covariance != "hessian":
         found = with_expected_information(likelihood, found)
 
@@ -191,8 +220,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         effects=effects,
         effects_at=request.effects,
         notes=(
-            *_weights_in_words(kind, rows, weights, request.weights == "auto"),
-            *_clusters_in_words(clusters, covariance),
+            *notes,
             *_inflation_in_words(statistics.variance_inflation),
             *_link_in_words(loss, design),
             FIRTH_IN_WORDS
@@ -205,16 +233,86 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     )
 
 
+def _of_bootstrap(
+    request: InferenceRequest,
+    facts: DataFacts,
+    design: Design,
+    found: Replicates,
+    std: Tensor,
+    rows: float,
+    kind: str | None,
+    covariance: str,
+    notes: tuple[str, ...],
+) -> CoefficientTable:
+    """The table of a bootstrap: estimates, their spread and intervals.
+
+    Raises:
+        DataError: The checkpoint is not at its optimum, or too few samples have an estimate.
+    """
+    check_gap(request, found.gap)
+    least = _least_replicates(request.confidence)
+    if len(found.values) < least:
+        raise DataError(
+            f"`interval=bootstrap` must have at least {least} samples with finite estimates, and of "
+            f"{request.replicates:,} only {len(found.values):,} have them: the classes of the others are separated, or "
+            "a column is constant there. Train again with a penalty, such as l2=1e-3, or take more rows."
+        )
+    objective, loss = request.trained.module.objective, request.trained.module.objective.row_loss
+    of_what = "clusters" if covariance.startswith(CLUSTER) else "rows"
+    how = f"bootstrap: {request.replicates:,} samples of the {of_what}, seed {request.seed}"
+    if is_penalized(objective):
+        how += (
+            f", each fitted with {_penalty_as_typed(objective)}; the intervals are those of the penalized estimates, "
+            "whose bias they do not show"
+        )
+    without = (
+        f"{found.without:,} of {request.replicates:,} samples have no finite estimate, since their classes are "
+        "separated or a column is constant there; they are left out, so the intervals are too short (a fit with a "
+        "penalty has finite ones)"
+    )
+    nothing = dict.fromkeys(
+        ("log_likelihood", "null_log_likelihood", "aic", "bic", "mcfadden_r2", "tjur_r2", "likelihood_ratio")
+    )
+    return CoefficientTable(
+        checkpoint=shown(request.checkpoint),
+        data=facts.title,
+        classes=facts.class_names,
+        reference_class=design.reference_class,
+        references=design.references,
+        confidence=request.confidence,
+        covariance=covariance,
+        firth=False,
+        interval="bootstrap",
+        weights=kind,
+        coefficients=tuple(bootstrap_rows(found, design, std, request.confidence, loss.gives_log_odds)),
+        fit=FitStatistics(
+            rows, design.shape[0] * design.shape[1], **nothing, condition_number=None, variance_inflation={}
+        ),
+        notes=(*notes, *_link_in_words(loss, design), how, *([without] if found.without else [])),
+        link=LOGIT if loss.gives_log_odds else _link_of(loss, design).name,
+    )
+
+
+def _least_replicates(confidence: float) -> int:
+    """Number of replicates from which the limits lie between the smallest and the largest one."""
+    return math.ceil(2 / (1 - confidence) - 1 - 1e-9)
+
+
+def _penalty_as_typed(objective: Objective) -> str:
+    return " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
+
+
 # Refusals
 
 
-def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
+def check_fit(trained: TrainedModel, design: Design, firth: bool, bootstrap: bool = False) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
 
     Args:
         trained: The model.
         design: Its parameters.
         firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
+        bootstrap: Whether it will be fitted again to samples of the rows, with its own penalty.
 
     Raises:
         ConfigError: It has a penalty, class weights, changed images, no intercept or separate outputs.
@@ -223,7 +321,7 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
-    if rows <= parameters:
+    if rows <= parameters and not (bootstrap and is_penalized(objective)):
         raise DataError(
             f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
             f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
@@ -239,11 +337,11 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
             f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
             "with link=logit."
         )
-    if is_penalized(objective) and not firth:
-        stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
+    if is_penalized(objective) and not firth and not bootstrap:
         raise ConfigError(
-            f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
-            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}"
+            f"`ckpt_path` must be of a fit without penalty, got {_penalty_as_typed(objective)}: a penalty moves the "
+            "estimates by more than their standard errors say. Set interval=bootstrap for intervals of the penalized "
+            f"estimates, or train again with l2=0{' l1=0' if objective.l1 else ''}"
             f"{', or set firth=true, which needs no other fit' if loss.gives_log_odds else ''}."
         )
     if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
@@ -286,6 +384,8 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         ConfigError: One of them.
     """
     covariance = request.covariance or "hessian"
+    if request.replicates:
+        _check_bootstrap(request)
     if request.firth and covariance not in OF_LIKELIHOOD:
         raise ConfigError(
             f"`covariance={covariance}` must not go with firth=true, whose standard errors are those of the "
@@ -318,6 +418,34 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         raise ConfigError(
             f"`covariance` must take the groups into account by which the run was split, since rows of one {group} "
             f"are not independent. Set 'covariance={CLUSTER}{group}'."
+        )
+
+
+def _check_bootstrap(request: InferenceRequest) -> None:
+    """Refuses options that do not go with a bootstrap.
+
+    Raises:
+        ConfigError: One of them.
+    """
+    others = {
+        "firth=true": request.firth,
+        "test=lrt": request.tests,
+        f"effects={request.effects}": request.effects != "none",
+        "checks=true": request.checks,
+        f"covariance={request.covariance}": request.covariance is not None
+        and not request.covariance.startswith(CLUSTER),
+    }
+    for typed, is_there in others.items():
+        if is_there:
+            raise ConfigError(
+                f"`{typed}` must not go with interval=bootstrap, which has the estimates of samples of the rows alone. "
+                "Leave out one of them."
+            )
+    least = _least_replicates(request.confidence)
+    if request.replicates < least:
+        raise ConfigError(
+            f"`replicates` must be at least {least:,} for confidence={request.confidence:g}, got {request.replicates}. "
+            f"Set replicates={least}."
         )
 
 
@@ -445,13 +573,12 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
         raise
 
 
-def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> None:
-    """Refuses a checkpoint that is not at the optimum to within the tolerance of its run.
+def check_gap(request: InferenceRequest, gap: float) -> None:
+    """Refuses a checkpoint that is above the optimum by a relative ``gap`` larger than the tolerance of its run.
 
     Raises:
-        DataError: It is not, with the distance.
+        DataError: It is.
     """
-    gap = (start.value - found.value) / found.value if found.value else 0.0
     if gap <= request.config.tolerance:
         return
     optimizer = request.config.optimizer["name"]
