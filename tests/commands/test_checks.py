@@ -115,14 +115,14 @@ def test_influence_is_that_of_r(birthwt: Run, ask: Ask) -> None:
     # X <- model.matrix(m); V <- vcov(m)
     # V %*% X[94, ] * (d$low - fitted(m))[94] / (1 - hatvalues(m)[94]) / sqrt(diag(V))
     # (dfbetas(m) of R 4.2 takes deviance residuals in place of d$low - fitted(m))
-    known = {
+    changes = {
         "intercept": -0.06974551332574876,
         "age": 0.00946926470763307,
         "race=other": 0.16638607795636484,
         "ptl": -0.80529107349648921,
         "ui": -0.19266950029630966,
     }
-    assert {name: rows[0]["dfbetas"][name] for name in known} == pytest.approx(known, rel=1e-7)
+    assert {name: rows[0]["dfbetas"][name] for name in changes} == pytest.approx(changes, rel=1e-7)
 
 
 def test_goodness_of_fit_is_that_of_r(birthwt: Run, ask: Ask) -> None:

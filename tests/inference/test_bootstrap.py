@@ -19,11 +19,30 @@ def ones(rows: int) -> Tensor:
     return torch.ones(rows, dtype=torch.float64)
 
 
-def test_limits_are_those_of_r() -> None:
-    # boot.ci(b, type = "perc") of boot 1.3 on R 4.2.2, where b$t is this
+@pytest.mark.parametrize(
+    ("estimate", "confidence", "limits"),
+    [
+        # boot.ci(b, type = "perc") of boot 1.3 on R 4.2.2, where b$t is as below: of the median there is no correction
+        (0.25, 0.95, (0.000625, 0.950625)),
+        (0.25, 0.90, (0.0025, 0.9025)),
+        # boot.ci(b, type = "bca", L = c(-1, 1, -2, 2)) with b$t0 = 0.3: the acceleration of L is 0
+        (0.3, 0.95, (0.00181712772912609, 0.972306010036824)),
+        (0.3, 0.90, (0.0063800768863951, 0.941290070437497)),
+    ],
+)
+def test_limits_are_those_of_r(estimate: float, confidence: float, limits: tuple[float, float]) -> None:
     values = ((torch.arange(1, 1000) * 37 % 1000).double() / 1000) ** 2
-    assert [float(limit) for limit in percentile_limits(values, 0.95)] == pytest.approx([0.000625, 0.950625], rel=1e-12)
-    assert [float(limit) for limit in percentile_limits(values, 0.90)] == pytest.approx([0.0025, 0.9025], rel=1e-12)
+    both = torch.stack([values, -values], dim=1)
+    low, high = percentile_limits(both, torch.tensor([estimate, -estimate], dtype=torch.float64), confidence)
+    assert [float(low[0]), float(high[0])] == pytest.approx(limits, rel=1e-9)
+    assert [-float(high[1]), -float(low[1])] == pytest.approx(limits, rel=1e-9)
+
+
+def test_limits_of_values_that_are_mostly_0_are_percentiles() -> None:
+    # as an l1 penalty leaves them; the estimate is the median
+    values = torch.cat([torch.zeros(800, dtype=torch.float64), torch.arange(-99, 100, dtype=torch.float64)])
+    low, high = percentile_limits(values.unsqueeze(1), torch.zeros(1, dtype=torch.float64), 0.95)
+    assert [float(low), float(high)] == [-75.0, 75.0]
 
 
 def test_samples_have_as_many_rows_in_the_mean() -> None:

@@ -17,7 +17,7 @@ TESTS_IN_WORDS = "likelihood-ratio test of each column"
 MAX_REFERENCES = 10
 """Largest number of reference levels in a sentence."""
 
-INTERVAL_IN_WORDS = {"wald": "Wald", "profile": "profile likelihood", "bootstrap": "percentiles of the bootstrap"}
+INTERVAL_IN_WORDS = {"wald": "Wald", "profile": "profile likelihood", "bootstrap": "bias-corrected percentiles"}
 
 COVARIANCE_IN_WORDS = {
     "bootstrap": "of the bootstrap",

@@ -177,14 +177,13 @@ def bootstrap_rows(
         has_odds: Whether coefficients are log-odds.
     """
     estimate, values = design.sign * replicates.estimate, design.sign * replicates.values
-    errors, (low, high) = values.std(0), percentile_limits(values, confidence)
+    errors, (low, high) = values.std(0), percentile_limits(values, estimate, confidence)
     rows, size = [], design.shape[1]
     for output, class_name in enumerate(design.classes):
         for position in (size - 1, *range(size - 1)):  # the intercept first
-            numbers = [float(part[output, position]) for part in (estimate, errors, low, high)]
-            per_std = None
+            coef, error, least, most = (float(part[output, position]) for part in (estimate, errors, low, high))
+            per_unit, per_std = Effect.of(coef, error, least, most, has_odds=has_odds), None
             if position < size - 1:
-                per_std = Effect.of(*numbers, float(std[design.features[position]]), has_odds)
-            per_unit = Effect.of(*numbers, has_odds=has_odds)
+                per_std = Effect.of(coef, error, least, most, float(std[design.features[position]]), has_odds)
             rows.append(Coefficient(design.names[position], class_name, None, None, per_unit, per_std))
     return rows

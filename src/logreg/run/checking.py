@@ -133,7 +133,10 @@ def _influence(
         RowInfluence(
             int(numbers[row]),
             data.facts.class_names[int(survey.labels[row])],
-            *(float(of_rows[row]) for of_rows in (terms.probability, leverage, residual, distance)),
+            float(terms.probability[row]),
+            float(leverage[row]),
+            float(residual[row]),
+            float(distance[row]),
             dict(zip(design.names, change, strict=True)),
         )
         for row, change in zip(most.tolist(), (changes / errors).tolist(), strict=True)
@@ -141,7 +144,7 @@ def _influence(
     step = len(order) // MAX_PLOTTED + 1
     drawn = {*order[: MAX_PLOTTED // 10].tolist(), *range(0, len(order), step)}
     plotted = tuple(
-        PlottedRow(int(numbers[row]), *(float(of_rows[row]) for of_rows in (leverage, residual, distance)))
+        PlottedRow(int(numbers[row]), float(leverage[row]), float(residual[row]), float(distance[row]))
         for row in sorted(drawn)
     )
     return named, plotted, high
