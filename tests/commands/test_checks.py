@@ -174,7 +174,9 @@ def test_overdispersion_is_that_of_r(tmp_path: Path, birthwt: Run, ask: Ask) -> 
     )
     checks = ask(birthwt)
     assert checks["overdispersion"] is None
-    assert checks["left_out"]["overdispersion"].endswith("these have 1.03 rows on average")
+    assert checks["left_out"]["overdispersion"] == "covariate patterns hardly repeat, with 1.03 rows each on average"
+    few = fitted(tmp_path, BIRTHWT, "low", "dataset.features=[smoke]")
+    assert ask(few)["left_out"]["overdispersion"] == "2 covariate patterns are not more than the 2 parameters"
 
 
 def test_checks_of_a_probit_link_are_those_of_r(tmp_path: Path, birthwt: Run, ask: Ask) -> None:

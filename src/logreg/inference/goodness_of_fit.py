@@ -69,7 +69,7 @@ def stukel_columns(logits: Tensor) -> Tensor:
 
 def overdispersion(
     terms: RowTerms, pattern: Tensor, weights: Tensor | None, parameters: int
-) -> tuple[Overdispersion | None, float]:
+) -> tuple[Overdispersion | None, str]:
     """Pearson's statistic over the covariate patterns, by rows less parameters.
 
     Args:
@@ -79,8 +79,7 @@ def overdispersion(
         parameters: Number of parameters, k.
 
     Returns:
-        The statistic, ``None`` where patterns do not repeat or do not outnumber the parameters; and the mean number of
-        rows of a pattern.
+        The statistic, and the reason where there is none: patterns do not repeat, or do not outnumber the parameters.
 
     References:
         McCullagh and Nelder (1989), Generalized linear models, section 4.5.
@@ -94,7 +93,9 @@ def overdispersion(
     there = rows > 0
     patterns = int(there.sum())
     degrees, repeated = patterns - parameters, float(rows.sum()) / max(patterns, 1)
-    if repeated < MIN_PATTERN_ROWS or degrees < 1:
-        return None, repeated
+    if repeated < MIN_PATTERN_ROWS:
+        return None, f"covariate patterns hardly repeat, with {repeated:.3g} rows each on average"
+    if degrees < 1:
+        return None, f"{patterns:,} covariate patterns are not more than the {parameters:,} parameters"
     chi2 = float((excess[there].square() / variance[there]).sum())
-    return Overdispersion(chi2, degrees, chi_squared_tail(chi2, degrees), patterns), repeated
+    return Overdispersion(chi2, degrees, chi_squared_tail(chi2, degrees), patterns), ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from logreg.inference.results import Checks, Linearity
+from logreg.inference.results import Checks, Linearity, RowInfluence
 from logreg.reports.cells import p_value
 from logreg.reports.diagnostic_plots import BLUE, ORANGE
 from logreg.reports.figures import label
@@ -16,8 +17,11 @@ from logreg.reports.figures import label
 PANELS_ACROSS = 3
 """Largest number of columns whose binned residuals stand side by side."""
 
-LARGEST_POINT = 500.0
+LARGEST_POINT = 300.0
 """Area of the point with the largest Cook's distance, in square points."""
+
+TEXT_HEIGHT = 0.05
+"""Distance of two lines of text, as a share of the height of the picture."""
 
 NUM_NUMBERED = 5
 """Number of the most influential rows with their number beside the point."""
@@ -75,19 +79,30 @@ def influence_plot(checks: Checks, title: str) -> Figure:
     for level in (-2, 2):
         axes.axhline(level, color="0.5", linewidth=0.8, linestyle="--")
     axes.scatter(leverage, residual, s=sizes, facecolor=BLUE, edgecolor="white", linewidth=0.5, alpha=0.6)
-    for one in checks.influence[:NUM_NUMBERED]:
-        away = 0.5 * np.sqrt(LARGEST_POINT * one.cooks_distance / max(distance.max(), 1e-300)) + 2
-        axes.annotate(
-            f"row {one.row:,}",
-            (one.leverage, one.residual),
-            xytext=(-away if one.leverage > np.mean(axes.get_xlim()) else away, 0),
-            textcoords="offset points",
-            ha="right" if one.leverage > np.mean(axes.get_xlim()) else "left",
-            va="center",
-            fontsize=8,
-        )
     axes.margins(0.08)
+    _number(axes, checks.influence[:NUM_NUMBERED])
     axes.set(xlabel="leverage", ylabel="standardized Pearson residual")
     axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _number(axes: Axes, rows: Sequence[RowInfluence]) -> None:
+    """Writes the numbers of rows beside their points, one below the other where points are near each other."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    taken = {-1: high, 1: high}
+    """Where the text above ends, of texts on the left and on the right of their points."""
+    for one in sorted(rows, key=lambda row: -row.residual):
+        side = 1 if one.leverage < (left + right) / 2 else -1
+        height = min(one.residual, taken[side] - TEXT_HEIGHT * (high - low))
+        taken[side] = height
+        axes.annotate(
+            f"row {one.row:,}",
+            (one.leverage, one.residual),
+            xytext=(one.leverage + side * 0.05 * (right - left), height),
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.3"},
+        )
+    axes.set_ylim(min(low, min(taken.values()) - TEXT_HEIGHT * (high - low)), high)

@@ -93,11 +93,9 @@ def check_assumptions(
     hosmer = hosmer_lemeshow(terms, survey.weights)
     if hosmer is None:
         left_out["Hosmer-Lemeshow"] = "the rows have fewer than three groups of different probabilities"
-    spread, repeated = overdispersion(terms, survey.pattern, survey.weights, found.parameters.numel())
+    spread, why = overdispersion(terms, survey.pattern, survey.weights, found.parameters.numel())
     if spread is None:
-        left_out["overdispersion"] = (
-            f"it is of covariate patterns that repeat, and these have {repeated:.3g} rows on average"
-        )
+        left_out["overdispersion"] = why
     return Checks(linearity, influence, high, plotted, hosmer, stukel, spread, left_out)
 
 
