@@ -419,7 +419,8 @@ FITS = {
     "a penalty": (
         ("l2=1e-3",),
         "without penalty, got l2=0.001: a penalty moves",
-        "with l2=0, or set firth=true, which needs no other fit.",
+        "for intervals of the penalized estimates, or train again with l2=0, or set firth=true, which needs no other "
+        "fit.",
     ),
     "class weights": (("dataset.class_weight=balanced",), "without class weights", "dataset.class_weight=none."),
     "no intercept": (
@@ -893,7 +894,7 @@ def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
     assert "(complete separation)" in line
     assert "Train again with link=logit and set firth=true for finite" in line
     penalized = refused(fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit", "l2=1e-3"))
-    assert penalized.endswith("Train again with l2=0.")
+    assert penalized.endswith("for intervals of the penalized estimates, or train again with l2=0.")
 
 
 # Sparse features

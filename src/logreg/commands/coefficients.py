@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.commands.overrides import apply_overrides
-from logreg.constraints import Constraint, flag, one_of, text
+from logreg.constraints import Constraint, flag, one_of, text, whole
 from logreg.errors import ConfigError
 from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
-    from logreg.run.inferring import InferenceRequest
+    from logreg.run.inference_request import InferenceRequest
 
 REFERENCE = Constraint(
     "be levels by column, such as {race:white}",
@@ -24,15 +24,17 @@ REFERENCE = Constraint(
 )
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file; its fit has no penalty"),
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
     "confidence": Setting(0.95, CONFIDENCE, "level of the intervals"),
     "covariance": COVARIANCE,
     "interval": Setting(
         "wald",
-        one_of(("wald", "profile")),
+        one_of(("wald", "profile", "bootstrap")),
         "wald: estimate and standard errors. profile: from the likelihood, which suits few rows better; some passes "
-        "over the rows for each limit",
+        "over the rows for each limit. bootstrap: from fits to samples of the rows, with the penalty of the fit",
     ),
+    "replicates": Setting(999, whole(at_least=1), "samples of interval=bootstrap"),
+    "seed": Setting(0, whole(at_least=0), "seed of the samples of interval=bootstrap"),
     "test": Setting(
         "none",
         one_of(("none", "lrt")),
@@ -54,6 +56,12 @@ OWN = {
         flag(),
         "true: fits Firth's penalized likelihood to the rows of the run: finite estimates for separated classes, and "
         "less bias for few rows",
+    ),
+    "checks": Setting(
+        False,
+        flag(),
+        "true: also looks at the assumptions: linearity in each numeric column, influential rows, goodness of fit, "
+        "overdispersion; two classes",
     ),
     "report": Setting(
         False,
@@ -81,6 +89,8 @@ examples
   python scripts/coefficients.py interval=profile test=lrt        profile-likelihood limits, a test of each column
   python scripts/coefficients.py covariance=cluster:school        rows of one school depend on each other
   python scripts/coefficients.py firth=true interval=profile      classes that a column separates
+  python scripts/coefficients.py interval=bootstrap               a fit with a penalty
+  python scripts/coefficients.py checks=true report=true          the assumptions, with pictures in the report
 
 keys
 {help_lines(OWN)}
@@ -131,7 +141,7 @@ def _request(typed: TypedArguments) -> InferenceRequest:
     values = typed.values
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     with importing_libraries():
-        from logreg.run.inferring import InferenceRequest
+        from logreg.run.inference_request import InferenceRequest
         from logreg.training.checkpoint_reading import TrainedModel
 
     trained = TrainedModel.load(checkpoint)
@@ -148,4 +158,7 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         weights=values["weights"],
         effects=values["effects"],
         firth=values["firth"],
+        checks=values["checks"],
+        replicates=int(values["replicates"]) if values["interval"] == "bootstrap" else 0,
+        seed=int(values["seed"]),
     )

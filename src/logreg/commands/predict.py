@@ -149,7 +149,8 @@ def _intervals(checkpoint: Path, trained: TrainedModel, typed: TypedArguments) -
     Raises:
         LogregError: There are none for this fit.
     """
-    from logreg.run.inferring import InferenceRequest, prediction_intervals
+    from logreg.run.inference_request import InferenceRequest
+    from logreg.run.inferring import prediction_intervals
 
     values, classes = typed.values, trained.facts.num_classes
     if classes > MAX_PROBABILITY_COLUMNS:
@@ -164,7 +165,7 @@ def _intervals(checkpoint: Path, trained: TrainedModel, typed: TypedArguments) -
         confidence=float(values["interval"]),
         covariance=None if values["covariance"] == "auto" else values["covariance"],
         weights=values["weights"],
-        offers_firth=False,
+        of_table=False,
     )
     return prediction_intervals(request)
 

@@ -145,13 +145,17 @@ class Maximum:
     steps: int
 
 
-def maximize(likelihood: Likelihood, start: Evaluation, free: Tensor | None = None) -> Maximum:
+def maximize(
+    likelihood: Likelihood, start: Evaluation, free: Tensor | None = None, tolerance: float = STEP_TOLERANCE
+) -> Maximum:
     """Maximizes the likelihood by Newton's method, with steps that are halved until the likelihood rises.
 
     Args:
         likelihood: The likelihood.
         start: The evaluation at the start.
         free: Whether each of the M * P parameters may change; ``None`` for all.
+        tolerance: Length of a step, in standard errors, after which the maximum is known; the error of its value is
+            about the third power of that.
 
     Raises:
         DataError: There is no maximum, or none that float64 resolves.
@@ -164,7 +168,7 @@ def maximize(likelihood: Likelihood, start: Evaluation, free: Tensor | None = No
         before, length = length, math.sqrt(max(-float(change @ at.gradient), 0.0))
         steps += 1
         parameters = at.parameters + change.view_as(at.parameters)
-        if length <= STEP_TOLERANCE or (length <= ROUNDING_STEP and length > before / 2):
+        if length <= tolerance or (length <= ROUNDING_STEP and length > before / 2):
             break
         if steps >= likelihood.max_steps or not math.isfinite(length):
             raise _no_maximum()

@@ -8,20 +8,19 @@ from rich.console import Console
 
 from logreg.errors import name_list
 from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
+from logreg.reports.assumption_report import check_lines
+from logreg.reports.cells import MAX_SHOWN, Cells, aligned, number, p_value, short
 from logreg.terminal import on_one_line
-
-MAX_SHOWN = 100
-"""Largest number of coefficients on the terminal and in the report; of more, those with the largest z are shown."""
-
-MAX_NAME = 28
-"""Characters of the name of a feature in a table; the middle of a longer one is left out."""
 
 TESTS_IN_WORDS = "likelihood-ratio test of each column"
 
 MAX_REFERENCES = 10
 """Largest number of reference levels in a sentence."""
 
+INTERVAL_IN_WORDS = {"wald": "Wald", "profile": "profile likelihood", "bootstrap": "bias-corrected percentiles"}
+
 COVARIANCE_IN_WORDS = {
+    "bootstrap": "of the bootstrap",
     "hessian": "of maximum likelihood",
     "expected": "of the expected information",
     "cluster": "by clusters",
@@ -47,7 +46,10 @@ def coefficient_lines(table: CoefficientTable) -> list[str]:
         lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
     if table.tests is not None:
         lines += [TESTS_IN_WORDS, "", *aligned(*test_cells(table)), ""]
-    return [on_one_line(line) for line in [*lines, *statistics_in_words(table), *table.notes]]
+    lines += [*statistics_in_words(table), *table.notes]
+    if table.checks is not None:
+        lines += ["", *check_lines(table.checks, table.fit.rows)]
+    return [on_one_line(line) for line in lines]
 
 
 def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
@@ -68,11 +70,11 @@ def odds_in_words(table: CoefficientTable, class_name: str) -> str:
 
 
 def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
-    """The rows of one class that are shown, the intercept among them."""
+    """The rows of one class that are shown, those with the largest z, and the intercept."""
     if len(rows) <= MAX_SHOWN:
         return list(rows)
-    least = sorted((abs(row.z) for row in rows), reverse=True)[MAX_SHOWN - 1]
-    return [row for row in rows if abs(row.z) >= least or row.feature == INTERCEPT]
+    least = sorted((row.distance for row in rows), reverse=True)[MAX_SHOWN - 1]
+    return [row for row in rows if row.distance >= least or row.feature == INTERCEPT]
 
 
 def covariance_in_words(table: CoefficientTable) -> str:
@@ -83,19 +85,22 @@ def covariance_in_words(table: CoefficientTable) -> str:
     return COVARIANCE_IN_WORDS.get(kind, f"robust ({table.covariance})")
 
 
-def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> Cells:
     """Header and cells of the table of one class."""
     level = f"{table.confidence:.6g}".removeprefix("0")
-    header = ["", "coef", "std error", "z", "p", f"low {level}", f"high {level}"]
+    tested = ["z", "p"] if any(row.z is not None for row in rows) else []
+    header = ["", "coef", "std error", *tested, f"low {level}", f"high {level}"]
     cells = []
     for row in rows:
         one = row.per_unit
-        numbers = [number(one.coef), number(one.std_error), f"{row.z:.2f}", p_value(row.p)]
+        numbers = [number(one.coef), number(one.std_error)]
+        if row.z is not None and row.p is not None:
+            numbers += [f"{row.z:.2f}", p_value(row.p)]
         cells.append([short(row.feature), *numbers, number(one.low), number(one.high)])
     return header, cells
 
 
-def odds_cells(rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+def odds_cells(rows: Sequence[Coefficient]) -> Cells:
     """Header and cells of the odds ratios of one class, per unit and per standard deviation."""
     header = ["", "per unit", "low", "high", "per std", "low", "high"]
     cells = []
@@ -116,9 +121,9 @@ def effects_in_words(table: CoefficientTable, class_name: str) -> str:
     return f"marginal effects on the probability of {class_name!r}, {at}; (d) is a difference"
 
 
-def effect_cells(table: CoefficientTable) -> dict[str, tuple[list[str], list[list[str]]]]:
+def effect_cells(table: CoefficientTable) -> dict[str, Cells]:
     """Header and cells of the marginal effects on each class, as many as `MAX_SHOWN`."""
-    tables: dict[str, tuple[list[str], list[list[str]]]] = {}
+    tables: dict[str, Cells] = {}
     level = f"{table.confidence:.6g}".removeprefix("0")
     for one in table.effects or ():
         header = ["", "effect", "std error", "z", "p", f"low {level}", f"high {level}"]
@@ -130,7 +135,7 @@ def effect_cells(table: CoefficientTable) -> dict[str, tuple[list[str], list[lis
     return tables
 
 
-def test_cells(table: CoefficientTable) -> tuple[list[str], list[list[str]]]:
+def test_cells(table: CoefficientTable) -> Cells:
     """Header and cells of the likelihood-ratio tests."""
     cells = [[short(one.term), number(one.chi2), str(one.degrees), p_value(one.p)] for one in table.tests or ()]
     return ["", "chi2", "df", "p"], cells
@@ -153,7 +158,7 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     determination = [("McFadden", fit.mcfadden_r2), ("Tjur", fit.tjur_r2)]
     if any(value is not None for _, value in determination):
         lines.append("R^2: " + ", ".join(f"{name} {value:.4g}" for name, value in determination if value is not None))
-    if fit.variance_inflation:
+    if fit.variance_inflation and fit.condition_number is not None:
         name, most = max(fit.variance_inflation.items(), key=lambda item: item[1])
         lines.append(
             f"condition number {fit.condition_number:.3g}, variance inflation at most {most:.3g} ({on_one_line(name)})"
@@ -161,35 +166,5 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     if table.references:
         levels = name_list((f"{name}={level}" for name, level in table.references.items()), MAX_REFERENCES)
         lines.append(f"reference levels: {levels}")
-    kind = "Wald" if table.interval == "wald" else "profile likelihood"
-    lines.append(f"intervals of {100 * table.confidence:.6g} %: {kind}")
+    lines.append(f"intervals of {100 * table.confidence:.6g} %: {INTERVAL_IN_WORDS[table.interval]}")
     return lines
-
-
-def number(value: float) -> str:
-    """A number with four significant digits."""
-    return f"{value:.4g}"
-
-
-def p_value(value: float) -> str:
-    """A p-value; the smallest ones as a bound."""
-    return "<1e-16" if value < 1e-16 else f"{value:.3g}"
-
-
-def short(name: str) -> str:
-    """The name of a feature, at most `MAX_NAME` characters long."""
-    name = on_one_line(name)
-    kept = MAX_NAME - 1
-    return name if len(name) <= MAX_NAME else f"{name[: kept // 2]}…{name[len(name) - (kept + 1) // 2 :]}"
-
-
-def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table; the first column is left-aligned, the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *cells)
-    ]

@@ -310,7 +310,7 @@ def forest_plot(table: CoefficientTable, title: str) -> Figure | None:
         ``None`` where there is no coefficient besides the intercept, or where coefficients are not log-odds.
     """
     rows = [(row, row.per_std) for row in table.coefficients if row.per_std is not None and table.gives_odds]
-    largest = sorted(rows, key=lambda pair: -abs(pair[0].z))[:NUM_ODDS_RATIOS]
+    largest = sorted(rows, key=lambda pair: -pair[0].distance)[:NUM_ODDS_RATIOS]
     drawn = [(row, effect) for row, effect in rows if any(row is one for one, _ in largest)][::-1]
     if not drawn:
         return None

@@ -33,6 +33,8 @@ CAPTIONS = {
     "probability": "Probability against the one feature, with the train rows",
     "coefficients": "Coefficients: positive ones raise the probability of a class, negative ones lower it",
     "odds_ratios": "Odds ratios per standard deviation with their intervals; at 1 a feature makes no difference",
+    "binned_residuals": "Binned residuals: about 95 % lie within the band where the logit is linear in the column",
+    "influence": "Influence of single rows: leverage and residual; the area of a point is Cook's distance",
     "loss": "Loss over the passes of the training, with the certified gap to the optimum",
     "path": "Loss and accuracy against the strength of the penalty, with the chosen one",
     "coefficient_paths": "Coefficients against the strength of the penalty, with the names of the largest",

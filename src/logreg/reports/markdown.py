@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from logreg.inference.results import CoefficientTable
+from logreg.inference.results import Checks, CoefficientTable
+from logreg.reports import assumption_report
 from logreg.reports.coefficient_report import (
     TESTS_IN_WORDS,
     by_class,
@@ -167,4 +168,15 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
         lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]
     if table.tests is not None:
         lines += [f"{TESTS_IN_WORDS}.", "", *markdown_table(*test_cells(table)), ""]
-    return [*lines, *(f"- {line}" for line in [*statistics_in_words(table), *table.notes]), ""]
+    lines += [*(f"- {line}" for line in [*statistics_in_words(table), *table.notes]), ""]
+    return lines if table.checks is None else [*lines, *_check_lines(table.checks, table.fit.rows, level)]
+
+
+def _check_lines(checks: Checks, rows: float, level: str) -> list[str]:
+    lines = [f"{level} {assumption_report.TITLE.capitalize()}", ""]
+    if checks.linearity:
+        cells = markdown_table(*assumption_report.linearity_cells(checks.linearity), left=2)
+        lines += [f"{assumption_report.LINEARITY_IN_WORDS}.", "", *cells, ""]
+    cells = markdown_table(*assumption_report.influence_cells(checks.influence), left=2)
+    lines += [f"{assumption_report.INFLUENCE_IN_WORDS}.", "", *cells, ""]
+    return [*lines, *(f"- {line}" for line in assumption_report.tests_in_words(checks, rows)), ""]

@@ -24,11 +24,14 @@ from logreg.reports.summary_schema import CLASSES_FILE, CONFUSIONS_FILE, FILE, S
 from logreg.training.module import LogisticModule
 from logreg.training.tracking import HPARAMS_METRICS, RunLogger
 
-FOREST_PLOT = "odds_ratios.png"
-"""File of the picture of odds ratios."""
+OF_TABLE = ("odds_ratios.png", "binned_residuals.png", "influence.png")
+"""Files of the pictures of standard errors and checks."""
 
 OF_INFERENCE = ("std_error", "z", "p", "low", "high")
 """Columns of coefficients.csv for each class, after its coefficient against the reference class."""
+
+OF_LINEARITY = ("linearity: chi2", "linearity: df", "linearity: p")
+"""Columns of coefficients.csv where assumptions were checked."""
 
 ODDS_RATIOS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
 """Further columns of a logit link."""
@@ -82,7 +85,8 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
     """Intercept and coefficients in source units, a line per feature, a column per output.
 
     With a table there are more columns for each class: the coefficient against the reference level and the reference
-    class, its standard error, test, interval and odds ratio; they are empty for reference levels.
+    class, its standard error, test, interval and odds ratio; they are empty for reference levels.  Where assumptions
+    were checked, further columns have the test of linearity of each numeric column.
     """
     facts = module.facts
     coef, intercept = module.model.in_source_units()
@@ -104,6 +108,12 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
                 line += [one.coef, one.std_error, row.z, row.p, one.low, one.high]
                 if table.gives_odds:
                     line += [one.odds_ratio, one.odds_ratio_low, one.odds_ratio_high]
+    if table is not None and table.checks is not None:
+        header += OF_LINEARITY
+        tests = {one.feature: one.likelihood_ratio or one.score for one in table.checks.linearity}
+        for line in rows:
+            test = tests.get(str(line[0]))
+            line += [""] * len(OF_LINEARITY) if test is None else [test.chi2, test.degrees, test.p]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(header)
@@ -115,7 +125,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     """Adds standard errors, intervals and tests to the report of a finished run, in place of earlier ones.
 
     coefficients.csv gets columns, report.md and report.html a section and (of a logit link) a forest plot, summary.json
-    a key.
+    a key; where assumptions were checked, there are pictures of residuals and of influence besides.
 
     Args:
         folder: The run folder.
@@ -125,6 +135,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     Raises:
         ConfigError: The run has no report.
     """
+    from logreg.reports.assumption_plots import binned_residuals, influence_plot
     from logreg.reports.diagnostic_plots import forest_plot
     from logreg.reports.figures import label, lettered
 
@@ -136,10 +147,18 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     summary = replace(summary, inference=table)
     figures = re.findall(r"\]\(figures/([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     with lettered([table.data, *table.classes, *(row.feature for row in table.coefficients)]):
-        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios")
-        if figure is not None:
-            write_figure(figure, folder / "figures" / FOREST_PLOT)
-            figures = [*(name for name in figures if name != FOREST_PLOT), FOREST_PLOT]
+        of = label(table.data, 50)
+        drawn = [forest_plot(table, f"{of}: odds ratios"), None, None]
+        if table.checks is not None:
+            class_name = label(table.classes[1], 24)
+            drawn[1] = binned_residuals(table.checks.linearity, class_name, f"{of}: binned residuals")
+            drawn[2] = influence_plot(table.checks, f"{of}: influence of single rows")
+        figures = [name for name in figures if name not in OF_TABLE]
+        for figure, name in zip(drawn, OF_TABLE, strict=True):
+            (folder / "figures" / name).unlink(missing_ok=True)
+            if figure is not None:
+                write_figure(figure, folder / "figures" / name)
+                figures.append(name)
     page = as_markdown(summary, figures)
     texts = {"report.md": page, FILE: json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"}
     if (folder / "report.html").is_file():

@@ -1,22 +1,20 @@
-"""Standard errors, intervals and tests for the coefficients of a checkpoint, or the reason why there are none."""
+"""Standard errors, intervals and tests for the coefficients of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from logreg.config import EXACT, RunConfig
 from logreg.data import TensorDataModule
-from logreg.errors import ConfigError, DataError, as_typed, name_list
+from logreg.errors import ConfigError, DataError, name_list
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import DataFacts
 from logreg.files import shown
+from logreg.inference.bootstrap import resampled_weights
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
-from logreg.inference.collinearity import linear_combinations
 from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
 from logreg.inference.design import Design, Term, choose_design, to_source_units
 from logreg.inference.effects import marginal_effects
@@ -24,12 +22,27 @@ from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
 from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
-from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
+from logreg.inference.results import LOGIT, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource
+from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
+from logreg.run.checking import check_assumptions
+from logreg.run.inference_request import (
+    CLUSTER,
+    OF_LIKELIHOOD,
+    InferenceRequest,
+    check_fit,
+    check_gap,
+    check_options,
+    check_rank,
+    kind_of_weights,
+    least_replicates,
+    penalty_as_typed,
+    separated,
+)
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
 from logreg.solvers.passes.moments import ColumnMoments
@@ -37,9 +50,6 @@ from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES
-
-CLUSTER = "cluster:"
-"""Start of a covariance by clusters, before the name of the column."""
 
 FEW_CLUSTERS = 40
 """Number of clusters below which their standard errors are known to be too small (Cameron and Miller, 2015)."""
@@ -50,50 +60,43 @@ FIRTH_IN_WORDS = (
 )
 """What is certain of a fit of that kind."""
 
-OF_LIKELIHOOD = ("hessian", "expected")
-"""Covariances that take the model for true."""
-
 HIGH_VARIANCE_INFLATION = 10.0
 """Variance inflation factor from which a warning names the column (Kutner, Nachtsheim and Neter, 2004)."""
 
-MAX_PARAMETERS = 10_000
-"""Largest number of parameters: their information matrix then takes 0.8 GB."""
-
 
 @dataclass(frozen=True)
-class InferenceRequest:
-    """What is asked of a checkpoint.
+class Rows:
+    """The train rows of a checkpoint, as inference takes them.
 
     Attributes:
-        checkpoint: The checkpoint.
-        config: The config of its run, with the keys that were typed.
-        trained: The model.
-        confidence: Level of the intervals, in (0, 1).
-        covariance: One of `OF_LIKELIHOOD` or `ROBUST`, or "cluster:COLUMN"; ``None`` for the one that suits the link
-            and the weights.
-        profile: Whether limits are those of the profile likelihood.
-        tests: Whether each term is tested by a likelihood ratio.
-        reference: Reference level by the name of a categorical column.
-        reference_class: The class that the others are compared with; empty for the first.
-        weights: "auto", "frequency" or "sampling".
-        effects: "none", "average" or "mean": marginal effects on the probabilities.
-        firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
-        offers_firth: Whether messages may advise that.
+        data: The rows, in float64.
+        source: The same, block by block.
+        problem: Their objective, by features (x - mean) / std.
+        design: The parameters of the model.
+        mean, std: Shape (D,) each, in source units.
+        weights: Weights of the rows, (N,); ``None`` without.
+        kind_of_weights: "frequency" or "sampling"; ``None`` without weights.
+        number: Number of rows, n; the sum of their weights where these are counts.
+        clusters: Cluster of each row, (N,); ``None`` without.
+        covariance: Name of the covariance.
     """
 
-    checkpoint: Path
-    config: RunConfig
-    trained: TrainedModel
-    confidence: float = 0.95
-    covariance: str | None = None
-    profile: bool = False
-    tests: bool = False
-    reference: Mapping[str, object] = field(default_factory=dict)
-    reference_class: str = ""
-    weights: str = "auto"
-    effects: str = "none"
-    firth: bool = False
-    offers_firth: bool = True
+    data: TensorDataModule
+    source: RowSource
+    problem: Problem
+    design: Design
+    mean: Tensor
+    std: Tensor
+    weights: Tensor | None
+    kind_of_weights: str | None
+    number: float
+    clusters: Tensor | None
+    covariance: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether rows count by their weights, or have none."""
+        return self.kind_of_weights != "sampling"
 
 
 @dataclass(frozen=True)
@@ -101,29 +104,16 @@ class Estimates:
     """The estimates of a checkpoint, polished to float64 accuracy, with their covariance.
 
     Attributes:
-        data: The rows of the run.
-        likelihood: Their likelihood, by features (x - mean) / std.
+        rows: The rows.
+        likelihood: Their likelihood.
         found: Its maximum.
-        kind: Name of the covariance.
         covariance: Covariance of the parameters, (M * P, M * P).
-        mean, std: Shape (D,) each, in source units.
-        weights: Weights of the rows, (N,); ``None`` without.
-        kind_of_weights: "frequency" or "sampling"; ``None`` without weights.
-        rows: Number of rows, n; the sum of their weights where these are counts.
-        clusters: Cluster of each row, (N,); ``None`` without.
     """
 
-    data: TensorDataModule
+    rows: Rows
     likelihood: Likelihood
     found: Maximum
-    kind: str
     covariance: Tensor
-    mean: Tensor
-    std: Tensor
-    weights: Tensor | None
-    kind_of_weights: str | None
-    rows: float
-    clusters: Tensor | None
 
 
 def prediction_intervals(request: InferenceRequest) -> PredictionIntervals:
@@ -137,15 +127,10 @@ def prediction_intervals(request: InferenceRequest) -> PredictionIntervals:
             "`interval` must go with probabilities of the fit itself, and those of this run are calibrated. "
             "Train again with calibrate=none."
         )
-    of = estimate(request)
+    rows = read_rows(request)
+    of = estimate(request, rows)
     return PredictionIntervals(
-        of.likelihood.design,
-        of.likelihood.problem.loss,
-        of.found.parameters,
-        of.covariance,
-        of.mean,
-        of.std,
-        request.confidence,
+        *(rows.design, request.loss, of.found.parameters, of.covariance, rows.mean, rows.std, request.confidence)
     )
 
 
@@ -155,19 +140,21 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     Raises:
         LogregError: There is no such table for this fit, or the user can correct the request.
     """
-    of = estimate(request)
-    likelihood, found, covariance, matrix = of.likelihood, of.found, of.kind, of.covariance
-    mean, std, weights, rows, clusters = of.mean, of.std, of.weights, of.rows, of.clusters
-    kind, counts = of.kind_of_weights, of.kind_of_weights != "sampling"
-    facts, design, loss = of.data.facts, likelihood.design, likelihood.problem.loss
+    rows = read_rows(request)
+    return _by_bootstrap(request, rows) if request.replicates else _by_covariance(request, rows)
+
+
+def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
+    of = estimate(request, rows)
+    likelihood, found, facts, design = of.likelihood, of.found, rows.data.facts, rows.design
     table, limit_error = coefficient_rows(
-        likelihood, found, matrix, mean, std, request.confidence, request.profile, show_status
+        likelihood, found, of.covariance, rows.mean, rows.std, request.confidence, request.profile, show_status
     )
-    totals = torch.bincount(of.data.labels("train"), weights, facts.num_classes).double()
+    totals = torch.bincount(rows.data.labels("train"), rows.weights, facts.num_classes).double()
     against_intercept = None
     if request.firth or facts.largest_offset is not None:
         against_intercept = drop_term(likelihood, found, Term("all", tuple(range(design.shape[1] - 1))))
-    statistics = fit_statistics(likelihood, found, totals, rows, counts, against_intercept)
+    statistics = fit_statistics(likelihood, found, totals, rows.number, rows.counts, against_intercept)
     if request.firth and against_intercept is not None:
         statistics = statistics.of_penalized_likelihood(against_intercept)
     tests = None
@@ -175,8 +162,19 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
     effects = None
     if request.effects != "none":
-        of_features = marginal_effects(likelihood, found, mean, std, request.effects == "mean")
-        effects = effect_rows(likelihood, of_features, matrix, request.confidence)
+        of_features = marginal_effects(likelihood, found, rows.mean, rows.std, request.effects == "mean")
+        effects = effect_rows(likelihood, of_features, of.covariance, request.confidence)
+    checks = None
+    if request.checks:
+        show_status("checking the assumptions ...")
+        dependent = "" if rows.counts else "weights are sampling weights, which have no likelihood"
+        dependent = "rows of one cluster are not independent" if rows.clusters is not None else dependent
+        checks = check_assumptions(
+            *(rows.data, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
+        )
+    polished = (
+        f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors"
+    )
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -184,10 +182,10 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         reference_class=design.reference_class,
         references=design.references,
         confidence=request.confidence,
-        covariance=covariance,
+        covariance=rows.covariance,
         firth=request.firth,
         interval="profile" if request.profile else "wald",
-        weights=kind,
+        weights=rows.kind_of_weights,
         coefficients=tuple(table),
         fit=statistics,
         tests=tests,
@@ -195,214 +193,138 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         effects=effects,
         effects_at=request.effects,
         notes=(
-            *_weights_in_words(kind, rows, weights, request.weights == "auto"),
-            *_clusters_in_words(clusters, covariance),
+            *_rows_in_words(request, rows),
             *_inflation_in_words(statistics.variance_inflation),
-            *_link_in_words(loss, design),
-            FIRTH_IN_WORDS
-            if request.firth
-            else f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard "
-            "errors",
+            *_link_in_words(request.loss, design),
+            FIRTH_IN_WORDS if request.firth else polished,
         ),
-        link=LOGIT if loss.gives_log_odds else _link_of(loss, design).name,
+        link=_link_name(request.loss, design),
+        checks=checks,
     )
 
 
-def estimate(request: InferenceRequest) -> Estimates:
-    """Reads the data, polishes the fit to float64 accuracy, and computes the covariance of its estimates.
+def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
+    """The table of a bootstrap: estimates, their spread and intervals.
 
     Raises:
-        LogregError: There is none for this fit, or the user can correct the request.
+        DataError: The checkpoint is not at its optimum, or too few samples have an estimate.
     """
-    trained, config = request.trained, request.config
-    loss = trained.module.objective.row_loss
+    facts, design, loss, objective = rows.data.facts, rows.design, request.loss, request.trained.module.objective
+    weights = torch.ones(facts.rows["train"], dtype=torch.float64) if rows.weights is None else rows.weights
+    samples = resampled_weights(weights, request.replicates, request.seed, rows.counts, rows.clusters)
+    if is_penalized(objective):
+        found = bootstrap_penalized(request.trained, rows.data, rows.problem, design, samples, request.replicates)
+        check_gap(request, found.gap)
+    else:
+        likelihood, maximum, gap = _maximum_of(request, rows)
+        to_source = to_source_units(design, rows.mean, rows.std)
+        found = bootstrap_likelihood(rows.data, likelihood, maximum, to_source, gap, samples, request.replicates)
+    least = least_replicates(request.confidence)
+    if len(found.values) < least:
+        raise DataError(
+            f"`interval=bootstrap` must have at least {least} samples with finite estimates, and of "
+            f"{request.replicates:,} only {len(found.values):,} have them: the classes of the others are separated, or "
+            "a column is constant there. Train again with a penalty, such as l2=1e-3, or take more rows."
+        )
+    return CoefficientTable(
+        checkpoint=shown(request.checkpoint),
+        data=facts.title,
+        classes=facts.class_names,
+        reference_class=design.reference_class,
+        references=design.references,
+        confidence=request.confidence,
+        covariance=rows.covariance,
+        firth=False,
+        interval="bootstrap",
+        weights=rows.kind_of_weights,
+        coefficients=tuple(bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)),
+        fit=FitStatistics(rows.number, design.shape[0] * design.shape[1]),
+        notes=(
+            *_rows_in_words(request, rows),
+            *_link_in_words(loss, design),
+            *_bootstrap_in_words(request, found, rows),
+        ),
+        link=_link_name(loss, design),
+    )
+
+
+# Parts
+
+
+def read_rows(request: InferenceRequest) -> Rows:
+    """Checks the request, and reads the rows of the run.
+
+    Raises:
+        LogregError: There is no answer for this fit, or the user can correct the request.
+    """
+    trained, loss = request.trained, request.loss
     outputs = loss.num_outputs(trained.facts.num_classes)
     design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
     check_fit(request, design)
     check_options(request, design)
 
-    show_status(f"reading {config.dataset['name']} ...")
+    show_status(f"reading {request.config.dataset['name']} ...")
     data = data_in_float64(request)
-    facts = data.facts
-    weights = data.sample_weight("train")
+    facts, weights = data.facts, data.sample_weight("train")
     kind = kind_of_weights(request, weights)
     counts = kind != "sampling"
-    covariance = request.covariance or ("HC0" if not counts else "hessian" if loss.gives_log_odds else "expected")
+    usual = "HC0" if not counts else "hessian" if loss.gives_log_odds else "expected"
+    covariance = request.covariance or ("bootstrap" if request.replicates else usual)
     if not counts and covariance in OF_LIKELIHOOD:
         raise ConfigError(
             f"`covariance={covariance}` takes weights as counts of rows, and these are sampling weights. "
             "Set covariance=HC0, or weights=frequency where they are counts."
         )
-    rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
+    number = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
     clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
 
     show_status("summing the information over the rows ...")
     problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
-    row_source = data.row_source("train")
-    problem = replace(problem, model=_standardization(problem, facts, row_source))
-    stored = facts.stored
-    shift, unit = stored.shift[: facts.num_coef], stored.unit[: facts.num_coef]
+    source = data.row_source("train")
+    problem = replace(problem, model=_standardization(problem, facts, source))
+    shift, unit = facts.stored.shift[: facts.num_coef], facts.stored.unit[: facts.num_coef]
     mean, std = shift + unit * problem.model.center, unit * problem.model.scale
-    point = torch.zeros(design.shape, dtype=torch.float64)
-    point = point if request.firth else _start(trained, design, facts, mean, std)
-    arguments = problem, row_source, design, facts.num_classes
-    plain = Likelihood(*arguments)
-    start = plain.evaluate(point)
-    check_rank(design, start, facts)
-    likelihood = plain
-    if request.firth:
-        likelihood = FirthLikelihood(*arguments, to_source_units(design, mean, std))
-        start = likelihood.evaluate(point)
-    found = _maximum(request, data, likelihood, start)
-    if not request.firth:
-        check_gap(request, start, found)
-    if covariance != "hessian":
-        found = with_expected_information(likelihood, found)
+    return Rows(data, source, problem, design, mean, std, weights, kind, number, clusters, covariance)
 
-    if clusters is not None:
-        matrix = cluster_covariance(likelihood, found, clusters, rows)
-    elif covariance in ROBUST:
-        matrix = robust_covariance(likelihood, found, covariance, rows, counts)
+
+def estimate(request: InferenceRequest, rows: Rows) -> Estimates:
+    """Polishes the fit to float64 accuracy, and computes the covariance of its estimates.
+
+    Raises:
+        LogregError: There is none for this fit.
+    """
+    likelihood, found, _ = _maximum_of(request, rows)
+    if rows.covariance != "hessian":
+        found = with_expected_information(likelihood, found)
+    if rows.clusters is not None:
+        matrix = cluster_covariance(likelihood, found, rows.clusters, rows.number)
+    elif rows.covariance in ROBUST:
+        matrix = robust_covariance(likelihood, found, rows.covariance, rows.number, rows.counts)
     else:
         matrix = found.covariance
-    return Estimates(data, likelihood, found, covariance, matrix, mean, std, weights, kind, rows, clusters)
+    return Estimates(rows, likelihood, found, matrix)
 
 
-# Refusals
-
-
-def check_fit(request: InferenceRequest, design: Design) -> None:
-    """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
-
-    With Firth's penalty it is fitted again: then its own penalty or separation is no matter.
-
-    Args:
-        request: What is asked.
-        design: The parameters of the model.
+def _maximum_of(request: InferenceRequest, rows: Rows) -> tuple[Likelihood, Maximum, float]:
+    """The likelihood, its maximum, and how far the checkpoint is below that, relative to it; 0 with Firth's penalty.
 
     Raises:
-        ConfigError: It has a penalty, class weights, changed images, no intercept or separate outputs.
-        DataError: It has too few rows, too many parameters, or no finite optimum.
+        DataError: The columns are dependent, there is no maximum, or the checkpoint is not near it.
     """
-    trained, firth = request.trained, request.firth
-    module, facts = trained.module, trained.facts
-    objective, loss = module.objective, module.objective.row_loss
-    rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
-    if rows <= parameters:
-        raise DataError(
-            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
-            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
-            "or leave columns out with dataset.drop, and train again."
-        )
-    if parameters > MAX_PARAMETERS:
-        raise DataError(
-            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
-            f"{parameters:,}. Leave columns out, or rare words with a larger dataset.min_df, and train again."
-        )
-    if firth and not loss.gives_log_odds:
-        raise ConfigError(
-            f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
-            "with link=logit."
-        )
-    offers_firth = request.offers_firth and loss.gives_log_odds
-    if is_penalized(objective) and not firth:
-        stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
-        raise ConfigError(
-            f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
-            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}"
-            f"{', or set firth=true, which needs no other fit' if offers_firth else ''}."
-        )
-    if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
-        raise ConfigError(
-            f"`ckpt_path` must be of a model with one likelihood of all classes, and loss={objective.loss} fits each "
-            "class against the rest. Train again with loss=auto."
-        )
-    if facts.augment:
-        raise ConfigError(
-            "`ckpt_path` must be of a fit to independent rows, and dataset.augment learns from changed copies of them. "
-            "Train again with dataset.augment=null."
-        )
-    if facts.class_weight:
-        raise ConfigError(
-            "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
-            "likelihood. Train again with dataset.class_weight=none."
-        )
-    if not module.has_intercept:
-        raise ConfigError(
-            "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
-        )
-    separation = (trained.optimality or {}).get("separation", "")
-    if separation and not firth:
-        raise _separated(separation, request)
-
-
-def _separated(separation: str, request: InferenceRequest) -> DataError:
-    reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
-    advice = "Leave columns out with dataset.drop and train again"
-    if request.offers_firth:
-        is_logit = request.trained.module.objective.row_loss.gives_log_odds
-        firth = "Set firth=true" if is_logit else "Train again with link=logit and set firth=true"
-        advice = (
-            f"{firth} for finite estimates with standard errors, or leave columns out with dataset.drop and train again"
-        )
-    return DataError(f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. {advice}.")
-
-
-def check_options(request: InferenceRequest, design: Design) -> None:
-    """Refuses options that do not go together, or not with the run.
-
-    Raises:
-        ConfigError: One of them.
-    """
-    covariance = request.covariance or "hessian"
-    if request.firth and covariance not in OF_LIKELIHOOD:
-        raise ConfigError(
-            f"`covariance={covariance}` must not go with firth=true, whose standard errors are those of the "
-            "information. Leave out one of them."
-        )
-    if design.shape[0] > 1 and covariance in ("HC2", "HC3"):
-        raise ConfigError(
-            f"`covariance={covariance}` must be asked of a model of two classes: it divides by the leverage of a row, "
-            f"and {len(design.classes) + 1} classes have a matrix for it. Set covariance=HC0, or HC1."
-        )
-    if covariance not in OF_LIKELIHOOD and (request.profile or request.tests):
-        key = "interval=profile" if request.profile else "test=lrt"
-        raise ConfigError(
-            f"`{key}` must go with covariance=auto: the likelihood itself takes the model for true. "
-            f"Leave out {key}, or covariance={covariance}."
-        )
-    group = request.config.dataset.get("split", {}).get("group")
-    if group is not None and not covariance.startswith(CLUSTER):
-        raise ConfigError(
-            f"`covariance` must take the groups into account by which the run was split, since rows of one {group} "
-            f"are not independent. Set 'covariance={CLUSTER}{group}'."
-        )
-
-
-def kind_of_weights(request: InferenceRequest, weights: Tensor | None) -> str | None:
-    """What the weights of the rows are: "frequency" or "sampling"; ``None`` where there are none.
-
-    Raises:
-        ConfigError: What was typed does not fit the weights.
-    """
-    if weights is None:
-        if request.weights != "auto":
-            raise ConfigError(
-                f"`weights={request.weights}` must go with a run with dataset.weight, and this one has none. Leave it "
-                "out."
-            )
-        return None
-    are_whole = bool((weights == weights.round()).all())
-    if request.weights == "frequency" and not are_whole:
-        first = float(weights[weights != weights.round()][0])
-        raise ConfigError(
-            f"`weights=frequency` must go with whole numbers, and a row has the weight {first:g}. Set weights=sampling."
-        )
-    kind = ("frequency" if are_whole else "sampling") if request.weights == "auto" else request.weights
-    if kind == "sampling" and (request.profile or request.tests or request.firth):
-        key = "firth=true" if request.firth else "interval=profile" if request.profile else "test=lrt"
-        raise ConfigError(f"`{key}` must not go with sampling weights, which have no likelihood. Leave it out.")
-    return kind
+    facts, design = rows.data.facts, rows.design
+    arguments = rows.problem, rows.source, design, facts.num_classes
+    likelihood = Likelihood(*arguments)
+    point = torch.zeros(design.shape, dtype=torch.float64)
+    point = point if request.firth else _start(request.trained, design, facts, rows.mean, rows.std)
+    start = likelihood.evaluate(point)
+    check_rank(design, start, facts)
+    if request.firth:
+        firth = FirthLikelihood(*arguments, to_source_units(design, rows.mean, rows.std))
+        return firth, _maximum(request, rows.data, firth, firth.evaluate(point)), 0.0
+    found = _maximum(request, rows.data, likelihood, start)
+    gap = (start.value - found.value) / found.value if found.value else 0.0
+    check_gap(request, gap)
+    return likelihood, found, gap
 
 
 def data_in_float64(request: InferenceRequest) -> TensorDataModule:
@@ -444,37 +366,6 @@ def clusters_of(data: TensorDataModule, column: str) -> Tensor:
     return clusters
 
 
-def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
-    """Refuses columns that are linear combinations of others.
-
-    Raises:
-        DataError: Names them, and those that they are combinations of.
-    """
-    size = design.shape[1]
-    combinations = linear_combinations(start.hessian[:size, :size])
-    if not combinations:
-        return
-    by_position = {position: term.name for term in design.terms for position in term.positions}
-    described = []
-    for one in combinations[:3]:
-        name = design.names[one.position]
-        others = [design.names[position] for position in one.others]
-        if others in ([], [INTERCEPT]):
-            described.append(f"{name!r} is constant")
-        else:
-            named = name_list((repr(other) if other != INTERCEPT else other for other in others), 5, last=" and ")
-            described.append(f"{name!r} is a linear combination of {named}")
-    left_out = list(dict.fromkeys(by_position[one.position] for one in combinations))
-    more = f"; and {len(combinations) - 3} more" if len(combinations) > 3 else ""
-    advice = f"Train again with {as_typed('dataset.drop', left_out)}"
-    if not facts.columns:
-        advice = "Leave it out of the file, and train again"
-    raise DataError(
-        f"`ckpt_path` must be of a fit with one solution, and {'; '.join(described)}{more}, so no coefficient there "
-        f"has a standard error. {advice}."
-    )
-
-
 def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: Evaluation) -> Maximum:
     """The maximum of the likelihood.
 
@@ -499,31 +390,8 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
             sample_weight=data.sample_weight("train"),
         )
         if separation:
-            raise _separated(separation, request) from None
+            raise separated(separation, request) from None
         raise
-
-
-def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> None:
-    """Refuses a checkpoint that is not at the optimum to within the tolerance of its run.
-
-    Raises:
-        DataError: It is not, with the distance.
-    """
-    gap = (start.value - found.value) / found.value if found.value else 0.0
-    if gap <= request.config.tolerance:
-        return
-    optimizer = request.config.optimizer["name"]
-    stopped, advice = "", "with a larger max_epochs"
-    if optimizer not in EXACT:
-        stopped = f", where optimizer={optimizer} stopped"
-        advice = "with optimizer=newton, and without lr, batch_size, schedule and max_epochs"
-    raise DataError(
-        f"`ckpt_path` must be of a fit at its optimum, and this one is {gap:.2g} of the value above it{stopped} "
-        f"(tolerance={request.config.tolerance:g}). Train again {advice}."
-    )
-
-
-# Parts
 
 
 def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coordinates:
@@ -550,6 +418,10 @@ def _link_of(loss: Loss, design: Design) -> Loss:
     return loss if design.sign > 0 else LOSSES[loss.mirror]
 
 
+def _link_name(loss: Loss, design: Design) -> str:
+    return LOGIT if loss.gives_log_odds else _link_of(loss, design).name
+
+
 def _link_in_words(loss: Loss, design: Design) -> list[str]:
     ratio = _link_of(loss, design).ratio_in_words
     lines = [f"{ratio} (Prentice and Gloeckler, 1978)"] if ratio else []
@@ -559,6 +431,30 @@ def _link_in_words(loss: Loss, design: Design) -> list[str]:
             "maxima are not excluded"
         )
     return lines
+
+
+def _rows_in_words(request: InferenceRequest, rows: Rows) -> list[str]:
+    return [
+        *_weights_in_words(rows.kind_of_weights, rows.number, rows.weights, request.weights == "auto"),
+        *_clusters_in_words(rows.clusters, rows.covariance),
+    ]
+
+
+def _bootstrap_in_words(request: InferenceRequest, found: Replicates, rows: Rows) -> list[str]:
+    objective = request.trained.module.objective
+    of_what = "rows" if rows.clusters is None else "clusters"
+    how = f"bootstrap: {request.replicates:,} samples of the {of_what}, seed {request.seed}"
+    if is_penalized(objective):
+        how += (
+            f", each fitted with {penalty_as_typed(objective)}; the intervals are those of the penalized estimates, "
+            "whose bias they do not show"
+        )
+    without = (
+        f"{found.without:,} of {request.replicates:,} samples have no finite estimate, since their classes are "
+        "separated or a column is constant there; they are left out, so the intervals are too short (a fit with a "
+        "penalty has finite ones)"
+    )
+    return [how, *([without] if found.without else [])]
 
 
 def _weights_in_words(kind: str | None, rows: float, weights: Tensor | None, chosen: bool) -> list[str]:

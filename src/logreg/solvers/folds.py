@@ -26,7 +26,7 @@ from logreg.solvers.passes.base import drive
 from logreg.solvers.path import MAX_PASSES_PER_STRENGTH, PathFitter, PathPoint, Strength, nearest_start
 from logreg.solvers.problem import Problem
 from logreg.solvers.small import is_small, solve_small
-from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fits_in_batch
+from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
 from logreg.solvers.softmax_folds import fit_softmax_folds, fits_in_softmax_batch
 from logreg.solvers.state import SolverState
 
@@ -267,6 +267,69 @@ def fit_parts(
         own = _problem_of(problem, len(part), total)
         found.append(fit_strengths(own, mine, strengths, tolerance, seed))
     return found
+
+
+def fit_resampled(
+    problem: Problem, rows: RowSource, weights: Tensor, near: PathPoint, tolerance: float = 1e-6, seed: int = 0
+) -> list[PathPoint]:
+    """Finds the optimum of a penalized problem for each of several weightings of its rows, as of a bootstrap.
+
+    Args:
+        problem: The problem over all rows, with l2 > 0 or l1 > 0.
+        rows: The rows; their own weights do not matter.
+        weights: Weights of the rows in the loss, (B, N), float64, >= 0.
+        near: A point that fits may start from, such as the optimum of all rows.
+        tolerance: As of `fit_folds`.
+        seed: As of `fit_folds`.
+
+    Returns:
+        A point for each weighting.
+    """
+    strength = Strength(problem.objective.l2, problem.objective.l1)
+    memory = rows if isinstance(rows, MemoryRows) else _in_memory(rows)
+    batch: list[PathPoint] = []
+    if memory is not None and fits_in_batch(problem, memory, torch.zeros(rows.num_rows, dtype=torch.int64)):
+        paths = fit_small_resampled(problem, memory, weights, strength, tolerance, near.point)
+        batch = [paths.of_problem(number, [strength], tolerance)[0] for number in range(len(weights))]
+    found = []
+    for number, own in enumerate(weights):
+        if batch and batch[number].converged:
+            found.append(replace(batch[number], point=batch[number].point.clone()))  # no tensor of inference
+            continue
+        mine = Reweighted(rows, own) if memory is None else MemoryRows(memory.features, memory.labels, own, memory.offset)
+        one = _problem_of(problem, rows.num_rows, float(own.sum()))
+        found.append(_completed(one, mine, [strength], {}, tolerance, seed, [near])[strength])
+    return found
+
+
+class Reweighted:
+    """A `RowSource` with other weights of the rows, all of which this process has."""
+
+    processes = None
+
+    def __init__(self, rows: RowSource, weights: Tensor) -> None:
+        self._rows, self._weights = rows, weights
+        self.num_rows, self.num_features = rows.num_rows, rows.num_features
+        self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
+        self.may_be_held = rows.may_be_held
+        self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
+        """Blocks of a pass, where block i of n has the rows i, i + n, i + 2 n, ..."""
+
+    def blocks(self) -> Iterator[Batch]:
+        """All rows in order."""
+        first = 0
+        for block in self._rows.blocks():
+            last = first + len(block.labels)
+            yield block._replace(sample_weight=self._weights[first:last].to(block.features))
+            first = last
+
+    def interleaved_blocks(self) -> Iterator[Batch]:
+        """All rows, each block a sample of them where rows have random access."""
+        if not self.has_random_access:
+            yield from self.blocks()
+            return
+        for place, block in enumerate(self._rows.interleaved_blocks()):
+            yield block._replace(sample_weight=self._weights[place :: self._number].to(block.features))
 
 
 def _weights_of(block: Batch, problem: Problem) -> Tensor:

@@ -208,6 +208,33 @@ def fit_small_folds(
     )
 
 
+def fit_small_resampled(
+    problem: Problem, rows: MemoryRows, weights: Tensor, strength: Strength, tolerance: float, start: Tensor
+) -> BatchPaths:
+    """Finds the optimum of several problems that differ in the weights of their rows, as of a bootstrap.
+
+    Args:
+        problem: As of `fit_small_folds`.
+        rows: The rows.
+        weights: Weights of the rows in the loss, (B, N); of rows in expectation those of the problem.
+        strength: The strength of the penalty.
+        tolerance: As of `fit_small_folds`.
+        start: The point (K, D + 1) that all fits start from, in the model's coordinates.
+    """
+    with torch.inference_mode(), threads_for(4.0 * problem.rows * problem.num_parameters * len(weights)):
+        folded = FoldedRows(problem, rows, torch.zeros(len(rows.labels), dtype=torch.int64))
+        if problem.objective.reduction != "sum":
+            weights = weights / weights.sum(1, keepdim=True)
+        most = max(1, MAX_LOGITS // (max(len(folded.weights), folded.features.shape[1] ** 2) * problem.num_outputs))
+        parts = [
+            _Batch(folded, [None] * len(part), tolerance, part, start).fit([strength]) for part in weights.split(most)
+        ]
+    bounds, passes = zip(*parts, strict=True)
+    return BatchPaths(
+        BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1)
+    )
+
+
 class _Fitted(NamedTuple):
     """The end of a fit, whose bound is not computed yet."""
 
@@ -220,11 +247,22 @@ class _Fitted(NamedTuple):
 class _Batch:
     """B problems that are fitted together."""
 
-    def __init__(self, rows: FoldedRows, without: Sequence[int | None], tolerance: float) -> None:
+    def __init__(
+        self,
+        rows: FoldedRows,
+        without: Sequence[int | None],
+        tolerance: float,
+        weights: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> None:
+        """Weights of the rows (B, n) and a start (K, D + 1); those of the folds and 0 for ``None``."""
         problem = self.problem = rows.problem
         self.folded, self.k, self.number, self.tolerance = rows, problem.num_outputs, len(without), tolerance
-        weights = rows.weights_of(without)
-        self._share = weights.sum(1) / ((weights > 0).double() @ rows.weights)
+        total = rows.weights.sum()
+        if weights is None:
+            weights = rows.weights_of(without)
+            total = (weights > 0).double() @ rows.weights
+        self._share = weights.sum(1) / total
         """The factor from the weight of a row to its weight in each objective, (B,)."""
         targets = rows.labels.double().unsqueeze(0) if self.k == 1 else F.one_hot(rows.labels, self.k).double().T
         own = weights.repeat_interleave(self.k, dim=0)
@@ -241,6 +279,9 @@ class _Batch:
         self._slow = (CHEAP_CONTRACTION,) * 2 if self._is_cheap else (SLOW_CONTRACTION, STALLED_CONTRACTION)
         self._held = [(b, fold) for b, fold in enumerate(without) if fold is not None]
         self._ratio = problem.model.scale / rows.coordinates.scale
+        zeros = rows.features.new_zeros(self.k, rows.features.shape[1])
+        start = zeros if start is None else problem.model.to(rows.coordinates, start)[:, : zeros.shape[1]]
+        self._start = start.repeat(self.number, 1)
         self._hessian: Tensor | None = None
         """About the Hessians of the loss, (C, p, p)."""
         self._age = _STALE
@@ -310,8 +351,7 @@ class _Batch:
     def _extrapolated(self, optima: Sequence[tuple[float, Tensor]], at: float) -> Tensor:
         """The value at ``at`` of the polynomial through the optima; coefficients of 0, and of a new sign, are 0."""
         if not optima:
-            zeros = self.rows.features.new_zeros(len(self.rows.weights), self.rows.features.shape[1])
-            return zeros if self._last is None else self._last[0]
+            return self._start if self._last is None else self._last[0]
         point = polynomial_at(at, optima)
         if self._strength.l1:
             last = optima[-1][1]
