@@ -965,7 +965,7 @@ def test_models_of_many_parameters_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     run = fitted(tmp_path, write(tmp_path, drawn()), "y", "l2=1e-3")
-    monkeypatch.setattr("logreg.run.inferring.MAX_PARAMETERS", 4)
+    monkeypatch.setattr("logreg.run.inference_request.MAX_PARAMETERS", 4)
     assert refused(run, "firth=true") == refused(run)
     assert "with at most 4 parameters, and this one has 5. Leave columns out, or rare words" in refused(run)
 
