@@ -100,7 +100,7 @@ def train(
     status = show_status if progress_lines else _silent
     resumed = in_each(processes, lambda: Resumption.of(config, folder, root))
     same_run = resumed if resumed is not None and resumed.in_place else None
-    in_each(processes, lambda: _prepare(config))
+    in_each(processes, lambda: _prepare(config, 1 if processes is None else processes.size))
 
     data = build_data(config, processes=processes) if data is None else data
     data, config, chosen = _data_and_strengths(config, data, resumed, status, progress_lines)
@@ -186,10 +186,15 @@ def _take_folder(folder: Path) -> None:
     remove_unsaved_run(folder)
 
 
-def _prepare(config: RunConfig) -> None:
+def _prepare(config: RunConfig, processes: int) -> None:
     """Checks the hardware and Lightning's arguments before anything is read; seeds all generators."""
     _quieten(config.verbose)
     check_hardware(config.accelerator)
+    if (asked := config.devices * config.num_nodes) not in (1, processes):
+        raise ConfigError(
+            f"`devices` times num_nodes must be the number of processes that run, {processes}, got {asked}. Type "
+            f"devices={config.devices} after scripts/train.py, which starts them, or leave it out."
+        )
     if config.trainer:
         build_trainer(config, None, BufferedCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
