@@ -2,17 +2,24 @@
 
 Ours is what `scripts/coefficients.py` computes from rows in memory: the maximum in float64 from that of the fit,
 the covariance, the table and the statistics of the fit; and robust errors or marginal effects besides.  The figure
-"it / fit" is its processor time in units of an exact fit in float32 to a certified gap of 1e-6.
+"it / fit" is its processor time in units of an exact fit in float32 to a certified gap of 1e-6.  Beside it are the fit
+and summary of statsmodels and of R's glm, where they are installed, on the same numbers in float64 in memory.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +39,15 @@ MOST_RATIO = 1.5
 
 TOLERANCE = 1e-6
 """Relative gap of the fit, as of a run."""
+
+OF_R = """
+here <- commandArgs(TRUE); n <- as.integer(here[2]); d <- as.integer(here[3])
+x <- as.data.frame(matrix(readBin(file.path(here[1], "x"), "double", n * d), n))
+x$y <- readBin(file.path(here[1], "y"), "double", n)
+took <- system.time(summary(glm(y ~ ., binomial, x)))
+cat(took[["user.self"]] + took[["sys.self"]])
+"""
+"""A program of R that prints the processor time of a fit and its summary, of columns in a folder."""
 
 
 def main(typed: Sequence[str] | None = None) -> int:
@@ -54,7 +70,12 @@ def main(typed: Sequence[str] | None = None) -> int:
         "HC3": partial(table, covariance="HC3"),
         "average effects": partial(table, effects=True),
     }
-    seconds = alternate({name: partial(process_seconds, work) for name, work in arms.items()}, arguments.repeats)
+    if importlib.util.find_spec("statsmodels"):
+        arms["statsmodels"] = partial(fit_by_statsmodels, features, labels)
+    timed = {name: partial(process_seconds, work) for name, work in arms.items()}
+    if shutil.which("Rscript"):
+        timed["R glm"] = partial(seconds_of_r, features, labels)
+    seconds = alternate(timed, arguments.repeats)
     print(f"\n{arguments.rows:,} x {arguments.features}: seconds of processor time")
     print_row("", "median", "min", "max", "it / fit", "target")
     one = statistics.median(seconds[fitted])
@@ -96,6 +117,23 @@ def infer(
     fit_statistics(likelihood, found, torch.bincount(labels).double(), number, has_likelihood=True)
     if effects:
         marginal_effects(likelihood, found, mean, std, at_mean=False)
+
+
+def fit_by_statsmodels(features: Tensor, labels: Tensor) -> None:
+    """The fit and the table of statsmodels."""
+    import statsmodels.api as sm
+
+    columns = sm.add_constant(features.double().numpy(), has_constant="add")
+    sm.GLM(labels.double().numpy(), columns, family=sm.families.Binomial()).fit().summary()
+
+
+def seconds_of_r(features: Tensor, labels: Tensor) -> list[float]:
+    """Processor time of the fit and the table of R's glm, without the reading of the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.asfortranarray(features.double().numpy()).T.tofile(Path(folder, "x"))  # column by column
+        labels.double().numpy().tofile(Path(folder, "y"))
+        command = ["Rscript", "-e", OF_R, folder, *map(str, features.shape)]
+        return [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)]
 
 
 def process_seconds(work: Callable[[], object]) -> list[float]:
