@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,19 +162,12 @@ def test_scikit_learn_alone_predicts_from_a_data_frame(here: Path, run_command: 
     run_command(here, "export", MODEL, "format=sklearn", "output=ours.joblib", "overwrite=true")
     (here / "gaps.csv").write_text('text\n"The court, the JUDGE"\nNA\nNone of the ships\n', encoding="utf-8")
     expected = rows_of(run_command(here, "predict", MODEL, "input=gaps.csv", "output=-").out)
-    program = """
-import json, sys
-import joblib, pandas
-model = joblib.load(sys.argv[1])
-frame = pandas.DataFrame({"text": ["The court, the JUDGE", None, "None of the ships"]})
-print(json.dumps({"p": model.predict_proba(frame).tolist(), "logreg": "logreg" in sys.modules}))
-"""
-    for file, brings_logreg in (("model.joblib", False), ("ours.joblib", True)):
-        done = subprocess.run([sys.executable, "-c", program, here / file], capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout)
-        assert found["logreg"] is brings_logreg
+    frame = pd.DataFrame({"text": ["The court, the JUDGE", None, "None of the ships"]})
+    for file, needs_logreg in (("model.joblib", False), ("ours.joblib", True)):
+        assert (b"logreg" in (here / file).read_bytes()) is needs_logreg  # a pickle names the modules of its objects
+        found = joblib.load(here / file).predict_proba(frame)
         for place, topic in enumerate(sorted(WORDS)):
-            assert [row[place] for row in found["p"]] == pytest.approx(expected[topic], abs=1e-6)
+            assert found[:, place] == pytest.approx(expected[topic], abs=1e-6)
 
 
 def test_onnx_has_no_operators_for_text(here: Path, run_command: RunCommand) -> None:
