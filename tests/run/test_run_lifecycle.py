@@ -806,7 +806,7 @@ KILLED: dict[str, tuple[tuple[str, ...], str, int]] = {
         2,
     ),
     "in its pictures": ((*CANCER, "report=full"), "logreg.reports.drawing:_save", 3),
-    "before its summary": (("dataset=wine", "report=brief"), "logreg.reports.writing:write_whole", 3),
+    "before its summary": (("dataset=wine", "report=brief"), "logreg.reports.writing:write_text", 3),
     "after a path": (("dataset=iris", "l2=[1,0.1,0.01]", "report=brief"), "logreg.run.train:summarize", 1),
     "after the time it had": (
         (
