@@ -134,6 +134,19 @@ def test_predictions_of_a_table_of_standard_input_and_of_a_folder_are_the_same(
     assert one.out.startswith("sea\n")
 
 
+def test_a_txt_file_is_one_text_unless_its_header_names_the_column(here: Path, run_command: RunCommand) -> None:
+    (here / "letter.txt").write_text("a ship at sea,\nthe text of a sailor\n", encoding="utf-8")
+    (here / "table.txt").write_text("other\ttext\n1\ta ship at sea\n2\tThe court\n", encoding="utf-8")
+    answer = run_command(here, "predict", MODEL, "input=letter.txt", "output=-")
+    assert answer.code == 0, answer.err
+    one = rows_of(answer.out)
+    assert (one["file"], one["predicted"]) == (["letter.txt"], ["sea"])
+    assert rows_of(run_command(here, "predict", MODEL, "input=table.txt", "output=-").out)["predicted"] == [
+        "sea",
+        "law",
+    ]
+
+
 def test_the_intercept_decides_on_text_without_a_known_word(here: Path, run_command: RunCommand) -> None:
     run = Run(here / "model")
     (here / "unknown.csv").write_text('text\n""\nzzz qqq\njudge\n', encoding="utf-8")
