@@ -14,7 +14,7 @@ import pytest
 
 import logreg
 from logreg.errors import ConfigError
-from logreg.files import TEMPORARY_NAME, unfinished, write_whole
+from logreg.files import TEMPORARY_NAME, unfinished, write_text, write_whole
 from logreg.run_folder import locked_run_folder
 from models import Models
 from whole_runs import SCRIPT
@@ -121,3 +121,9 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with locked_run_folder("hydra.run.dir", tmp_path):
         pass
+
+
+def test_text_is_written_in_utf8_with_its_own_ends_of_lines(tmp_path: Path) -> None:
+    write_text(tmp_path / "t.csv", "Größe\r\n1\n")
+    assert (tmp_path / "t.csv").read_bytes() == "Größe\r\n1\n".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]

@@ -30,6 +30,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(file)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """An open temporary file in the same folder, which replaces ``path`` at the end and is removed on an error."""

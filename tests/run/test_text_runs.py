@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +134,19 @@ def test_predictions_of_a_table_of_standard_input_and_of_a_folder_are_the_same(
     assert one.out.startswith("sea\n")
 
 
+def test_a_txt_file_is_one_text_unless_its_header_names_the_column(here: Path, run_command: RunCommand) -> None:
+    (here / "letter.txt").write_text("a ship at sea,\nthe text of a sailor\n", encoding="utf-8")
+    (here / "table.txt").write_text("other\ttext\n1\ta ship at sea\n2\tThe court\n", encoding="utf-8")
+    answer = run_command(here, "predict", MODEL, "input=letter.txt", "output=-")
+    assert answer.code == 0, answer.err
+    one = rows_of(answer.out)
+    assert (one["file"], one["predicted"]) == (["letter.txt"], ["sea"])
+    assert rows_of(run_command(here, "predict", MODEL, "input=table.txt", "output=-").out)["predicted"] == [
+        "sea",
+        "law",
+    ]
+
+
 def test_the_intercept_decides_on_text_without_a_known_word(here: Path, run_command: RunCommand) -> None:
     run = Run(here / "model")
     (here / "unknown.csv").write_text('text\n""\nzzz qqq\njudge\n', encoding="utf-8")
@@ -163,19 +175,12 @@ def test_scikit_learn_alone_predicts_from_a_data_frame(here: Path, run_command: 
     run_command(here, "export", MODEL, "format=sklearn", "output=ours.joblib", "overwrite=true")
     (here / "gaps.csv").write_text('text\n"The court, the JUDGE"\nNA\nNone of the ships\n', encoding="utf-8")
     expected = rows_of(run_command(here, "predict", MODEL, "input=gaps.csv", "output=-").out)
-    program = """
-import json, sys
-import joblib, pandas
-model = joblib.load(sys.argv[1])
-frame = pandas.DataFrame({"text": ["The court, the JUDGE", None, "None of the ships"]})
-print(json.dumps({"p": model.predict_proba(frame).tolist(), "logreg": "logreg" in sys.modules}))
-"""
-    for file, brings_logreg in (("model.joblib", False), ("ours.joblib", True)):
-        done = subprocess.run([sys.executable, "-c", program, here / file], capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout)
-        assert found["logreg"] is brings_logreg
+    frame = pd.DataFrame({"text": ["The court, the JUDGE", None, "None of the ships"]})
+    for file, needs_logreg in (("model.joblib", False), ("ours.joblib", True)):
+        assert (b"logreg" in (here / file).read_bytes()) is needs_logreg  # a pickle names the modules of its objects
+        found = joblib.load(here / file).predict_proba(frame)
         for place, topic in enumerate(sorted(WORDS)):
-            assert [row[place] for row in found["p"]] == pytest.approx(expected[topic], abs=1e-6)
+            assert found[:, place] == pytest.approx(expected[topic], abs=1e-6)
 
 
 def test_onnx_has_no_operators_for_text(here: Path, run_command: RunCommand) -> None:

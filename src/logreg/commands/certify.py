@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 COEFFICIENTS = {
     "ckpt_path": Setting(
-        None,
+        "latest",
         text(),
         "latest, best, last, a run folder or a .ckpt file; data and objective are those of its run, unless typed",
-        shown="",
     ),
     "coef": Setting(
         None,
@@ -88,12 +87,12 @@ def help_text() -> str:
     return f"""\
 Certifies how far coefficients are from the optimum of the problem that they are meant to solve.
 
-usage: python scripts/certify.py ckpt_path=... [key=value ...]
+usage: python scripts/certify.py [ckpt_path=...] [key=value ...]
        python scripts/certify.py coef=FILE dataset=... PENALTY [key=value ...]
 
 examples
-  python scripts/certify.py ckpt_path=latest                           the newest run: its data and its objective
-  python scripts/certify.py ckpt_path=latest l2=1e-3                   the same, against another penalty
+  python scripts/certify.py                                            the newest run: its data and its objective
+  python scripts/certify.py l2=1e-3                                    the same, against another penalty
   python scripts/certify.py coef=model.npz dataset=breast_cancer C=1 dataset.split.val=0 dataset.split.test=0
   python scripts/certify.py coef=probe.json dataset=features dataset.path=embeddings.npz weight_decay=1e-4
 
@@ -150,8 +149,8 @@ def _parse(arguments: Sequence[str]) -> tuple[CertifyRequest, bool]:
     stated = [key for key in L2_CONVENTIONS if key in penalty]
     if len(stated) > 1:
         raise ConfigError(f"`{stated[0]}` must be the only name for the penalty, got {' and '.join(stated)}.")
-    if ("coef" in typed.given) == ("ckpt_path" in typed.given):
-        raise ConfigError("`coef` or `ckpt_path` must name the coefficients, one of the two. See --help.")
+    if {"coef", "ckpt_path"} <= typed.given:
+        raise ConfigError("`coef` or `ckpt_path` must name the coefficients, not both. Leave one out.")
     check_groups(typed.overrides)
     given = {override.key_or_group for override in typed.overrides}
     checkpoint, coef = None, None

@@ -13,7 +13,7 @@ from logreg.commands.command_line import ROOT, TypedArguments, importing_librari
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, number, one_of, optional, text
 from logreg.errors import ConfigError
-from logreg.files import check_free, shown, write_whole
+from logreg.files import check_free, shown, write_text
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     found = evaluate(trained, typed)
     if output is not None:
         plain = json.dumps(to_json(found), indent=2, ensure_ascii=False)
-        write_whole(output, lambda file: file.write((plain + "\n").encode()))
+        write_text(output, plain + "\n")
     if typed.values["json"]:
         print(json.dumps(to_json(found)))
     else:

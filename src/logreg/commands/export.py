@@ -11,7 +11,7 @@ from logreg.commands.command_line import ROOT, TypedArguments, importing_librari
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
-from logreg.files import check_free, shown, unfinished, write_whole
+from logreg.files import check_free, shown, unfinished, write_text
 from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
@@ -124,7 +124,7 @@ def _run(arguments: list[str]) -> int:
     else:
         in_double, given = not model.facts.stored.is_plain, describe_inputs(name, model)
         page = model_card(summary, output.name, agreement, in_double, given)
-        write_whole(card, lambda file: file.write(page.encode()))
+        write_text(card, page)
         print(on_one_line(shown(card)))
     return 0
 

@@ -27,7 +27,7 @@ from logreg.commands.overrides import (
 from logreg.config import SELECT, SETTINGS, RunConfig, is_path
 from logreg.constraints import flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.files import folder_name, shown, write_whole
+from logreg.files import folder_name, shown, write_text
 from logreg.settings import Setting, help_lines
 from logreg.sweeps.search import RANGE_FORMS, Range, Search, sqlite_url
 from logreg.sweeps.search import shown as shown_value
@@ -355,7 +355,7 @@ def _trial(
 
 def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
     plain = {"status": status, "overrides": list(overrides), **more}
-    write_whole(folder / "summary.json", lambda file: file.write((json.dumps(plain, indent=2) + "\n").encode()))
+    write_text(folder / "summary.json", json.dumps(plain, indent=2) + "\n")
 
 
 def _gather(plan: Plan, search: Search, folder: Path) -> int:

@@ -5,6 +5,7 @@ The input is of the kind that the model was trained on: a table with columns by 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,9 @@ STANDARD_INPUT = "-"
 
 FILES_AT_ONCE = 1_000
 """Text files of a folder that are read at once."""
+
+MAX_HEADER_BYTES = 2**16
+"""Bytes of the first line of a .txt file in which a header is looked for."""
 
 MOST_NAMES = 20
 """Number of columns that one message lists."""
@@ -119,8 +123,8 @@ class NewRowsReader:
                 return self._images(file)
             if self.facts.backbone:
                 raise ConfigError.broken("input", "be a folder of images, or one", path)
-        if file.is_dir() and [column.kind for column in self.columns] == ["text"]:
-            return self._text_folder(file)
+        if [column.kind for column in self.columns] == ["text"] and (file.is_dir() or self._is_one_text(file)):
+            return self._text_files(file)
         if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
             what = "images" if is_image_file or self.facts.image_shape else "a folder"
             raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {what}: {path}.")
@@ -211,12 +215,23 @@ class NewRowsReader:
 
         return count, rows()
 
-    def _text_folder(self, folder: Path) -> tuple[int | None, Iterator[Rows]]:
-        """Reads the .txt files in a folder and the folders below it."""
+    def _is_one_text(self, file: Path) -> bool:
+        """Whether a file is one text: a .txt file that is no table, whose first line would name the column."""
+        if file.suffix.lower() != TEXT_SUFFIX or not file.is_file():  # a pipe is read once
+            return False
+        try:
+            with file.open("rb") as held:
+                first = held.readline(MAX_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+        except OSError:
+            return True  # its reader says what is wrong
+        return self.columns[0].name not in [name.strip(' "\r\n') for name in re.split(r"[,;\t|]", first)]
+
+    def _text_files(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
+        """Reads a .txt file, or those in a folder and the folders below it."""
         import pyarrow as pa
 
-        self._refuse_to_keep(folder)
-        files = text_files(folder)
+        self._refuse_to_keep(path)
+        files, folder = (text_files(path), path) if path.is_dir() else ([path], path.parent)
         if not files:
             raise DataError(f"`input` must have {TEXT_SUFFIX} files, got none in {folder}.")
 
@@ -224,7 +239,7 @@ class NewRowsReader:
             for start in range(0, len(files), FILES_AT_ONCE):
                 block = files[start : start + FILES_AT_ONCE]
                 texts = pa.array([read_text_file(file, "input") for file in block], pa.string())
-                read = self._encoded(pa.table({self.columns[0].name: texts}), folder.name, start, ())
+                read = self._encoded(pa.table({self.columns[0].name: texts}), path.name, start, ())
                 yield replace(read, kept={"file": pa.array([file.relative_to(folder).as_posix() for file in block])})
 
         return len(files), rows()

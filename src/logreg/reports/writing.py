@@ -14,7 +14,7 @@ from logreg.errors import ConfigError
 from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_selection import path_csv
-from logreg.files import shown, write_whole
+from logreg.files import shown, write_text
 from logreg.inference.results import INTERCEPT, CoefficientTable
 from logreg.reports.drawing import write_figure
 from logreg.reports.html import as_html
@@ -59,10 +59,10 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     logger.writer.close()
     if result.path:
         table = path_csv(result.path, result.module.facts.rows["train"], result.config.select)
-        write_whole(result.folder / "path.csv", lambda file: file.write(table.encode()))
+        write_text(result.folder / "path.csv", table)
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)
-        write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
+        write_text(result.folder / "coefficients.csv", text)
     evaluation = result.evaluation
     if evaluation is not None and len(evaluation.classes) > MAX_LISTED_CLASSES:
         names = result.module.facts.class_names
@@ -70,15 +70,15 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
             (CLASSES_FILE, classes_csv(evaluation)),
             (CONFUSIONS_FILE, confusions_csv(evaluation, names)),
         ):
-            write_whole(result.folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+            write_text(result.folder / name, text)
     page = as_markdown(summary, figures)
-    write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
+    write_text(result.folder / "report.md", page)
     if result.config.report == "full":
         html = as_html(summary.folder, page, {name: result.folder / "figures" / name for name in figures})
-        write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
+        write_text(result.folder / "report.html", html)
     plain = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
     # last, since a run that has this file is finished
-    write_whole(result.folder / FILE, lambda file: file.write((plain + "\n").encode()))
+    write_text(result.folder / FILE, plain + "\n")
 
 
 def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = None) -> str:
@@ -166,7 +166,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     if module.facts.feature_names:
         texts["coefficients.csv"] = coefficients_csv(module, table)
     for name, text in texts.items():
-        write_whole(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_text(folder / name, text)
 
 
 def classes_csv(evaluation: Evaluation) -> str:

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
-from logreg.files import shown, write_whole
+from logreg.files import shown, write_text
 from logreg.hardware import usable_cores
 from logreg.terminal import on_one_line
 
@@ -69,7 +69,7 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         with (folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
-        write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
+        write_text(folder / "summary.json", json.dumps(failure, indent=2) + "\n")
         headline = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
         print(f"{headline}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
         return None

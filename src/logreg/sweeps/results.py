@@ -10,11 +10,12 @@ import statistics
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from logreg.config import SELECT
 from logreg.errors import shell_line
-from logreg.files import write_whole
+from logreg.files import write_text, write_whole
 from logreg.invocation import command_words
 from logreg.reports.summary_schema import Summary, UnfinishedSummary, read_summary
 from logreg.run_folder import RUNS, is_finished, latest_run
@@ -124,7 +125,7 @@ def _write_csv(path: Path, jobs: Sequence[Job], columns: list[str], metrics: lis
         else:
             cells["error"] = summary.error
         table.writerow(cells)
-    write_whole(path, lambda file: file.write(buffer.getvalue().encode()))
+    write_text(path, buffer.getvalue())
 
 
 def _print_table(
@@ -238,5 +239,5 @@ def draw_search(
     files = []
     for name, figure in drawn.items():
         files.append(folder / "figures" / f"{name}.png")
-        write_whole(files[-1], lambda file, figure=figure: figure.savefig(file, format="png", dpi=130))  # type: ignore[misc]
+        write_whole(files[-1], partial(figure.savefig, format="png", dpi=130))
     return files

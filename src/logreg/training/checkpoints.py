@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class BufferedCheckpointIO(TorchCheckpointIO):
     def flush(self) -> None:
         """Writes the buffered files."""
         for path, checkpoint in self._held.items():
-            write_whole(path, lambda file, checkpoint=checkpoint: torch.save(checkpoint, file))  # type: ignore[misc]
+            write_whole(path, partial(torch.save, checkpoint))
         self._held.clear()
 
 

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from logreg.facts import SPLITS
-from logreg.files import write_whole
+from logreg.files import write_text
 
 METRICS = "metrics.csv"
 """File of the curves in a run folder."""
@@ -160,7 +160,7 @@ class RunLogger(Logger):
         table = csv.DictWriter(text, ["epoch", *columns])
         table.writeheader()
         table.writerows({"epoch": step, **row} for step, row in self._rows.items())
-        write_whole(self.folder / METRICS, lambda file: file.write(text.getvalue().encode()))
+        write_text(self.folder / METRICS, text.getvalue())
 
     def finalize(self, status: str) -> None:
         """Lightning calls this after each fit; the report still has pictures to add."""
