@@ -26,8 +26,15 @@ from logreg.solvers.kernels import (
 @pytest.mark.parametrize("outputs", [1, 3, 10, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
+@pytest.mark.parametrize("width", [6, 200])
 def test_products_of_tall_matrices_are_plain_products(
-    rows: int, threads: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+    width: int,
+    rows: int,
+    threads: int,
+    dtype: torch.dtype,
+    outputs: int,
+    onednn: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
     if onednn and torch.backends.mkldnn.is_available():
@@ -37,13 +44,35 @@ def test_products_of_tall_matrices_are_plain_products(
         assert _onednn.__wrapped__() is None
         monkeypatch.setattr("logreg.solvers.kernels._onednn", _onednn.__wrapped__)
     draw = torch.Generator().manual_seed(4)
-    features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
-    coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
+    features, residuals = torch.randn(rows, width, generator=draw), torch.randn(rows, outputs, generator=draw)
+    coef, intercept = torch.randn(outputs, width, generator=draw), torch.randn(outputs, generator=draw)
     features, residuals, coef, intercept = (part.to(dtype) for part in (features, residuals, coef, intercept))
     exact = 1e-5 if dtype == torch.float32 else 1e-12
-    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
+    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(max(rows, width)))
     assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
     assert_close(sum_over_rows(residuals, features), residuals.T @ features)
+
+
+def used_numpy(features: Tensor, coef: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether NumPy computes the logits, which are right in any case."""
+    calls: list[Tensor] = []
+    monkeypatch.setattr(kernels.torch, "from_numpy", lambda array: calls.append(array) or torch.tensor(array))
+    logits = affine(features, coef, torch.tensor([2.0]).to(coef))
+    torch.testing.assert_close(logits.double(), features.double() @ coef.double().T + 2, rtol=1e-2, atol=1e-1)
+    return bool(calls)
+
+
+def test_numpy_multiplies_many_features_with_one_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    features, coef = torch.randn(500, 300, generator=draw), torch.randn(1, 300, generator=draw)
+    assert used_numpy(features, coef, monkeypatch)
+    assert used_numpy(features.double(), coef.double(), monkeypatch)
+    assert used_numpy(features.T.contiguous().T, coef, monkeypatch)
+    assert not used_numpy(features[:, :20], coef[:, :20], monkeypatch)
+    assert not used_numpy(features.bfloat16(), coef.bfloat16(), monkeypatch)
+    learned = coef.clone().requires_grad_()
+    affine(features, learned, torch.zeros(1)).sum().backward()
+    torch.testing.assert_close(learned.grad, features.sum(0, keepdim=True), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ Blocks are computed in the problem's floating type and summed over blocks in flo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -30,8 +31,21 @@ MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
 then lose about one digit in float32, and three in float64."""
 
 
+class _Space(threading.local):
+    """Memory for one block of converted features, of each type and for each thread.
+
+    A block in memory of its own would take as long to be mapped by the system as to be computed with.
+    """
+
+    def __init__(self) -> None:
+        self.of_type: dict[torch.dtype, Tensor] = {}
+
+
+_SPACE = _Space()
+
+
 class PreparedRows(NamedTuple):
-    """A block after conversion, as `Pass.accumulate` takes it."""
+    """A block after conversion, as `Pass.accumulate` takes it; the next block may take the memory of its features."""
 
     features: Tensor
     """Shape (n, D), in the coordinates of the pass."""
@@ -122,13 +136,22 @@ class Pass(Generic[Result]):
             self._take(part)
 
     def _take(self, block: Batch) -> None:
-        features = converted(block.features, self.dtype)
+        features = self._converted(block.features)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         weights = None if weights is None else weights.unsqueeze(1)
         offset = None if block.offset is None else block.offset.to(self.dtype).unsqueeze(1)
         self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs, offset))
+
+    def _converted(self, features: Tensor) -> Tensor:
+        """Features in the type of the pass; those of the blocks of all passes of a thread share their memory."""
+        if is_sparse(features) or features.dtype == self.dtype or features.device.type != "cpu":
+            return converted(features, self.dtype)
+        space = _SPACE.of_type.get(self.dtype)
+        if space is None or space.numel() < features.numel():
+            space = _SPACE.of_type[self.dtype] = torch.empty(features.numel(), dtype=self.dtype)
+        return space[: features.numel()].view(features.shape).copy_(features)
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the contribution of these rows to the accumulators."""
