@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
-from logreg.run.checking import check_assumptions
+from logreg.run.checking import SourceRows, check_assumptions
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
 from logreg.solvers.passes.moments import ColumnMoments
@@ -201,7 +202,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         show_status("checking the assumptions ...")
         dependent = "" if counts else "weights are sampling weights, which have no likelihood"
         dependent = "rows of one cluster are not independent" if clusters is not None else dependent
-        checks = check_assumptions(data, likelihood, found, matrix, mean, std, rows, counts, dependent)
+        source = SourceRows(data.source_row_numbers("train"), partial(data.rows, "train"))
+        checks = check_assumptions(facts, source, likelihood, found, matrix, mean, std, rows, counts, dependent)
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
