@@ -1,9 +1,10 @@
 """Times standard errors beside the fit that they belong to: 1,000,000 rows of 30 features, two classes, no penalty.
 
 Ours is what `scripts/coefficients.py` computes from rows in memory: the maximum in float64 from that of the fit,
-the covariance, the table and the statistics of the fit; and robust errors or marginal effects besides.  The figure
-"it / fit" is its processor time in units of an exact fit in float32 to a certified gap of 1e-6.  Beside it are the fit
-and summary of statsmodels and of R's glm, where they are installed, on the same numbers in float64 in memory.
+the covariance, the table and the statistics of the fit; and robust errors, marginal effects or checks of the
+assumptions besides.  The figure "it / fit" is its processor time in units of an exact fit in float32 to a certified gap
+of 1e-6.  Beside it are the fit and summary of statsmodels and of R's glm, where they are installed, on the same numbers
+in float64 in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from common import alternate, met, new_parser, positive, print_row, print_versions, spread
-from logreg.facts import DataFacts
+from logreg.facts import Batch, DataFacts
 from logreg.inference.coefficient_table import coefficient_rows, fit_statistics
 from logreg.inference.covariance import robust_covariance
 from logreg.inference.design import choose_design
@@ -32,6 +33,7 @@ from logreg.inference.effects import marginal_effects
 from logreg.inference.likelihood import Likelihood, Maximum, maximize
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.run.checking import SourceRows, check_assumptions
 from logreg.solvers.fit import fit, problem_of
 
 MOST_RATIO = 1.5
@@ -69,6 +71,7 @@ def main(typed: Sequence[str] | None = None) -> int:
         "HC1": partial(table, covariance="HC1"),
         "HC3": partial(table, covariance="HC3"),
         "average effects": partial(table, effects=True),
+        "checks": partial(table, checks=True),
     }
     if importlib.util.find_spec("statsmodels"):
         arms["statsmodels"] = partial(fit_by_statsmodels, features, labels)
@@ -102,6 +105,7 @@ def infer(
     start: Tensor,
     covariance: str = "hessian",
     effects: bool = False,
+    checks: bool = False,
 ) -> None:
     """Everything between the rows in memory and the table that is shown."""
     rows, number, size = MemoryRows(features, labels), len(labels), features.shape[1]
@@ -117,6 +121,9 @@ def infer(
     fit_statistics(likelihood, found, torch.bincount(labels).double(), number, has_likelihood=True)
     if effects:
         marginal_effects(likelihood, found, mean, std, at_mean=False)
+    if checks:
+        source = SourceRows(torch.arange(number), lambda places: Batch(features[places], labels[places]))
+        check_assumptions(facts, source, likelihood, found, matrix, mean, std, number, counts=True)
 
 
 def fit_by_statsmodels(features: Tensor, labels: Tensor) -> None:

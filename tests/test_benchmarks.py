@@ -63,7 +63,7 @@ FAST = [
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
     SmokeRun("sparse", "--epochs 2 --rows 300 --features 60", ["sgd, an epoch", "SGDClassifier"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
-    SmokeRun("inference", "--repeats 1 --rows 200 --features 2", ["200 x 2", "HC3", "average effects"]),
+    SmokeRun("inference", "--repeats 1 --rows 200 --features 2", ["200 x 2", "HC3", "average effects", "checks"]),
     SmokeRun(
         "wide_categories",
         "--tiny --repeats 1 --rows 2000 --levels 200",

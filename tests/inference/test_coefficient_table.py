@@ -105,7 +105,6 @@ def data_sets(rows: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def check(held: Sequence[Mapping[str, Tensor]], table: Sequence[float]) -> None:
     shares = [round(100 * float(torch.stack([one[kind] for one in held]).double().mean()), 1) for kind in held[0]]
-    print(dict(zip(held[0], shares, strict=True)))
     assert shares == pytest.approx(table, abs=0.1)
     assert min(shares) >= 93
     assert max(shares) <= 97

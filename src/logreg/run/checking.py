@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from logreg.data import TensorDataModule
 from logreg.errors import DataError, name_list
-from logreg.facts import DataFacts
+from logreg.facts import Batch, DataFacts
 from logreg.inference.added_columns import AddedColumns, ScoreTests, likelihood_ratio
 from logreg.inference.design import Design, columns_of, to_source_units
 from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, RowModel, RowTerms, Survey, SurveyPass
@@ -50,8 +50,18 @@ STUKEL = "Stukel"
 """Name of that test."""
 
 
+class SourceRows(NamedTuple):
+    """The rows of a fit as their source has them."""
+
+    numbers: Tensor
+    """Number of each row in the source, from 0, (N,)."""
+    read: Callable[[Tensor], Batch]
+    """Reads the rows at some positions among the N, (m,)."""
+
+
 def check_assumptions(
-    data: TensorDataModule,
+    facts: DataFacts,
+    source: SourceRows,
     likelihood: Likelihood,
     found: Maximum,
     covariance: Tensor,
@@ -64,7 +74,8 @@ def check_assumptions(
     """Looks at the assumptions of a fit of two classes; a pass over the rows, and some for each further fit.
 
     Args:
-        data: The rows.
+        facts: The facts of the data.
+        source: The rows as their source has them.
         likelihood: The likelihood.
         found: Its maximum.
         covariance: Covariance of the parameters, (P, P): DFBETAs are in its standard errors.
@@ -80,7 +91,9 @@ def check_assumptions(
     terms = model.terms(survey.logits, survey.labels)
     left_out: dict[str, str] = {}
     to_source = to_source_units(design, mean, std)
-    influence, plotted, high = _influence(data, likelihood, found, covariance, survey, terms, to_source, rows, counts)
+    influence, plotted, high = _influence(
+        facts, source, likelihood, found, covariance, survey, terms, to_source, rows, counts
+    )
     linearity: tuple[Linearity, ...] = ()
     stukel = hosmer = spread = None
     if dependent:
@@ -89,7 +102,7 @@ def check_assumptions(
     if likelihood.rows.is_sparse:
         left_out |= dict.fromkeys(("linearity", STUKEL), "the rows are sparse")
     else:
-        linearity, stukel, left_out = _added_columns(likelihood, found, survey, data.facts, mean, std, rows)
+        linearity, stukel, left_out = _added_columns(likelihood, found, survey, facts, mean, std, rows)
     hosmer = hosmer_lemeshow(terms, survey.weights)
     if hosmer is None:
         left_out["Hosmer-Lemeshow"] = "the rows have fewer than three groups of different probabilities"
@@ -100,7 +113,8 @@ def check_assumptions(
 
 
 def _influence(
-    data: TensorDataModule,
+    facts: DataFacts,
+    source: SourceRows,
     likelihood: Likelihood,
     found: Maximum,
     covariance: Tensor,
@@ -121,16 +135,15 @@ def _influence(
     is_high = leverage > HIGH_LEVERAGE * parameters / rows
     high = int((weights if counts else torch.ones_like(weights))[is_high].sum())
     order = distance.argsort(descending=True, stable=True)
-    most, numbers = order[:MOST_INFLUENTIAL], data.source_row_numbers("train") + 1
-    few = MemoryRows(*data.rows("train", most))
-    columns = drive(request(ColumnsOfRows(likelihood)), few)
+    most, numbers = order[:MOST_INFLUENTIAL], source.numbers + 1
+    columns = drive(request(ColumnsOfRows(likelihood)), MemoryRows(*source.read(most)))
     scores = -(terms.residual * (as_one if counts else weights) / rest)[most].unsqueeze(1) * columns
     changes = (design.sign * model.sign) * scores @ found.covariance @ to_source.T
     errors = (to_source @ covariance @ to_source.T).diagonal().sqrt()
     named = tuple(
         RowInfluence(
             int(numbers[row]),
-            data.facts.class_names[int(survey.labels[row])],
+            facts.class_names[int(survey.labels[row])],
             float(terms.probability[row]),
             float(leverage[row]),
             float(residual[row]),

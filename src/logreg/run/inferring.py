@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
-from logreg.run.checking import check_assumptions
+from logreg.run.checking import SourceRows, check_assumptions
 from logreg.run.inference_request import (
     CLUSTER,
     OF_LIKELIHOOD,
@@ -169,8 +170,9 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         show_status("checking the assumptions ...")
         dependent = "" if rows.counts else "weights are sampling weights, which have no likelihood"
         dependent = "rows of one cluster are not independent" if rows.clusters is not None else dependent
+        source = SourceRows(rows.data.source_row_numbers("train"), partial(rows.data.rows, "train"))
         checks = check_assumptions(
-            *(rows.data, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
+            *(facts, source, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
         )
     polished = (
         f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors"
