@@ -142,3 +142,15 @@ class ColumnSource(Protocol):
             ConfigError: A file has no such column.
             DataError: A value is missing.
         """
+
+
+@runtime_checkable
+class MappedSource(Protocol):
+    """A dataset whose rows may be kept in files, because they do not fit into memory."""
+
+    cache: str
+    """Folder of the files."""
+
+    @property
+    def cache_key(self) -> list[Any] | None:
+        """Plain values on which the rows depend; ``None`` where the rows are held in memory."""

@@ -23,6 +23,12 @@ LOADED_BLOCK_BYTES = 16 * 2**20
 """Size of the features of a block of a DataLoader: large enough that what Lightning does for each block, which takes
 more than half a millisecond, is little beside the arithmetic, and small enough for the larger caches."""
 
+RUN_BYTES = 2**18
+"""Size of the features of a run of rows that is read from a file at once, in bytes: a disk then reads at full speed."""
+
+WINDOW_RUNS = 2**10
+"""Runs whose rows are shuffled together: 256 MiB, which stay in memory while their batches are taken."""
+
 SEED_STEP = 0x9E3779B1
 """Distance of the generators' seeds for two seeds of a user, about 2^32 over the golden ratio: the orders of their
 epochs then differ.  torch's generator on the CPU reads the lower 32 bits of its seed."""
@@ -139,9 +145,21 @@ class BlockSampler(Sampler[Rows]):
         seed: int = 0,
         interleaved_from_epoch: int | None = None,
         in_order: bool = False,
+        run_rows: int = 1,
     ) -> None:
-        """Arguments as of `block_loader`; ``in_order`` makes the fixed blocks runs of rows, not interleaved ones."""
-        self.in_order = in_order
+        """Arguments as of `block_loader`, and two for rows that are slow to read in any order.
+
+        Args:
+            num_rows: Number of rows of the split.
+            block_rows: Largest number of rows of a block.
+            shuffle: See `block_loader`.
+            seed: See `block_loader`.
+            interleaved_from_epoch: See `block_loader`.
+            in_order: Whether the fixed blocks are runs of rows, not interleaved ones.
+            run_rows: Rows of a run that is read at once.  From 2 on, runs are shuffled, and then the rows of a window
+                of `WINDOW_RUNS` runs.
+        """
+        self.in_order, self.run_rows = in_order, run_rows
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
         self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
@@ -162,7 +180,19 @@ class BlockSampler(Sampler[Rows]):
             yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
             return
         order = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
-        yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
+        if self.run_rows == 1:
+            yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
+            return
+        left = torch.empty(0, dtype=torch.int64)
+        for window in torch.randperm(-(-self.num_rows // self.run_rows), generator=order).split(WINDOW_RUNS):
+            rows = (window.unsqueeze(1) * self.run_rows + torch.arange(self.run_rows)).flatten()
+            rows = rows[rows < self.num_rows]
+            rows = torch.cat([left, rows[torch.randperm(len(rows), generator=order)]])
+            whole = len(rows) - len(rows) % self.block_rows
+            yield from rows[:whole].split(self.block_rows) if whole else ()
+            left = rows[whole:]
+        if len(left):
+            yield left
 
 
 def block_loader(
@@ -172,6 +202,7 @@ def block_loader(
     seed: int = 0,
     interleaved_from_epoch: int | None = None,
     num_outputs: int = 1,
+    is_mapped: bool = False,
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks of whole batches, as many as fit into ``LOADED_BLOCK_BYTES``.
 
@@ -185,11 +216,14 @@ def block_loader(
             b, b + B, b + 2B, ..., and so is a sample of all rows; blocks of sparse rows are fixed, but in order, since
             a run of rows is not copied.  ``None`` for never.
         num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
+        is_mapped: Whether the features lie in files that may be larger than memory.  Fixed blocks are then runs of
+            rows, and rows are shuffled run by run; see `BlockSampler`.
     """
     num_rows = len(dataset)
     batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
     block_rows = batch_size * max(1, LOADED_BLOCK_BYTES // batch_bytes)
     shuffle = shuffle and batch_size < num_rows
-    in_order = is_sparse(dataset.features)
-    sampler = BlockSampler(num_rows, block_rows, shuffle, seed, interleaved_from_epoch, in_order)
+    in_order = is_mapped or is_sparse(dataset.features)
+    run_rows = max(2, RUN_BYTES // max(1, dataset.row_bytes)) if is_mapped else 1
+    sampler = BlockSampler(num_rows, block_rows, shuffle, seed, interleaved_from_epoch, in_order, run_rows)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

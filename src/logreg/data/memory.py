@@ -1,4 +1,4 @@
-"""Arrays in memory of their own, which goes back to the system as soon as they are freed.
+"""Arrays in memory of their own, which goes back to the system as soon as they are freed, and arrays in files.
 
 The allocator of the C library keeps freed arrays of up to 32 MiB for later: the whole table, where it has many columns.
 """
@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import Any
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +22,9 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 MAPPED_BYTES = 2**18
 """Smallest size of such an array, in bytes: a system maps at most some ten thousand pieces of memory for a process."""
 
+Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, Any]]"
+"""Makes an array of zeros from its shape and type."""
+
 
 def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """An array of zeros, in memory of its own unless it is small."""
@@ -26,3 +33,53 @@ def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, An
         return np.zeros(shape, dtype)
     buffer = mmap.mmap(-1, size * np.dtype(dtype).itemsize, **_PRIVATE)
     return np.frombuffer(buffer, dtype, size).reshape(shape)
+
+
+def file_array(path: Path, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """An array of zeros in a new file, whose pages the system writes back and frees when memory is short.
+
+    Args:
+        path: The file; an existing one is replaced.
+        shape: Shape of the array.
+        dtype: Type of its numbers.
+
+    Raises:
+        OSError: The disk has no room for it.
+    """
+    import torch
+
+    size = math.prod(shape) if isinstance(shape, tuple) else shape
+    with path.open("wb") as file:
+        num_bytes = size * np.dtype(dtype).itemsize
+        # A page of a file with holes that finds the disk full ends the process with a signal, not with an error.
+        if num_bytes and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
+    if not num_bytes:
+        return np.zeros(shape, dtype)
+    # Python's own maps keep the file open, and a process may open about a thousand files.
+    whole = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
+    return whole.numpy().view(dtype).reshape(shape)
+
+
+def scratch_in(folder: Path) -> Allocate:
+    """Makes arrays in files of a folder that have no name any more: they end with the process, however it ends.
+
+    Args:
+        folder: The folder, which is made with the first array.
+    """
+
+    def allocate(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        size = math.prod(shape) if isinstance(shape, tuple) else shape
+        if size * np.dtype(dtype).itemsize < MAPPED_BYTES:
+            return np.zeros(shape, dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(dir=folder, prefix=".logreg-scratch-")
+        os.close(handle)
+        try:
+            return file_array(Path(path), shape, dtype)
+        finally:
+            os.unlink(path)  # noqa: PTH108  # a path of text
+
+    return allocate

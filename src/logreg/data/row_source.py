@@ -13,15 +13,27 @@ from logreg.rows import BlockedRows, sparse_block_rows
 class SplitRows(BlockedRows):
     """The rows of one split, in blocks on one device."""
 
-    def __init__(self, dataset: BlockDataset, device: torch.device) -> None:
-        """Rows of ``dataset``, moved to ``device`` block by block where they lie elsewhere."""
-        self._dataset, self._device = dataset, device
+    def __init__(self, dataset: BlockDataset, device: torch.device, is_mapped: bool = False) -> None:
+        """Rows of ``dataset``, moved to ``device`` block by block where they lie elsewhere.
+
+        Args:
+            dataset: The split.
+            device: Device of the blocks.
+            is_mapped: Whether the features lie in files that may be larger than memory: they are read in order.
+        """
+        self._dataset, self._device, self._is_mapped = dataset, device, is_mapped
+        self.may_be_held = not is_mapped
         self.num_rows, self.num_features = len(dataset), dataset.features.shape[1]
         self.is_sparse = is_sparse(dataset.features)
         self.block_rows = max(1, BLOCK_BYTES // max(dataset.row_bytes, 1))
         if self.is_sparse:
             nonzeros = dataset.features.values().shape[0]
             self.block_rows = sparse_block_rows(dataset.features.shape[0], nonzeros, self.num_features)
+
+    @property
+    def has_random_access(self) -> bool:
+        """Whether the rows are dense and in memory."""
+        return not (self.is_sparse or self._is_mapped)
 
     def _block(self, positions: slice) -> Batch:
         features, labels, weights = self._dataset[positions]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from logreg.constraints import check, one_of
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
 from logreg.data.formats.folders import LAYOUT, list_folder, split_folders
@@ -30,11 +31,17 @@ class Text(TableFile):
     Attributes:
         text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.
         features: Other columns to learn from; ``None`` takes all columns without another role.
+        storage: "memory": the counts of n-grams are held there.
     """
 
     text: Sequence[Any] | None = None
     features: Sequence[Any] | None = ()
+    storage: Literal["memory"] = "memory"
     name: str = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("dataset.storage", self.storage, one_of(("memory",)))
 
     def read(self) -> RawData:
         """The columns of text, as `TableFile.read` has them.
@@ -119,7 +126,7 @@ class Text(TableFile):
 
     def _read_part(
         self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
-    ) -> Any:
+    ) -> tuple[Any, tuple[tuple[int, str], ...]]:
         if not Path(path).is_dir():
             return super()._read_part(path, key, columns, as_text, codes)
         import pyarrow as pa
@@ -137,7 +144,8 @@ class Text(TableFile):
                 )
             texts += [read_text_file(file, key) for file in files]
             classes += [name] * len(files)
-        return pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
+        table = pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
+        return table, ((0, self._file_name(path)),)
 
     def _file_name(self, path: str) -> str:
         folder = Path(path).resolve()
