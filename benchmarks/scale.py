@@ -1,7 +1,7 @@
 """Times a table in many Parquet files from the files to a certified model with scores: 10,000,000 x 50, as a process.
 
-Peak memory is of two kinds.  Anonymous memory has no file behind it, so that it must be there.  Total memory also counts
-the pages of mapped files, which the system takes back when it needs room.
+Peak memory is of two kinds.  Anonymous memory has no file behind it, so that it must be there.  Total memory also
+counts the pages of mapped files, which the system takes back when it needs room.
 
 With --rivals the same rows are fitted by Spark ML (two threads of one machine) and by H2O, each in a process of its own
 that also computes the area under the ROC curve.  They need pyspark or h2o and a Java runtime.  The gap of each model is
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -272,8 +271,8 @@ def _family(process: int) -> list[int]:
         try:
             found += [
                 int(child)
-                for task in os.listdir(f"/proc/{one}/task")
-                for child in Path(f"/proc/{one}/task/{task}/children").read_text().split()
+                for task in Path(f"/proc/{one}/task").iterdir()
+                for child in (task / "children").read_text().split()
             ]
         except OSError:  # it has ended
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def sharded(whole: pa.Table, folder: Path, parts: int = 4) -> Path:
     folder.mkdir(parents=True)
     bounds = np.unique(np.linspace(0, len(whole) ** 0.5, parts + 1).round() ** 2).astype(int)
     bounds[-1] = len(whole)
-    for part, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for part, (first, end) in enumerate(pairwise(bounds.tolist())):
         pq.write_table(whole.slice(first, end - first), folder / f"part-{part}.parquet", (end - first) // 2 + 1)
     return folder
 

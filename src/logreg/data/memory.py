@@ -59,8 +59,8 @@ def file_array(path: Path, shape: int | tuple[int, ...], dtype: Any) -> np.ndarr
     if not num_bytes:
         return np.zeros(shape, dtype)
     # Python's own maps keep the file open, and a process may open about a thousand files.
-    whole = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
-    return whole.numpy().view(dtype).reshape(shape)
+    whole: np.ndarray[Any, Any] = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8).numpy()
+    return whole.view(dtype).reshape(shape)
 
 
 def scratch_in(folder: Path) -> Allocate:

@@ -129,7 +129,7 @@ def _is_ipc_file(path: str) -> bool:
 
 
 def check_stated_rows(path: str, key: str, rows: int, columns: int, size: int | None = None) -> None:
-    """Refuses a small file of ``size`` bytes (``None``: those of ``path``) whose stated rows would not fit into memory."""
+    """Refuses a small file whose stated rows would not fit into memory; ``size`` is its size, unless it is local."""
     size = Path(path).stat().st_size if size is None else size
     if rows * max(1, columns) > max_decoded_bytes(size):
         raise DataError(

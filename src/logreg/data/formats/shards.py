@@ -34,7 +34,7 @@ from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.errors import DataError, DatasetNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +47,12 @@ SHARD_SUFFIXES = (*PARQUET_SUFFIXES, *SEPARATORS)
 
 TEXT_EXPANSION = 3
 """Size of a text table in memory, relative to its file, about: numbers of a few digits become eight bytes."""
+
+MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""Value in the name of a folder that means a missing one."""
+
+WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
+"""A value in the name of a folder that is a number and no code such as 01."""
 
 S3_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 60.0}
 """Seconds until a server that does not answer counts as unreachable."""
@@ -315,11 +321,13 @@ class Shards:
     def _check_unchanged(self) -> None:
         """Refuses files that changed since they were listed."""
         for shard in self.shards:
-            now = self._explained(shard, lambda path=shard.path: self.filesystem.get_file_info(path))
-            if (now.size, _version(self.filesystem, now)) != (shard.size, shard.version):
-                raise DataError(
-                    f"`{self.key}` must not change while it is read, and {shard.path} did. Run again once it is written."
-                )
+
+            def state(path: str = shard.path) -> tuple[int | None, str]:
+                now = self.filesystem.get_file_info(path)
+                return now.size, _version(self.filesystem, now)
+
+            if self._explained(shard, state) != (shard.size, shard.version):
+                raise DataError(f"`{self.key}` must not change while it is read, and {shard.path} did. Run again.")
 
     def _explained(self, shard: Shard, read: Any) -> Any:
         """The result of ``read``; an error names the file."""
@@ -335,7 +343,7 @@ class Shards:
             if isinstance(error, ValueError):  # of Arrow: the content, not the connection
                 return explained_read(shard.path, self.key, _raises(error))
             raise _unreachable(self.key, shard.path, error) from error
-        except Exception as error:  # noqa: BLE001  # explained_read knows which ones are faults of the file
+        except Exception as error:  # explained_read knows which ones are faults of the file
             return explained_read(shard.path, self.key, _raises(error))
 
 
@@ -384,7 +392,8 @@ def find_shards(path: str, key: str) -> Shards:
         files = [one for one in files if matches.fullmatch(_below(one.path, base))]
     if not files:
         raise DataError(
-            f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. Name another folder."
+            f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "
+            "Name another folder."
         )
     files.sort(key=lambda one: one.path.split("/"))
     kinds = {suffix_of(one.path): one.path for one in reversed(files)}
@@ -479,21 +488,17 @@ def _regex(parts: Sequence[str]) -> str:
 
 def _folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The values that the folders of each path state, whole numbers where all values of a column are."""
-
-    found = []
+    found: list[dict[str, Any]] = []
     for path in paths:
         pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
-        found.append({urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs})
+        texts = {urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs}
+        found.append({name: None if value == MISSING_PARTITION else value for name, value in texts.items()})
     for name in {name for values in found for name in values}:
-        given = [values.get(name) for values in found]
-        if all(value is None or re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in given):
+        given = {values[name] for values in found if values.get(name) is not None}
+        if all(WHOLE_NUMBER.fullmatch(value) for value in given):
             for values in found:
-                if name in values:
-                    values[name] = int(values[name])
-    return [
-        {name: None if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
-        for values in found
-    ]
+                values[name] = None if values.get(name) is None else int(values[name])
+    return found
 
 
 def _common_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> pa.Schema:
