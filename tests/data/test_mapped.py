@@ -18,6 +18,7 @@ import torch
 from logreg.csr import arrays_of, is_sparse
 from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockSampler
+from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards
 from logreg.hardware import available_memory
 from tables import as_text, table
@@ -69,9 +70,8 @@ def assert_same_rows(ours: TensorDataModule, reference: TensorDataModule) -> Non
             torch.testing.assert_close(one, two, rtol=0, atol=0)
         assert torch.equal(mine.labels, other.labels)
         assert torch.equal(mine.row_numbers, other.row_numbers)
-        assert (mine.sample_weight is None) == (other.sample_weight is None)
-        if mine.sample_weight is not None:
-            assert torch.equal(mine.sample_weight, other.sample_weight)
+        weights = [table.sample_weight for table in (mine, other) if table.sample_weight is not None]
+        assert not weights or torch.equal(*weights)
     facts, known = ours.facts.as_dict(), reference.facts.as_dict()
     del facts["source"], known["source"]
     assert facts == known
@@ -216,10 +216,10 @@ def test_rows_are_shuffled_within_windows_of_runs() -> None:
     orders = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
-        blocks = list(sampler)
+        blocks = [torch.as_tensor(rows) for rows in sampler]
         assert len(blocks) == len(sampler)
         assert {len(rows) for rows in blocks[:-1]} == {block}
-        orders.append(torch.cat([torch.as_tensor(rows) for rows in blocks]))
+        orders.append(torch.cat(blocks))
         assert torch.equal(orders[-1].sort().values, torch.arange(count))
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])
@@ -250,9 +250,9 @@ def test_auto_maps_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert needed == ROWS * (4 + 4 + 8 + 4)
     arguments = [f"dataset.cache={tmp_path / 'cache'}", "dataset.features=[x,far]"]
     for available, mapped in ((2 * needed, False), (needed, True)):
-        monkeypatch.setattr("logreg.data.sources.table.available_memory", lambda found=available: found)
+        monkeypatch.setattr("logreg.data.memory.available_memory", lambda found=available: found)
         assert table(folder, *arguments).row_source("train").may_be_held != mapped
-    monkeypatch.setattr("logreg.data.sources.table.available_memory", lambda: None)
+    monkeypatch.setattr("logreg.data.memory.available_memory", lambda: None)
     assert table(folder, *arguments).row_source("train").may_be_held
 
 
@@ -367,15 +367,12 @@ def test_a_file_that_changes_while_it_is_read(
 ) -> None:
     folder = sharded(rows(), tmp_path / "rows")
     part = folder / "part-1.parquet"
-    from logreg.data.formats import shards
 
-    true = shards.gather
-
-    def gather(*arguments: Any) -> Any:
+    def changing(*arguments: Any) -> Any:
         os.utime(part, ns=(1, 1))
-        return true(*arguments)
+        return gather(*arguments)
 
-    monkeypatch.setattr(shards, "gather", gather)
+    monkeypatch.setattr("logreg.data.formats.shards.gather", changing)
     answer = run_on(run_command, tmp_path, folder, "dataset.storage=mapped")
     assert f"must not change while it is read, and {part} did" in answer.err
 

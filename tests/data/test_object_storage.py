@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_mapped import assert_same_rows, rows, sharded
 
-from logreg.data.formats import shards
+from logreg.data.formats.gathering import gather
 from tables import table
 from whole_runs import Answer
 
@@ -76,7 +76,7 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """An empty bucket, with the environment by which clients of S3 reach it."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "one",
@@ -148,17 +148,17 @@ def test_an_object_that_changes_under_way(
     change: str,
 ) -> None:
     bucket.fill(sharded(rows(0, 300), tmp_path / "rows", 2))
-    content, true = (tmp_path / "rows" / "part-0.parquet").read_bytes(), shards.gather
+    content = (tmp_path / "rows" / "part-0.parquet").read_bytes()
 
-    def gather(*arguments: Any) -> Any:
-        found = true(*arguments)
+    def changing(*arguments: Any) -> Any:
+        found = gather(*arguments)
         if change == "put":  # of the same length, in the same second
             bucket.put("rows/part-0.parquet", content[:100] + b"x" + content[101:])
         else:
             bucket.delete("rows/part-0.parquet")
         return found
 
-    monkeypatch.setattr(shards, "gather", gather)
+    monkeypatch.setattr("logreg.data.formats.shards.gather", changing)
     message = refusal(run_command, tmp_path, f"dataset.storage={storage}")
     assert "`dataset.path` must not change while it is read, and bucket/rows/part-0.parquet" in message
 

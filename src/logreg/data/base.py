@@ -146,11 +146,16 @@ class ColumnSource(Protocol):
 
 @runtime_checkable
 class MappedSource(Protocol):
-    """A dataset whose rows may be kept in files, because they do not fit into memory."""
+    """A dataset whose rows may lie in files, because they do not fit into memory."""
 
-    cache: str
-    """Folder of the files."""
+    @property
+    def cache(self) -> str:
+        """Folder of the files in which the prepared rows are kept."""
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the features lie in files, not in memory."""
 
     @property
     def cache_key(self) -> list[Any] | None:
-        """Plain values on which the rows depend; ``None`` where the rows are held in memory."""
+        """Plain values on which the rows depend, where they are kept in the cache; else ``None``."""

@@ -173,11 +173,10 @@ class TensorDataModule(pl.LightningDataModule):
         """Reads, splits, selects, encodes and checks the rows, and learns the facts from train; only once."""
         if self._ready is not None:
             return
-        key = self.dataset.cache_key if isinstance(self.dataset, MappedSource) else None
-        if key is None:
-            self._ready = self._prepare(mapped_array)
+        if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
+            is_mapped = isinstance(self.dataset, MappedSource) and self.dataset.is_mapped
+            self._ready = dataclasses.replace(self._prepare(mapped_array), is_mapped=is_mapped)
             return
-        assert isinstance(self.dataset, MappedSource)
         self._ready = load_or_write_arrays(
             self.dataset.cache,
             self.dataset.name,
@@ -580,7 +579,8 @@ class TensorDataModule(pl.LightningDataModule):
             mine = prepared.tables[split]
             features, labels, weights, stored = mine.matrix, mine.labels, mine.sample_weight, prepared.to_store
             # Wider types are converted once; narrower ones (float16, perhaps mapped from a file) block by block.
-            if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
+            is_wider = features.is_floating_point() and features.itemsize > self.dtype.itemsize
+            if is_wider and not prepared.is_mapped:
                 features = converted(features, self.dtype) if stored is None else stored.transform(features, self.dtype)
                 stored = None
             device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")

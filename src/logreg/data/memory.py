@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from logreg.hardware import available_memory
+
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 """Options by which pages that are not written to take no memory; Windows needs none."""
 
@@ -22,8 +24,17 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 MAPPED_BYTES = 2**18
 """Smallest size of such an array, in bytes: a system maps at most some ten thousand pieces of memory for a process."""
 
+MEMORY_FRACTION = 0.6
+"""Fraction of the available memory up to which columns and features are held in memory; the rest is for the fit."""
+
 Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, Any]]"
 """Makes an array of zeros from its shape and type."""
+
+
+def fits_into_memory(num_bytes: int) -> bool:
+    """Whether columns and features of this size are held in memory, where the user does not say."""
+    available = available_memory()
+    return available is None or num_bytes <= MEMORY_FRACTION * available
 
 
 def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
@@ -59,8 +70,9 @@ def file_array(path: Path, shape: int | tuple[int, ...], dtype: Any) -> np.ndarr
     if not num_bytes:
         return np.zeros(shape, dtype)
     # Python's own maps keep the file open, and a process may open about a thousand files.
-    whole: np.ndarray[Any, Any] = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8).numpy()
-    return whole.view(dtype).reshape(shape)
+    content = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
+    array: np.ndarray[Any, Any] = content.numpy().view(dtype).reshape(shape)
+    return array
 
 
 def scratch_in(folder: Path) -> Allocate:

@@ -177,7 +177,7 @@ def load_or_write_arrays(
                 files = ArrayFiles(path, stack)
                 content = dict(write(files))
                 files.keep()
-                write_whole(path, lambda file: torch.save(content, file))
+                write_whole(path, lambda file: torch.save(content, file.name))  # by its name: without a copy
         except OSError as error:
             advice = ", make room in it, or hold the rows in memory with dataset.storage=memory"
             raise _unwritable_error(folder, error, advice) from error

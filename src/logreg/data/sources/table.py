@@ -26,13 +26,9 @@ from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, find_shards, is_sharded, type_family
 from logreg.data.formats.tables import check_text_options, column_names, index_columns, indexes_in, read_table
-from logreg.data.memory import Allocate, mapped_array, scratch_in
+from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
-from logreg.hardware import available_memory
-
-MEMORY_FRACTION = 0.6
-"""Fraction of the available memory up to which columns and features are held in memory; the rest is for the fit."""
 
 ROLE_KEYS = {
     "target": "dataset.target",
@@ -210,13 +206,13 @@ class TableFile:
     @cached_property
     def cache_key(self) -> list[Any] | None:
         """Plain values on which the mapped rows depend; ``None`` where the rows are held in memory."""
-        if not self._is_mapped:
+        if not self.is_mapped:
             return None
         settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
         return [settings, [self._shards(path, key).identity for key, path in self._files().values()]]
 
     @cached_property
-    def _is_mapped(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether columns and features are kept in files.
 
         Raises:
@@ -234,18 +230,15 @@ class TableFile:
                 )
         if self.storage == "mapped":
             return True
-        available = available_memory()
-        if available is None:
-            return False
         header = [self._header(path, key) for key, path in files]
         wanted = set(self._feature_columns(header[0], next(iter(files))[1], ()))
         needed = sum(self._shards(path, key).memory_bytes(wanted, self.separator) for key, path in files)
-        return needed > MEMORY_FRACTION * available
+        return not fits_into_memory(needed)
 
     @cached_property
     def _allocate(self) -> Allocate:
         """Makes the arrays of columns."""
-        return scratch_in(Path(self.cache)) if self._is_mapped else mapped_array
+        return scratch_in(Path(self.cache)) if self.is_mapped else mapped_array
 
     @cached_property
     def _found(self) -> dict[str, Shards]:
@@ -283,12 +276,12 @@ class TableFile:
         ``as_text`` and ``codes`` are as of `read_table`.
         """
         words = [str(word) for word in self.missing_values]
-        if not (is_sharded(path) or self._is_mapped):
+        if not (is_sharded(path) or self.is_mapped):
             table = read_table(path, key, columns, as_text, words, self.separator, codes)
             return table, ((0, self._file_name(path)),)
         shards = self._shards(path, key)
         check_text_options(path, shards.is_parquet, words, self.separator)
-        scratch = self.cache if self._is_mapped else None
+        scratch = self.cache if self.is_mapped else None
         return shards.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
 
     def _file_name(self, path: str) -> str:
