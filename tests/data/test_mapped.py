@@ -19,10 +19,10 @@ from logreg.csr import arrays_of, is_sparse
 from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockSampler
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.shards import find_shards
+from logreg.data.formats.shards import find_shards, first_file
 from logreg.hardware import available_memory
 from tables import as_text, table
-from whole_runs import Answer, left_in, train
+from whole_runs import Answer, left_in, train, working_in
 
 RunCommand = Callable[..., Answer]
 
@@ -205,6 +205,19 @@ def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
     assert not source.has_random_access
     assert not source.may_be_held
     assert anonymous() - before < 4 * count * wide / 2
+
+
+def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: RunCommand) -> None:
+    sharded(rows(count=200), tmp_path / "rows")
+    answer = run_command(tmp_path, "train", "dataset=table", "dataset.path=rows", "dataset.target=y", "l2=1e-2")
+    (line,) = [line for line in answer.out.splitlines() if "predict.py" in line]
+    assert "input=rows/part-0.parquet" in line
+    done = run_command(tmp_path, "predict", *(word for word in line.split() if "=" in word))
+    assert done.code == 0, done.err
+    sharded(rows(count=200), tmp_path / "years" / "year=1")  # no single file has all columns
+    for path, advised in {"years": None, "rows/*-1.parquet": "rows/part-1.parquet", "s3://bucket/rows": None}.items():
+        with working_in(tmp_path):
+            assert first_file(path) == advised
 
 
 # First-order training

@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.binary_tables import BATCH_NUMBERS, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.folders import is_hidden
+from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
@@ -351,6 +352,18 @@ def is_sharded(path: str) -> bool:
     """Whether a path names several files: a folder, a pattern, or an address of another file system."""
     is_pattern = any(mark in path for mark in "*?[") and not Path(path).exists()
     return "://" in path or is_pattern or Path(path).is_dir()
+
+
+def first_file(path: str) -> str | None:
+    """A single file among those that a local path names; ``None`` where there is none that has all columns."""
+    if "://" in path:
+        return None
+    root = Path(path)
+    if root.is_dir():
+        names = files_with((*SHARD_SUFFIXES, ".safetensors", ".npy"), root)
+        return str(root / names[0]) if names and "=" not in names[0] else None
+    files = [name for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  # any root
+    return files[0] if files and "=" not in files[0] else None
 
 
 def find_shards(path: str, key: str) -> Shards:
