@@ -222,7 +222,7 @@ class TableFile:
             return False
         files = self._files().values()
         for key, path in files:
-            if not is_sharded(path) and suffix_of(path) not in SHARD_SUFFIXES:
+            if not self._may_be_mapped(path):
                 if self.storage == "auto":
                     return False
                 raise ConfigError.broken(
@@ -234,6 +234,10 @@ class TableFile:
         wanted = set(self._feature_columns(header[0], next(iter(files))[1], ()))
         needed = sum(self._shards(path, key).memory_bytes(wanted, self.separator) for key, path in files)
         return not fits_into_memory(needed)
+
+    def _may_be_mapped(self, path: str) -> bool:
+        """Whether a file or folder can be read in parts."""
+        return is_sharded(path) or suffix_of(path) in SHARD_SUFFIXES
 
     @cached_property
     def _allocate(self) -> Allocate:
@@ -286,7 +290,7 @@ class TableFile:
 
     def _file_name(self, path: str) -> str:
         """Name of a file, for messages."""
-        return Path(path).name
+        return Path(path).name or Path(path).resolve().name
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         """Key and path of the file of each split; a single file is the one of train."""

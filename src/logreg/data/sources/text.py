@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from logreg.constraints import check, one_of
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
 from logreg.data.formats.folders import LAYOUT, list_folder, split_folders
@@ -31,17 +30,11 @@ class Text(TableFile):
     Attributes:
         text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.
         features: Other columns to learn from; ``None`` takes all columns without another role.
-        storage: "memory": the counts of n-grams are held there.
     """
 
     text: Sequence[Any] | None = None
     features: Sequence[Any] | None = ()
-    storage: Literal["memory"] = "memory"
     name: str = "text"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("dataset.storage", self.storage, one_of(("memory",)))
 
     def read(self) -> RawData:
         """The columns of text, as `TableFile.read` has them.
@@ -120,6 +113,9 @@ class Text(TableFile):
             return files
         parts = split_folders(Path(path), list_folder(Path(path))[0])
         return {split: (key, str(Path(path, folder))) for split, folder in parts.items()}
+
+    def _may_be_mapped(self, path: str) -> bool:
+        return not Path(path).is_dir() and super()._may_be_mapped(path)
 
     def _header(self, path: str, key: str) -> list[str]:
         return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
