@@ -145,6 +145,6 @@ def test_a_folder_without_matrices(tmp_path: Path, run_command: RunCommand) -> N
 
 
 def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -> None:
-    np.savez(tmp_path / "a.npz", **{name: values.numpy() for name, values in arrays().items()})
+    np.savez(tmp_path / "a.npz", features=arrays()["features"].numpy(), labels=arrays()["labels"].numpy())
     message = refusal(run_command, tmp_path, "dataset.path=a.npz", "dataset.storage=mapped")
     assert "must end in one of .npy, .safetensors with dataset.storage=mapped, got 'a.npz'" in message

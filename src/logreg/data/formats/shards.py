@@ -399,7 +399,8 @@ def find_shards(path: str, key: str) -> Shards:
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise _unreachable(key, path, error) from error
-    files = [one for one in found if one.type == fs.FileType.File and _is_shard(one.path, base)]
+    is_one = info.type == fs.FileType.File
+    files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
     if marked:
         matches = re.compile(_regex(parts[plain:]))
         files = [one for one in files if matches.fullmatch(_below(one.path, base))]

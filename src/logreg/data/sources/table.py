@@ -230,9 +230,11 @@ class TableFile:
                 )
         if self.storage == "mapped":
             return True
-        header = [self._header(path, key) for key, path in files]
-        wanted = set(self._feature_columns(header[0], next(iter(files))[1], ()))
-        needed = sum(self._shards(path, key).memory_bytes(wanted, self.separator) for key, path in files)
+        needed = 0
+        for key, path in files:
+            header = self._header(path, key)
+            wanted = {*map(str, self.features or header)} - {*map(str, self.drop)}
+            needed += self._shards(path, key).memory_bytes(wanted, self.separator)
         return not fits_into_memory(needed)
 
     def _may_be_mapped(self, path: str) -> bool:
