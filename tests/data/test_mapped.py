@@ -20,6 +20,7 @@ from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockSampler
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards, first_file
+from logreg.errors import ConfigError
 from logreg.hardware import available_memory
 from tables import as_text, table
 from whole_runs import Answer, left_in, train, working_in
@@ -391,11 +392,8 @@ def test_a_file_that_changes_while_it_is_read(
     assert f"must not change while it is read, and {part} did" in answer.err
 
 
-@pytest.mark.parametrize("after", [0, 3, 12])
-def test_a_cache_that_fills_up(
-    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
-    folder = sharded(rows(), tmp_path / "rows")
+def fill_up(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets the disk have room for only some more files."""
     monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
     true, calls = os.posix_fallocate, []
 
@@ -406,13 +404,27 @@ def test_a_cache_that_fills_up(
         true(*arguments)
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    answer = run_on(run_command, tmp_path, folder, "dataset.storage=mapped")
+
+
+@pytest.mark.parametrize("after", [0, 3, 12, 19])
+def test_a_cache_that_fills_up_keeps_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    folder = sharded(rows(), tmp_path / "rows")
+    fill_up(monkeypatch, after)
+    with pytest.raises(ConfigError, match="No space left on device: name another folder, make room in it, or hold"):
+        table(folder, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+    assert {name for name in left_in(tmp_path / "cache") if not name.endswith(".lock")} == set()
+
+
+def test_a_cache_that_fills_up_is_one_line(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sharded(rows(count=200), tmp_path / "rows")
+    with monkeypatch.context() as patched:
+        fill_up(patched, 3)
+        answer = run_on(run_command, tmp_path, folder, "dataset.storage=mapped")
     assert "`dataset.cache` must be a folder that can be written to, got 'data/cache'. No space left" in answer.err
-    monkeypatch.undo()
-    advised = run_command(
-        tmp_path, "train", "dataset=table", f"dataset.path={folder}", "dataset.target=y", "dataset.storage=memory"
-    )
-    assert advised.code == 0
+    typed = ["dataset=table", f"dataset.path={folder}", "dataset.target=y", "dataset.storage=memory", "l2=1e-2"]
+    assert run_command(tmp_path, "train", *typed).code == 0
 
 
 def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -> None:

@@ -32,7 +32,7 @@ from logreg.data.formats.binary_tables import BATCH_NUMBERS, TABLE_BATCH_ROWS, c
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.table_errors import explained_read
+from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError, DatasetNotFoundError
@@ -169,17 +169,14 @@ class Shards:
 
         in_files = [name for name in columns if name not in self.shards[0].values]
         if self.is_parquet:
-            schemas, rows = self._check_footers(in_files, set(columns))
+            schemas, rows = self._check_footers(in_files)
             parts: Iterator[Any] = self._parquet_batches(in_files, rows)
             schema = _common_schema(schemas, in_files)
         else:
             tables = self._text_tables(in_files, as_text, missing_values, separator, codes, scratch)
             for shard, table in zip(self.shards, tables, strict=True):
                 self._check_types(shard, table.schema, tables[0].schema, in_files)
-            rows, schema = (
-                [table.num_rows for table in tables],
-                _common_schema([one.schema for one in tables], in_files),
-            )
+            rows, schema = [len(table) for table in tables], _common_schema([one.schema for one in tables], in_files)
             parts = (batch for table in tables for batch in table.to_batches())
         if not sum(rows):
             raise DataError(f"`{self.key}` must have rows, got only headers [in {self.place}].")
@@ -217,7 +214,7 @@ class Shards:
         with self._parquet(shard) as file:
             return file
 
-    def _check_footers(self, columns: Sequence[str], wanted: Collection[str]) -> tuple[list[pa.Schema], list[int]]:
+    def _check_footers(self, columns: Sequence[str]) -> tuple[list[pa.Schema], list[int]]:
         """The schema and the number of rows of each file; their columns and types must fit."""
         schemas, rows = [], []
         for shard in self.shards:
@@ -225,7 +222,7 @@ class Shards:
                 check_stated_rows(shard.path, self.key, file.metadata.num_rows, len(columns), shard.size)
                 schemas.append(file.schema_arrow)
                 rows.append(file.metadata.num_rows)
-            self._check_names(shard, schemas[-1].names, schemas[0].names, wanted)
+            self._check_names(shard, schemas[-1].names, schemas[0].names)
             self._check_types(shard, schemas[-1], schemas[0], columns)
         return schemas, rows
 
@@ -254,10 +251,11 @@ class Shards:
         tables = []
         names = self._header(self.shards[0], separator)
         for shard in self.shards:
-            self._check_names(shard, self._header(shard, separator), names, columns)
+            self._check_names(shard, self._header(shard, separator), names)
             with self._local(shard) as path:
                 table = read_text(path, self.key, columns, as_text, missing_values, separator, codes)
             if scratch is not None:
+                Path(scratch).mkdir(parents=True, exist_ok=True)
                 with tempfile.NamedTemporaryFile(dir=scratch, prefix=".logreg-scratch-") as file:
                     with pa.ipc.new_file(file.name, table.schema) as writer:
                         writer.write_table(table)
@@ -295,7 +293,7 @@ class Shards:
         with self._local(shard) as path:
             return [name.strip() for name in text_header(path, self.key, separator)]
 
-    def _check_names(self, shard: Shard, names: Sequence[str], firsts: Sequence[str], wanted: Collection[str]) -> None:
+    def _check_names(self, shard: Shard, names: Sequence[str], firsts: Sequence[str]) -> None:
         """Refuses a file with other columns than the first one."""
         first = self.shards[0]
         lacking = [name for name in firsts if name not in names]
@@ -332,6 +330,8 @@ class Shards:
 
     def _explained(self, shard: Shard, read: Any) -> Any:
         """The result of ``read``; an error names the file."""
+        import pyarrow as pa
+
         if self._is_local:
             return explained_read(shard.path, self.key, read)
         try:
@@ -341,11 +341,11 @@ class Shards:
                 f"`{self.key}` must not change while it is read, and {shard.path} is gone. Run again."
             ) from error
         except OSError as error:
-            if isinstance(error, ValueError):  # of Arrow: the content, not the connection
-                return explained_read(shard.path, self.key, _raises(error))
-            raise _unreachable(self.key, shard.path, error) from error
-        except Exception as error:  # explained_read knows which ones are faults of the file
-            return explained_read(shard.path, self.key, _raises(error))
+            if arrow_errors.is_of_server(error):
+                raise _unreachable(self.key, shard.path, error) from error
+            raise unreadable_error(shard.path, self.key, error) from error
+        except pa.ArrowException as error:
+            raise unreadable_error(shard.path, self.key, error) from error
 
 
 def is_sharded(path: str) -> bool:
@@ -572,15 +572,6 @@ def _width(kind: Any) -> int:
     import pyarrow.types as types
 
     return max(4, kind.bit_width // 8) if types.is_primitive(kind) or types.is_decimal(kind) else 4
-
-
-def _raises(error: Exception) -> Any:
-    """A function that raises an error."""
-
-    def raising() -> None:
-        raise error
-
-    return raising
 
 
 def _unreachable(key: str, path: str, error: Exception) -> DatasetNotFoundError:
