@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -70,7 +71,7 @@ import h2o
 from h2o.estimators import H2OGeneralizedLinearEstimator
 
 folder, l2, target = sys.argv[1], float(sys.argv[2]), sys.argv[3]
-h2o.init(nthreads=2, max_mem_size="8g", port=54421, log_level="ERRR", show_progress=False)
+h2o.init(nthreads=2, max_mem_size="8g", port=54421, log_level="ERRR")
 h2o.no_progress()
 start = time.perf_counter()
 table = h2o.import_file(folder)
@@ -98,6 +99,8 @@ class Run(NamedTuple):
     """Wall time of the whole process."""
     own_seconds: float
     """Wall time without the start of the runtime."""
+    processor_seconds: float
+    """Processor time of the process and of all that it started."""
     anonymous: float
     """Peak of its anonymous memory, GiB."""
     total: float
@@ -168,7 +171,7 @@ def ours(folder: Path, scratch: Path, storage: str, all_rows: bool) -> Run:
     if all_rows:
         settings |= {"dataset.split.val": 0, "dataset.split.test": 0}
     command = [str(SCRIPTS / "train.py"), *(f"{key}={value}" for key, value in settings.items())]
-    seconds, anonymous, total, _ = watched(command, scratch)
+    seconds, processor_seconds, anonymous, total, _ = watched(command, scratch)
     summary = json.loads((scratch / "run" / "summary.json").read_text())
     found = {row["feature"]: row["1"] for row in _csv(scratch / "run" / "coefficients.csv")}
     certificate = summary["optimality"]
@@ -176,6 +179,7 @@ def ours(folder: Path, scratch: Path, storage: str, all_rows: bool) -> Run:
         f"ours, {storage}",
         seconds,
         seconds,
+        processor_seconds,
         anonymous,
         total,
         certificate["value"],
@@ -188,33 +192,50 @@ def ours(folder: Path, scratch: Path, storage: str, all_rows: bool) -> Run:
 
 def rival(name: str, folder: Path) -> Run:
     """Another program on the same rows."""
-    seconds, anonymous, total, out = watched(["-c", RIVALS[name], str(folder.resolve()), str(L2), "target"], folder)
+    command = ["-c", RIVALS[name], str(folder.resolve()), str(L2), "target"]
+    seconds, processor_seconds, anonymous, total, out = watched(command, folder)
     found = json.loads(next(line for line in out.splitlines() if line.startswith('{"seconds"')))
     coef = np.array(found["coef"])
     nan = float("nan")
-    return Run(name, seconds, found["seconds"], anonymous, total, nan, nan, found["auroc"], coef, found["intercept"])
+    return Run(
+        name,
+        seconds,
+        found["seconds"],
+        processor_seconds,
+        anonymous,
+        total,
+        nan,
+        nan,
+        found["auroc"],
+        coef,
+        found["intercept"],
+    )
 
 
-def watched(arguments: Sequence[str], folder: Path) -> tuple[float, float, float, str]:
-    """Runs Python: wall seconds, peak anonymous and total memory in GiB with its children's, and its output.
+def watched(arguments: Sequence[str], folder: Path) -> tuple[float, float, float, float, str]:
+    """Runs Python: wall and processor seconds, peak anonymous and total memory in GiB, and output.
+
+    The processes that it starts count too.
 
     Raises:
         RuntimeError: It had an exit code other than 0.
     """
     start = time.perf_counter()
-    peaks = [0, 0]
+    peaks, ticks = [0, 0], dict[int, int]()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=subprocess.STDOUT, cwd=folder)
         while process.poll() is None:
-            used = [_memory(one) for one in _family(process.pid)]
-            peaks = [max(peak, sum(now)) for peak, now in zip(peaks, zip(*used, strict=True), strict=False)] or peaks
+            family = _family(process.pid)
+            ticks |= {one: max(ticks.get(one, 0), _ticks(one)) for one in family}
+            used = [_memory(one) for one in family]
+            peaks = [max(peak, sum(now)) for peak, now in zip(peaks, zip(*used, strict=True), strict=True)]
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - start
         out.seek(0)
         text = out.read()
     if process.returncode:
         raise RuntimeError(f"python {' '.join(arguments)} left with {process.returncode}:\n{text}")
-    return seconds, peaks[0] / 2**20, peaks[1] / 2**20, text
+    return seconds, sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), peaks[0] / 2**20, peaks[1] / 2**20, text
 
 
 def report(runs: Sequence[Run], folder: Path, arguments: argparse.Namespace) -> None:
@@ -222,11 +243,12 @@ def report(runs: Sequence[Run], folder: Path, arguments: argparse.Namespace) -> 
     mine, *rivals = runs
     least = mine.objective - mine.gap
     print(f"\nscale: {arguments.rows:,} x {arguments.features} in {len(list(folder.glob('*.parquet'))):,} files")
-    print(f"{'':<16}{'seconds':>9}{'own':>8}{'anon GiB':>10}{'all GiB':>9}{'objective':>18}{'gap <=':>10}{'auroc':>9}")
+    heads = {"seconds": 9, "own": 8, "cpu": 8, "anon GiB": 10, "all GiB": 9, "objective": 18, "gap <=": 10, "auroc": 9}
+    print(" " * 16 + "".join(f"{head:>{width}}" for head, width in heads.items()))
     for run in runs:
         objective = objective_of(run, folder) if rivals else run.objective
         print(
-            f"{run.name:<16}{run.seconds:>9.1f}{run.own_seconds:>8.1f}{run.anonymous:>10.2f}{run.total:>9.2f}"
+            f"{run.name:<16}{run.seconds:>9.1f}{run.own_seconds:>8.1f}{run.processor_seconds:>8.1f}{run.anonymous:>10.2f}{run.total:>9.2f}"
             f"{objective:>18.12f}{objective - least:>10.1e}{run.auroc:>9.4f}",
             flush=True,
         )
@@ -278,6 +300,15 @@ def _family(process: int) -> list[int]:
         except OSError:  # it has ended
             continue
     return found
+
+
+def _ticks(process: int) -> int:
+    """Processor time of a process, in ticks of the system."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0
+    return int(after_name[11]) + int(after_name[12])
 
 
 def _memory(process: int) -> tuple[int, int]:
