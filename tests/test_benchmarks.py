@@ -77,6 +77,7 @@ SLOW = [
     SmokeRun("commands", "--repeats 1 --only table --rows 1000", ["1,000 x 30 in CSV: peak memory, GiB"]),
     SmokeRun("text", "--repeats 1 --text {text} --gap 1e-3", ["3 classes", "ours: accuracy", "scikit-learn: accuracy"]),
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
+    SmokeRun("scale", "--rows 2000 --features 3", ["2,000 x 3 in 1 files", "ours, mapped", "anonymous memory"]),
     SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
     SmokeRun(
         "prediction", "--repeats 1 --blocks 1 --shape 784x10 --rows 1000", ["1,000 rows of 30 features", ".npy to .csv"]

@@ -237,8 +237,8 @@ class BlockedRows:
             yield self._block(slice(first, min(first + self.block_rows, self.num_rows)))
 
     def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows; block i of n has the rows i, i + n, i + 2 n, ...; of sparse rows those of `blocks`."""
-        if self.is_sparse:
+        """All rows; with random access, block i of n has the rows i, i + n, i + 2 n, ...; else those of `blocks`."""
+        if not self.has_random_access:
             yield from self.blocks()
             return
         blocks = -(-self.num_rows // self.block_rows)

@@ -78,7 +78,9 @@ BAD: dict[str, Bad] = {
     # files
     "no file is named": Bad("dataset.target=y", GOOD, r"`dataset\.path` .*None.*dataset\.path=FILE"),
     "the file is missing": Bad("dataset.path=no.csv dataset.target=y", GOOD, r"`dataset\.path` .*no\.csv is missing"),
-    "a folder": Bad("dataset.path=. dataset.target=y", GOOD, r"`dataset\.path` .*folder"),
+    "a folder without tables": Bad(
+        "dataset.path=. dataset.target=y", {"t.xlsx": b"PK"}, r"`dataset\.path` .*\.csv.*\. has none.*folder"
+    ),
     "an unknown kind of file": Bad(
         "dataset.path=t.xlsx dataset.target=y", {"t.xlsx": b"PK"}, r"`dataset\.path` .*\.csv.*\.parquet.*'t\.xlsx'"
     ),

@@ -30,21 +30,35 @@ def numbers(array: Any, missing: float | None = None) -> np.ndarray[Any, Any]:
 
 
 def _chunk_numbers(chunk: Any, dtype: Any, missing: float) -> np.ndarray[Any, Any]:
-    validity, data = chunk.buffers()
+    _, data = chunk.buffers()
     whole = slice(chunk.offset, chunk.offset + len(chunk))
     values = np.frombuffer(data, dtype, whole.stop)[whole]
-    if chunk.null_count:
-        is_there = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[whole]
-        values = np.where(is_there, values, np.asarray(missing, dtype))
-    return values
+    return np.where(is_there(chunk), values, np.asarray(missing, dtype)) if chunk.null_count else values
 
 
-def array_of(values: np.ndarray[Any, Any], kind: pa.DataType | None = None) -> pa.Array:
-    """Numbers (N,), contiguous, as an Arrow array without missing values, of type ``kind`` or that of NumPy."""
+def is_there(chunk: pa.Array) -> np.ndarray[Any, Any]:
+    """Whether each value of an Arrow array is not missing, shape (N,), boolean."""
+    if not chunk.null_count:
+        return np.ones(len(chunk), np.bool_)
+    bits = np.unpackbits(np.frombuffer(chunk.buffers()[0], np.uint8), bitorder="little")
+    return bits[chunk.offset : chunk.offset + len(chunk)].view(np.bool_)
+
+
+def array_of(
+    values: np.ndarray[Any, Any], kind: pa.DataType | None = None, there: np.ndarray[Any, Any] | None = None
+) -> pa.Array:
+    """Numbers (N,), contiguous, as an Arrow array.
+
+    Args:
+        values: The numbers.
+        kind: Its type; that of NumPy when ``None``.
+        there: Whether each value is not missing, shape (N,), boolean; ``None`` where none is.
+    """
     import pyarrow as pa
 
     kind = pa.from_numpy_dtype(values.dtype) if kind is None else kind
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+    validity = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values)])
 
 
 def text_array(texts: Sequence[str]) -> pa.Array:

@@ -142,3 +142,20 @@ class ColumnSource(Protocol):
             ConfigError: A file has no such column.
             DataError: A value is missing.
         """
+
+
+@runtime_checkable
+class MappedSource(Protocol):
+    """A dataset whose rows may lie in files, because they do not fit into memory."""
+
+    @property
+    def cache(self) -> str:
+        """Folder of the files in which the prepared rows are kept."""
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the features lie in files, not in memory."""
+
+    @property
+    def cache_key(self) -> list[Any] | None:
+        """Plain values on which the rows depend, where they are kept in the cache; else ``None``."""

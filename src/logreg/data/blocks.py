@@ -25,6 +25,12 @@ LOADED_BLOCK_BYTES = 16 * 2**20
 """Size of the features of a block of a DataLoader: large enough that what Lightning does for each block, which takes
 more than half a millisecond, is little beside the arithmetic, and small enough for the larger caches."""
 
+RUN_BYTES = 2**18
+"""Size of the features of a run of rows that is read from a file at once, in bytes: a disk then reads at full speed."""
+
+WINDOW_RUNS = 2**10
+"""Runs whose rows are shuffled together: 256 MiB, which stay in memory while their batches are taken."""
+
 SEED_STEP = 0x9E3779B1
 """Distance of the generators' seeds for two seeds of a user, about 2^32 over the golden ratio: the orders of their
 epochs then differ.  torch's generator on the CPU reads the lower 32 bits of its seed."""
@@ -158,10 +164,24 @@ class BlockSampler(Sampler[Rows]):
         interleaved_from_epoch: int | None = None,
         in_order: bool = False,
         processes: Processes | None = None,
+        run_rows: int = 1,
     ) -> None:
-        """Arguments as of `block_loader`; ``in_order`` makes the fixed blocks runs of rows, not interleaved ones."""
+        """Arguments as of `block_loader`, and some of its own.
+
+        Args:
+            num_rows: Number of rows of the split.
+            batch_size: See `block_loader`.
+            blocks: Number of blocks.
+            shuffle: See `block_loader`.
+            seed: See `block_loader`.
+            interleaved_from_epoch: See `block_loader`.
+            in_order: Whether the fixed blocks are runs of rows, not interleaved ones.
+            processes: See `block_loader`.
+            run_rows: Rows of a run that is read at once, where rows are slow to read in any order.  From 2 on, runs are
+                shuffled, and then the rows of a window of `WINDOW_RUNS` runs.
+        """
         self.num_rows, self.batch_size, self.blocks, self.processes = num_rows, batch_size, blocks, processes
-        self.in_order, self.shuffle, self.seed, self.epoch = in_order, shuffle, seed, 0
+        self.in_order, self.run_rows, self.shuffle, self.seed, self.epoch = in_order, run_rows, shuffle, seed, 0
         self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -185,8 +205,7 @@ class BlockSampler(Sampler[Rows]):
                 yield slice(own.start + run.start, own.start + run.stop)
 
     def _shuffled(self) -> Iterator[Tensor]:
-        draw = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
-        order = torch.randperm(self.num_rows, generator=draw)
+        order = self._order()
         for block in range(self.blocks):
             batches = batches_of_block(self.num_rows, self.batch_size, block, self.blocks)
             if self.processes is None:
@@ -194,6 +213,18 @@ class BlockSampler(Sampler[Rows]):
                 continue
             own = [own_part(batch, self.processes) for batch in batches]
             yield torch.cat([order[part.start : part.stop] for part in own])
+
+    def _order(self) -> Tensor:
+        """The positions of all rows in the order of the epoch, (num_rows,)."""
+        draw = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
+        if self.run_rows == 1:
+            return torch.randperm(self.num_rows, generator=draw)
+        windows = []
+        for window in torch.randperm(-(-self.num_rows // self.run_rows), generator=draw).split(WINDOW_RUNS):
+            rows = (window.unsqueeze(1) * self.run_rows + torch.arange(self.run_rows)).flatten()
+            rows = rows[rows < self.num_rows]
+            windows.append(rows[torch.randperm(len(rows), generator=draw)])
+        return torch.cat(windows)
 
 
 def block_loader(
@@ -204,6 +235,7 @@ def block_loader(
     interleaved_from_epoch: int | None = None,
     num_outputs: int = 1,
     processes: Processes | None = None,
+    is_mapped: bool = False,
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks of whole batches, as many as fit into ``LOADED_BLOCK_BYTES``.
 
@@ -218,6 +250,8 @@ def block_loader(
             a run of rows is not copied.  ``None`` for never.
         num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
         processes: The processes that share the split; each gets the blocks of its own part.  ``None`` for one process.
+        is_mapped: Whether the features lie in files that may be larger than memory.  Fixed blocks are then runs of
+            rows, and rows are shuffled run by run; see `BlockSampler`.
     """
     num_rows = len(dataset)
     batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
@@ -225,6 +259,8 @@ def block_loader(
     block_batches = max(1, size * LOADED_BLOCK_BYTES // batch_bytes)
     blocks = max(1, -(-num_rows // (batch_size * block_batches)))
     shuffle = shuffle and batch_size < num_rows
-    in_order = is_sparse(dataset.features)
-    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, interleaved_from_epoch, in_order, processes)
+    in_order = is_mapped or is_sparse(dataset.features)
+    run_rows = max(2, RUN_BYTES // max(1, dataset.row_bytes)) if is_mapped else 1
+    fixed = interleaved_from_epoch
+    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, fixed, in_order, processes, run_rows)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from logreg.csr import converted, is_sparse, num_bytes
+from logreg.csr import arrays_of, converted, csr, is_sparse, num_bytes
 from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
-from logreg.data.base import BayesClassifier, ColumnSource, Dataset, RawData, Table
+from logreg.data.base import BayesClassifier, ColumnSource, Dataset, MappedSource, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
+from logreg.data.formats.cache import ArrayFiles, load_or_write_arrays, referenced
 from logreg.data.leaks import Leaks, find_leaks
+from logreg.data.memory import Allocate, mapped_array
 from logreg.data.prepare import (
     adopt_classes,
     check_features,
@@ -46,6 +51,9 @@ from logreg.processes import Processes, in_each, share
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
+PREPARED_VERSION = 1
+"""Version of prepared rows in the cache: raise it when rows are read, split, encoded or measured in another way."""
+
 CONVERTED_BYTES = 2**30
 """Size of converted features, in bytes, up to which an exact optimizer keeps them, to convert them only once."""
 
@@ -67,6 +75,46 @@ class _Prepared:
     """The splits as they are served; made when they are first needed."""
     converted: BlockDataset | None = None
     """The train rows, converted and put in order, for an exact optimizer, which reads them many times."""
+    is_mapped: bool = False
+    """Whether the features lie in files, because they do not fit into memory."""
+
+    def content(self, files: ArrayFiles) -> dict[str, Any]:
+        """Plain values and tensors from which `of_content` makes the same again; large arrays are in ``files``."""
+        raw = {one.name: getattr(self.raw, one.name) for one in dataclasses.fields(self.raw) if one.name != "tables"}
+        tables = {
+            split: {
+                "features": [files.reference(part) for part in arrays_of(table.matrix)],
+                "width": table.matrix.shape[1],
+                **{name: getattr(table, name) for name in ("labels", "index", "sample_weight", "groups")},
+            }
+            for split, table in self.tables.items()
+        }
+        stored = None if self.to_store is None else tuple(self.to_store)
+        leaks = {"target": self.leaks.target, "duplicates": dict(self.leaks.duplicates), "advice": self.leaks.advice}
+        facts = self.facts.as_dict()
+        return {"raw": raw, "tables": tables, "facts": facts, "notes": self.notes, "stored": stored, "leaks": leaks}
+
+    @classmethod
+    def of_content(cls, path: Path, content: Mapping[str, Any]) -> _Prepared:
+        """The rows of the entry ``path`` of the cache."""
+        tables: dict[Split, Table] = {}
+        shared: dict[str, Tensor] = {}  # splits that share their features go on sharing them
+        for split, plain in content["tables"].items():
+            name = repr([part if isinstance(part, dict) else id(part) for part in plain["features"]])
+            if name not in shared:
+                parts = [referenced(path, part) for part in plain["features"]]
+                shared[name] = parts[0] if len(parts) == 1 else csr(parts[0], parts[1], parts[2], plain["width"])
+            others = {key: plain[key] for key in ("labels", "index", "sample_weight", "groups")}
+            tables[split] = Table(shared[name], **others)
+        return cls(
+            RawData(tables={}, **content["raw"]),
+            tables,
+            DataFacts.from_dict(content["facts"]),
+            tuple(content["notes"]),
+            None if content["stored"] is None else StoredForm(*content["stored"]),
+            Leaks(**content["leaks"]),
+            is_mapped=True,
+        )
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -138,7 +186,7 @@ class TensorDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
-        self._ready = ready = in_each(self.processes, self._prepare)
+        self._ready = ready = in_each(self.processes, self._read)
         checksums = (
             [ready.facts.fingerprint] if self.processes is None else self.processes.gather(ready.facts.fingerprint)
         )
@@ -149,10 +197,37 @@ class TensorDataModule(pl.LightningDataModule):
                     f"{rank} have another checksum than those of process 0. Give every machine the same files."
                 )
 
-    def _prepare(self) -> _Prepared:
-        """Reads, splits, selects, encodes and checks the rows, and learns the facts from train."""
+    def _read(self) -> _Prepared:
+        """The prepared rows: in memory, or mapped from the cache, into which the first process that comes writes."""
+        if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
+            is_mapped = isinstance(self.dataset, MappedSource) and self.dataset.is_mapped
+            return dataclasses.replace(self._prepare(mapped_array), is_mapped=is_mapped)
+        return load_or_write_arrays(
+            self.dataset.cache,
+            self.dataset.name,
+            [PREPARED_VERSION, key, self._settings()],
+            lambda files: self._prepare(files.allocate).content(files),
+            _Prepared.of_content,
+        )
+
+    def _settings(self) -> list[Any]:
+        """Plain values of all settings on which the prepared rows depend, besides those of the dataset."""
+        model = None
         if self.model is not None:
-            return self._prepare_for(self.model)
+            buffer = io.BytesIO()
+            torch.save(self.model.as_dict(), buffer)
+            model = hashlib.sha256(buffer.getvalue()).hexdigest()
+        weights = self.class_weight if isinstance(self.class_weight, str) else list(self.class_weight.items())
+        selection = dataclasses.astuple(self.selection)
+        return [
+            *(self.fractions, self.standardize, self.seed, str(self.dtype), selection, self.limit, weights),
+            *(model, self.shifts, self.copies, self.augmentation.strengths),
+        ]
+
+    def _prepare(self, allocate: Allocate) -> _Prepared:
+        """Reads, splits, selects, encodes and checks the rows; ``allocate`` makes the arrays of the features."""
+        if self.model is not None:
+            return self._prepare_for(self.model, allocate)
         is_alone = "raw" not in self.__dict__  # whoever has read the columns before may still need them
         raw, (tables, class_names) = self.raw, self.selected
         check_labels(tables, class_names, self.dataset.name, raw)
@@ -164,7 +239,9 @@ class TensorDataModule(pl.LightningDataModule):
         column_names = (
             [series.name for series in source_features.series] if isinstance(source_features, Columns) else []
         )
-        tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts, free=is_alone)
+        tables, columns, stored, notes = encode_columns(
+            tables, self.dtype, shifts=self.shifts, free=is_alone, allocate=allocate
+        )
         if not columns:  # columns are checked when they are encoded, by name
             check_features(tables, self.dataset.name)
         checksum = fingerprint(tables)
@@ -243,12 +320,12 @@ class TensorDataModule(pl.LightningDataModule):
         copies = "a changed copy" if self.copies == 1 else f"{self.copies} changed copies"
         return enlarged, f"train counts {len(train):,} rows and {copies} of each, {len(enlarged):,} in all: {words}"
 
-    def _prepare_for(self, model: DataFacts) -> _Prepared:
+    def _prepare_for(self, model: DataFacts, allocate: Allocate) -> _Prepared:
         """Prepares the rows for a trained model."""
         raw, (tables, class_names) = self.raw, self.selected
         tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
         check_weights(tables)
-        tables, _, encoded, notes = encode_columns(tables, self.dtype, model)
+        tables, _, encoded, notes = encode_columns(tables, self.dtype, model, allocate=allocate)
         if not model.columns:
             check_features(tables, self.dataset.name)
         if raw.first_index is not None:
@@ -330,8 +407,15 @@ class TensorDataModule(pl.LightningDataModule):
             dataset = BlockDataset(
                 dataset.features, dataset.labels, dataset.index, 1.0, torch.uint8, dataset.sample_weight
             )
-        batch_size = 1 if is_exact else self.batch_size or len(dataset)
-        loader = block_loader(dataset, batch_size, True, self.seed, self.full_passes_from_epoch, processes=processes)
+        loader = block_loader(
+            dataset,
+            1 if is_exact else self.batch_size or len(dataset),
+            shuffle=True,
+            seed=self.seed,
+            interleaved_from_epoch=self.full_passes_from_epoch,
+            processes=processes,
+            is_mapped=self._prepared.is_mapped,
+        )
         if self.facts.draws_anew:
             return drawn_anew(loader, self.facts.image_shape, self.augmentation, self.seed)
         return loader
@@ -366,9 +450,13 @@ class TensorDataModule(pl.LightningDataModule):
             is_share: Whether several processes share the passes; else each makes them over all rows.
         """
         processes = self.processes if is_share else None
-        dataset = self._share(split) if processes is self.processes else self._blocks(split)
-        has_offset = self.facts.largest_offset is not None
-        return SplitRows(dataset, device or torch.device("cpu"), has_offset, processes)
+        return SplitRows(
+            self._share(split) if processes is self.processes else self._blocks(split),
+            device or torch.device("cpu"),
+            self.facts.largest_offset is not None,
+            processes,
+            self._prepared.is_mapped,
+        )
 
     def labels(self, split: Split) -> Tensor:
         """Class of each row of a split, shape (N,), int64, on the CPU."""
@@ -432,7 +520,8 @@ class TensorDataModule(pl.LightningDataModule):
         """Random access to the features of a split in full precision, whatever the type of the blocks; no offset."""
         table = self.tables[split]
         features = table.matrix if self.facts.largest_offset is None else offset_apart(table.matrix)[0]
-        return FeatureReader(features, table.index, self._prepared.to_store, CONVERTED_BYTES)
+        held = 0 if self._prepared.is_mapped else CONVERTED_BYTES
+        return FeatureReader(features, table.index, self._prepared.to_store, held)
 
     def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Some rows of a table as they are in the file, column by column.
@@ -514,7 +603,7 @@ class TensorDataModule(pl.LightningDataModule):
 
     def _converted(self, dataset: BlockDataset) -> BlockDataset:
         """The rows in the type and order of the blocks, converted once, where the result is small enough to keep."""
-        is_large = len(dataset) * dataset.row_bytes > CONVERTED_BYTES
+        is_large = self._prepared.is_mapped or len(dataset) * dataset.row_bytes > CONVERTED_BYTES
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset
         if self._prepared.converted is None:
@@ -538,7 +627,8 @@ class TensorDataModule(pl.LightningDataModule):
             mine = prepared.tables[split]
             features, labels, weights, stored = mine.matrix, mine.labels, mine.sample_weight, prepared.to_store
             # Wider types are converted once; narrower ones (float16, perhaps mapped from a file) block by block.
-            if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
+            is_wider = features.is_floating_point() and features.itemsize > self.dtype.itemsize
+            if is_wider and not prepared.is_mapped:
                 features = converted(features, self.dtype) if stored is None else stored.transform(features, self.dtype)
                 stored = None
             device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")

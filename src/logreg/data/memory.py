@@ -1,4 +1,4 @@
-"""Arrays in memory of their own, which goes back to the system as soon as they are freed.
+"""Arrays in memory of their own, which goes back to the system as soon as they are freed, and arrays in files.
 
 The allocator of the C library keeps freed arrays of up to 32 MiB for later: the whole table, where it has many columns.
 """
@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import Any
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+
+from logreg.hardware import available_memory
 
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 """Options by which pages that are not written to take no memory; Windows needs none."""
@@ -17,6 +23,18 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 MAPPED_BYTES = 2**18
 """Smallest size of such an array, in bytes: a system maps at most some ten thousand pieces of memory for a process."""
+
+MEMORY_FRACTION = 0.6
+"""Fraction of the available memory up to which columns and features are held in memory; the rest is for the fit."""
+
+Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, Any]]"
+"""Makes an array of zeros from its shape and type."""
+
+
+def fits_into_memory(num_bytes: int) -> bool:
+    """Whether columns and features of this size are held in memory, where the user does not say."""
+    available = available_memory()
+    return available is None or num_bytes <= MEMORY_FRACTION * available
 
 
 def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
@@ -26,3 +44,54 @@ def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, An
         return np.zeros(shape, dtype)
     buffer = mmap.mmap(-1, size * np.dtype(dtype).itemsize, **_PRIVATE)
     return np.frombuffer(buffer, dtype, size).reshape(shape)
+
+
+def file_array(path: Path, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """An array of zeros in a new file, whose pages the system writes back and frees when memory is short.
+
+    Args:
+        path: The file; an existing one is replaced.
+        shape: Shape of the array.
+        dtype: Type of its numbers.
+
+    Raises:
+        OSError: The disk has no room for it.
+    """
+    import torch
+
+    size = math.prod(shape) if isinstance(shape, tuple) else shape
+    with path.open("wb") as file:
+        num_bytes = size * np.dtype(dtype).itemsize
+        # A page of a file with holes that finds the disk full ends the process with a signal, not with an error.
+        if num_bytes and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
+    if not num_bytes:
+        return np.zeros(shape, dtype)
+    # Python's own maps keep the file open, and a process may open about a thousand files.
+    content = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
+    array: np.ndarray[Any, Any] = content.numpy().view(dtype).reshape(shape)
+    return array
+
+
+def scratch_in(folder: Path) -> Allocate:
+    """Makes arrays in files of a folder that have no name any more: they end with the process, however it ends.
+
+    Args:
+        folder: The folder, which is made with the first array.
+    """
+
+    def allocate(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        size = math.prod(shape) if isinstance(shape, tuple) else shape
+        if size * np.dtype(dtype).itemsize < MAPPED_BYTES:
+            return np.zeros(shape, dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(dir=folder, prefix=".logreg-scratch-")
+        os.close(handle)
+        try:
+            return file_array(Path(path), shape, dtype)
+        finally:
+            os.unlink(path)  # noqa: PTH108  # a path of text
+
+    return allocate

@@ -18,6 +18,7 @@ from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.memory import Allocate, mapped_array
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list
@@ -241,6 +242,7 @@ def encode_columns(
     model: DataFacts | None = None,
     shifts: bool = True,
     free: bool = False,
+    allocate: Allocate = mapped_array,
 ) -> Encoded:
     """Encodes columns as features, with an encoding that is learned on train; features pass unchanged.
 
@@ -250,6 +252,7 @@ def encode_columns(
         model: Facts of a trained model, whose encoding is used; ``None`` to learn one.
         shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.
         free: Whether the columns may be freed while they are encoded, where the source allows it too.
+        allocate: Makes the arrays of the features.
 
     Raises:
         DataError: A column cannot be learned from, or does not fit the model.
@@ -265,7 +268,7 @@ def encode_columns(
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
         encoding, stored, notes = model.columns, model.stored, ()
-    features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary)
+    features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary, allocate=allocate)
     texts = {column.name for column in encoding if column.kind == "text"}
     for column, rows in unseen.items():
         for split, table in tables.items():

@@ -98,7 +98,7 @@ class _RowsWithColumns:
         self._likelihood, self._added, rows = likelihood, added, likelihood.rows
         self.num_rows, self.num_features = rows.num_rows, rows.num_features + size
         self.is_sparse, self.may_be_held = rows.is_sparse, rows.may_be_held
-        self.has_random_access = rows.has_random_access
+        self.has_random_access, self.processes = rows.has_random_access, rows.processes
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from logreg.data.formats.shards import first_file, is_sharded
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import BINS
 from logreg.invocation import command_words
@@ -158,6 +159,10 @@ def _used(summary: Summary) -> str:
         path = path[0]  # the second file has the labels
     if not isinstance(path, str):
         return ""
+    if dataset.get("name") in ("table", "features") and is_sharded(path):
+        path = first_file(path)
+        if path is None:
+            return ""
     output = [] if Path("predictions.csv").exists() else ["output=predictions.csv"]
     return shell_line([*words, f"input={path}", *output])
 

@@ -297,7 +297,9 @@ class LogisticModule(pl.LightningModule):
             rows = len(block.labels)
             batches = batches_of_block(rows, self.batch_size or rows, block=0, blocks=1)
         else:
-            rows, blocks = self.facts.rows["train"], len(self.trainer.train_dataloader)
+            loader = self.trainer.train_dataloader
+            assert loader is not None
+            rows, blocks = self.facts.rows["train"], len(loader)
             batches = batches_of_block(rows, self.batch_size or rows, number, blocks)
         totals, sizes = map(len, batches), [len(own_part(batch, self.processes)) for batch in batches]
         at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype, self.device)

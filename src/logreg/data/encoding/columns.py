@@ -12,6 +12,7 @@ import numpy as np
 from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
+from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import Vocabulary
 
@@ -91,11 +92,21 @@ class Columns:
     """Values of ``dataset.features``, ``drop``, ``categorical``, ``text`` and ``missing_values`` that the user set."""
     offset: str = ""
     """Name of the column that is the known term of the logits, the last of the series; empty for none."""
+    allocate: Allocate = mapped_array
+    """Makes the arrays of the columns: in memory, or in files."""
     in_python: bool = False
     """Whether the columns come from Python: settings are then arguments of a call, and rows count from 0."""
 
     def __len__(self) -> int:
         return self.num_rows
+
+    def kept(self, values: Values) -> Values:
+        """Values (M,) that were computed from a column, where the arrays of the columns lie."""
+        if self.allocate is mapped_array:
+            return values
+        array = self.allocate(len(values), values.dtype)
+        array[:] = values
+        return array
 
     def place(self, row: int) -> str:
         """Location of a row for the user: ``row 3 [in new.csv]``, counted from 1 without the header."""
@@ -177,11 +188,13 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
         return Series(name, "none", nothing, file_type=file_type)
     is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
     if is_number and not as_category:
+        is_view = column.num_chunks == 1 and not column.null_count
         if kinds.is_decimal(kind) or kinds.is_uint64(kind) or (kinds.is_integer(kind) and column.null_count):
-            column = pc.cast(column, pa.float64(), safe=False)
+            column, is_view = pc.cast(column, pa.float64(), safe=False), False
         values = numbers(column)
         if values.dtype == np.float16:
-            values = values.astype(np.float32)
+            values, is_view = values.astype(np.float32), False
+        values = values if is_view else columns.kept(values)
         return (
             Series(name, "none", nothing, file_type=file_type)
             if np.isnan(values).all()
@@ -205,7 +218,7 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
-    codes = lookup[numbers(pc.cast(encoded.indices, pa.int64()), missing=len(levels))]
+    codes = columns.kept(lookup[numbers(pc.cast(encoded.indices, pa.int64()), missing=len(levels))])
     text = not as_category and not kinds.is_boolean(kind)
     problem, short_problem = _text_among_numbers(name, names, codes, columns) if text else ("", "")
     return Series(

@@ -21,7 +21,7 @@ from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.parts import LevelsPart, NarrowedPart, NumberPart, Part
 from logreg.data.encoding.text import TextPart
-from logreg.data.memory import mapped_array
+from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
 from logreg.hardware import usable_cores
@@ -47,6 +47,7 @@ def encode(
     stored: StoredForm | None = None,
     free: bool = False,
     sparse: bool | None = None,
+    allocate: Allocate = mapped_array,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Encodes columns as a feature matrix.
 
@@ -58,6 +59,7 @@ def encode(
         free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
             float32 then never take their memory together.
         sparse: Whether the matrix is sparse; ``None`` for `is_better_sparse`.
+        allocate: Makes the arrays of the matrix.
 
     Returns:
         Stored features, shape (M, D), dense or as a CSR tensor; and, by name of a column, the numbers of
@@ -86,7 +88,7 @@ def encode(
             if column.kind != "number" or series.values.itemsize <= float_dtype.itemsize:
                 continue
             part = NumberPart(column, series.values, forms[number])
-            values = mapped_array((len(columns), part.width), float_dtype)
+            values = columns.allocate((len(columns), part.width), float_dtype)
             for rows in _row_blocks(len(columns)):
                 part.write(values[rows], rows)
             _check_finite(column, series, values, columns)
@@ -119,7 +121,7 @@ def encode(
     if sparse is None:
         sparse = is_better_sparse(len(columns), parts, float_dtype.itemsize)
     join = _sparse if sparse else _dense
-    features, total = join(parts, len(columns), float_dtype)
+    features, total = join(parts, len(columns), float_dtype, allocate)
     if not math.isfinite(total):
         for column, series, part in zip(encoding, learned, parts, strict=True):
             if series is not None and column.kind == "number":
@@ -144,10 +146,10 @@ def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> boo
     return dense > max(SMALL_BYTES, DENSE_SPEED * sparse)
 
 
-def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate: Allocate) -> tuple[Tensor, float]:
     """The dense matrix (M, D) of some parts, and a sum that is finite where all its values are."""
     starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
-    features = mapped_array((num_rows, starts[-1]), dtype)
+    features = allocate((num_rows, starts[-1]), dtype)
 
     def write(rows: slice) -> float:
         for part, start in zip(parts, starts, strict=False):
@@ -160,7 +162,7 @@ def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[
     return torch.from_numpy(features), total
 
 
-def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate: Allocate) -> tuple[Tensor, float]:
     """The sparse matrix (M, D) of some parts, and a sum that is finite where all its values are."""
     starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
     begins = np.zeros(num_rows + 1, np.int64)
@@ -172,7 +174,7 @@ def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple
     with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(count, _row_blocks(num_rows)))
         np.cumsum(begins, out=begins)
-        columns, values = mapped_array(int(begins[-1]), np.int32), mapped_array(int(begins[-1]), dtype)
+        columns, values = allocate(int(begins[-1]), np.int32), allocate(int(begins[-1]), dtype)
 
         def write(rows: slice) -> float:
             nexts = begins[rows].copy()

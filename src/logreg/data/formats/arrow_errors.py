@@ -50,6 +50,11 @@ def reason_of(error: Exception, path: str) -> str:
     return " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".") or type(error).__name__
 
 
+def is_of_server(error: Exception) -> bool:
+    """Whether a server of files cannot be reached or refuses; else the error is of the content of a file."""
+    return isinstance(error, ConnectionError | PermissionError | TimeoutError) or "AWS Error" in str(error)
+
+
 def is_ragged(error: Exception) -> bool:
     """Whether a line has another number of values than the first one."""
     return "Expected" in str(error)

@@ -64,7 +64,7 @@ def _read_columns(path: str, key: str, columns: list[str]) -> pa.Table:
 
     with pa.memory_map(path) as file:
         table = (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
-    _check_stated_rows(path, key, table.num_rows, len(columns))
+    check_stated_rows(path, key, table.num_rows, len(columns))
     return table
 
 
@@ -74,7 +74,7 @@ def _read_parquet(path: str, key: str, columns: list[str]) -> pa.Table:
 
     with ParquetFile(path, pre_buffer=False, buffer_size=2**16) as file:
         rows = file.metadata.num_rows
-        _check_stated_rows(path, key, rows, len(columns))
+        check_stated_rows(path, key, rows, len(columns))
         schema = pa.schema([file.schema_arrow.field(name) for name in columns])
         batch_rows = min(max(TABLE_BATCH_ROWS, BATCH_NUMBERS // max(1, len(columns))), rows)
         return gather(file.iter_batches(max(1, batch_rows), columns=columns), schema, rows)
@@ -113,7 +113,7 @@ def _open_batches(path: str, key: str, columns: list[str]) -> tuple[int | None, 
         from pyarrow.parquet import ParquetFile
 
         file = explained_read(path, key, lambda: ParquetFile(path, pre_buffer=False, buffer_size=2**20))
-        _check_stated_rows(path, key, file.metadata.num_rows, len(columns))
+        check_stated_rows(path, key, file.metadata.num_rows, len(columns))
         return file.metadata.num_rows, file.iter_batches(TABLE_BATCH_ROWS, columns=columns)
     source = explained_read(path, key, lambda: pa.memory_map(path))
     if not _is_ipc_file(path):
@@ -128,12 +128,13 @@ def _is_ipc_file(path: str) -> bool:
         return file.read(6) == b"ARROW1"
 
 
-def _check_stated_rows(path: str, key: str, rows: int, columns: int) -> None:
-    """Refuses a small file whose stated number of rows would not fit into memory."""
-    if rows * max(1, columns) > max_decoded_bytes(path):
+def check_stated_rows(path: str, key: str, rows: int, columns: int, size: int | None = None) -> None:
+    """Refuses a small file whose stated rows would not fit into memory; ``size`` is its size, unless it is local."""
+    size = Path(path).stat().st_size if size is None else size
+    if rows * max(1, columns) > max_decoded_bytes(size):
         raise DataError(
             f"`{key}` must have the rows that its header states, and {path} states {rows:,} rows in "
-            f"{Path(path).stat().st_size:,} bytes. Write the file again."
+            f"{size:,} bytes. Write the file again."
         )
 
 

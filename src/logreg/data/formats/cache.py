@@ -6,17 +6,27 @@ References:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
+import pickle
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from logreg.data.memory import file_array
 from logreg.errors import ConfigError
-from logreg.files import write_whole
+from logreg.files import unfinished, write_whole
+
+Entry = TypeVar("Entry")
 
 FORMAT_VERSION = 1
 """Version of the files of the cache, which is part of every key: raise it when the content changes its meaning."""
@@ -49,13 +59,34 @@ def load_or_compute(folder: str | None, name: str, key: Any, compute: Callable[[
     """
     if folder is None:
         return compute()
+    path = _path_of(folder, name, key, ".safetensors")
+
+    def write() -> None:
+        from safetensors import SafetensorError  # these imports take as long as the rest of a start with a filled cache
+        from safetensors.torch import save_file
+
+        entry = compute()
+        tensors = {key: value.contiguous() for key, value in entry.tensors.items()}
+        metadata = {"facts": json.dumps(dict(entry.metadata))}
+        try:
+            write_whole(path, lambda file: save_file(tensors, file.name, metadata))
+        except (OSError, SafetensorError) as error:
+            raise _unwritable_error(folder, error) from error
+
+    return _load_or_write(folder, path, _load, write)
+
+
+def _path_of(folder: str, name: str, key: Any, suffix: str) -> Path:
+    """The file of an entry; arguments as of `load_or_compute`."""
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key], sort_keys=True).encode()).hexdigest()
-    path = Path(folder, f"{name}-{digest[:32]}.safetensors")
-    if (entry := _load(path)) is not None:
+    return Path(folder, f"{name}-{digest[:32]}{suffix}")
+
+
+def _load_or_write(folder: str, path: Path, load: Callable[[Path], Entry | None], write: Callable[[], object]) -> Entry:
+    """What ``load`` reads from a file of the cache; where it reads ``None``, one process writes the file first."""
+    if (entry := load(path)) is not None:
         return entry
-    from filelock import FileLock  # these imports take as long as the rest of a start with a filled cache
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from filelock import FileLock
 
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -64,21 +95,100 @@ def load_or_compute(folder: str | None, name: str, key: Any, compute: Callable[[
     except OSError as error:
         raise _unwritable_error(folder, error) from error
     with FileLock(lock):
-        if (entry := _load(path)) is None:
+        if (entry := load(path)) is None:
             try:
-                entry = compute()
+                write()
             except Exception:
                 _remove_lock(lock)
                 raise
-            tensors = {key: value.contiguous() for key, value in entry.tensors.items()}
-            metadata = {"facts": json.dumps(dict(entry.metadata))}
-            try:
-                write_whole(path, lambda file: save_file(tensors, file.name, metadata))
-            except (OSError, SafetensorError) as error:
-                raise _unwritable_error(folder, error) from error
-            entry = _load(path)
+            entry = load(path)
             assert entry is not None, f"{path} was written a moment ago"
     return entry
+
+
+class ArrayFiles:
+    """The large arrays of an entry while it is written: each has a file of its own, which the system pages."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        """Files beside the entry ``path``; ``stack`` removes them where `keep` is not called."""
+        self._path, self._stack, self._made = path, stack, list[tuple[Path, np.ndarray[Any, Any]]]()
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        """An array of zeros in a new file."""
+        temporary = self._stack.enter_context(unfinished(self._path.with_suffix(f".{len(self._made)}")))
+        self._made.append((temporary, file_array(temporary, shape, dtype)))
+        return self._made[-1][1]
+
+    def reference(self, tensor: Tensor) -> dict[str, Any] | Tensor:
+        """Plain values for an array that `allocate` made, by which `referenced` finds it; another tensor itself."""
+        for number, (_, array) in enumerate(self._made):
+            if array.size and array.__array_interface__["data"][0] == tensor.data_ptr():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                return {"file": number, "shape": list(tensor.shape), "dtype": dtype}
+        return tensor
+
+    def keep(self) -> None:
+        """Gives the files their names."""
+        for number, (temporary, _) in enumerate(self._made):
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self._path.with_suffix(f".{number}"))
+
+
+def referenced(path: Path, reference: Any) -> Tensor:
+    """The tensor that `ArrayFiles.reference` of an entry describes, memory-mapped; a change does not reach the file.
+
+    Raises:
+        OSError: The file is missing or cut off.
+    """
+    if isinstance(reference, Tensor):
+        return reference
+    file, dtype = path.with_suffix(f".{reference['file']}"), getattr(torch, reference["dtype"])
+    size = math.prod(reference["shape"])
+    if file.stat().st_size != size * dtype.itemsize:
+        raise FileNotFoundError(errno.ENOENT, "is not whole", str(file))
+    return torch.from_file(str(file), shared=False, size=size, dtype=dtype).reshape(reference["shape"])
+
+
+def load_or_write_arrays(
+    folder: str,
+    name: str,
+    key: Any,
+    write: Callable[[ArrayFiles], Mapping[str, Any]],
+    read: Callable[[Path, Any], Entry],
+) -> Entry:
+    """An entry with arrays that are larger than memory, which is written once and from then on read from disk.
+
+    Args:
+        folder: Folder of the cache.
+        name: As of `load_or_compute`.
+        key: As of `load_or_compute`.
+        write: Computes the entry: plain values and tensors, with `ArrayFiles.reference` for the large ones.
+        read: Makes the result of the path and the content of the entry.
+
+    Raises:
+        ConfigError: The folder cannot be written to, or has too little room.
+    """
+    path = _path_of(folder, name, key, ".pt")
+
+    def write_entry() -> None:
+        try:
+            with ExitStack() as stack:
+                files = ArrayFiles(path, stack)
+                content = dict(write(files))
+                files.keep()
+                write_whole(path, lambda file: torch.save(content, file.name))  # by its name: without a copy
+        except OSError as error:
+            advice = ", make room in it, or hold the rows in memory with dataset.storage=memory"
+            raise _unwritable_error(folder, error, advice) from error
+
+    def load(path: Path) -> Entry | None:
+        try:
+            return read(path, torch.load(path, mmap=True, weights_only=True))
+        except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError):
+            return None
+
+    return _load_or_write(folder, path, load, write_entry)
 
 
 def _remove_lock(lock: Path) -> None:
@@ -107,11 +217,13 @@ def _load(path: Path) -> CacheEntry | None:
         ) from error
 
 
-def _unwritable_error(folder: str, error: Exception) -> ConfigError:
+def _unwritable_error(
+    folder: str, error: Exception, advice: str = ", or turn the cache off with dataset.cache=null"
+) -> ConfigError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return ConfigError.broken(
         "dataset.cache",
         "be a folder that can be written to",
         folder,
-        f"{reason}: name another folder, or turn the cache off with dataset.cache=null.",
+        f"{reason}: name another folder{advice}.",
     )

@@ -29,9 +29,11 @@ def suffix_of(path: str | Path) -> str:
     return (name.with_suffix("") if name.suffix.lower() in COMPRESSED_SUFFIXES else name).suffix.lower()
 
 
-def max_decoded_bytes(path: str | Path) -> int:
-    """Bytes that the content of a file may have in memory."""
-    return max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION_RATIO * Path(path).stat().st_size)
+def max_decoded_bytes(file: str | Path | int) -> int:
+    """Bytes that the content of a file, given by its path or its size, may have in memory."""
+    return max(
+        ALWAYS_ALLOWED_BYTES, MAX_EXPANSION_RATIO * (file if isinstance(file, int) else Path(file).stat().st_size)
+    )
 
 
 def open_text(path: str, key: str) -> Any:

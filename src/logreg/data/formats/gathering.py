@@ -9,63 +9,137 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from logreg.data.arrow_numbers import array_of, numbers
-from logreg.data.memory import mapped_array
+import numpy as np
+
+from logreg.data.arrow_numbers import array_of, is_there, numbers, text_array
+from logreg.data.memory import Allocate, mapped_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int) -> pa.Table:
+def gather(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, allocate: Allocate = mapped_array
+) -> pa.Table:
     """One table of all rows of batches.
 
     Args:
         batches: Batches with the columns of the schema, in any order.
         schema: The names and types of the columns.
         rows: The number of rows, about; an array that turns out too short is copied to a longer one.
+        allocate: Makes the arrays of numbers and, unless it is `mapped_array`, of the codes of text.
 
     Returns:
-        The table.  Columns of floats and of integers without missing values have one chunk; a missing float is nan.
+        The table.  Columns of numbers have one chunk; a missing float is nan.  Text in files is dictionary-encoded.
     """
     import pyarrow as pa
 
-    columns = [_Column(field.type, rows) for field in schema]
+    columns = [_column(field.type, rows, allocate) for field in schema]
     for batch in batches:
         for column, values in zip(columns, batch.select(schema.names).columns, strict=True):
             column.add(values)
     return pa.table([column.result() for column in columns], names=schema.names)
 
 
-class _Column:
-    """The values of one column so far: numbers in an array, everything else in the chunks of Arrow."""
+def _column(kind: pa.DataType, rows: int, allocate: Allocate) -> _Chunks | _Numbers | _Levels:
+    """An empty column for values of an Arrow type."""
+    import pyarrow.types as kinds
 
-    def __init__(self, kind: pa.DataType, rows: int) -> None:
-        import pyarrow.types as kinds
+    if kinds.is_floating(kind) or kinds.is_integer(kind):
+        return _Numbers(kind, rows, allocate)
+    is_text = kinds.is_string(kind.value_type if kinds.is_dictionary(kind) else kind)
+    # Arrays in files shall hold what has the length of the table; in memory the chunks of Arrow do as well.
+    return _Levels(kind, rows, allocate) if is_text and allocate is not mapped_array else _Chunks(kind)
 
-        self.kind, self.size = kind, 0
-        self.chunks: list[Any] = []
-        self.is_float = kinds.is_floating(kind)
-        is_number = self.is_float or kinds.is_integer(kind)
-        self.values: Any = mapped_array(rows, kind.to_pandas_dtype()) if is_number else None
+
+class _Chunks:
+    """Values of any type, in the chunks of Arrow."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self.kind, self.chunks = kind, list[Any]()
 
     def add(self, values: Any) -> None:
         """Adds values of a batch."""
-        if self.values is not None and values.null_count and not self.is_float:  # NumPy has no missing integers
-            self.chunks, self.values = [array_of(self.values[: self.size], self.kind)], None
-        if self.values is None:
-            self.chunks.append(values)
-            return
-        end = self.size + len(values)
-        if end > len(self.values):
-            longer = mapped_array(end + end // 2, self.values.dtype)
-            longer[: self.size] = self.values[: self.size]
-            self.values = longer
-        self.values[self.size : end] = numbers(values)
-        self.size = end
+        self.chunks.append(values)
 
     def result(self) -> pa.ChunkedArray:
         """All values."""
         import pyarrow as pa
 
-        chunks = self.chunks if self.values is None else [array_of(self.values[: self.size], self.kind)]
-        return pa.chunked_array(chunks, self.kind)
+        return pa.chunked_array(self.chunks, self.kind)
+
+
+class _Numbers:
+    """Numbers in one array; a missing float is nan, and missing integers are marked."""
+
+    def __init__(self, kind: pa.DataType, rows: int, allocate: Allocate) -> None:
+        import pyarrow.types as kinds
+
+        self.kind, self.is_float = kind, kinds.is_floating(kind)
+        self.values = _Growing(rows, kind.to_pandas_dtype(), allocate)
+        self.is_there: _Growing | None = None
+
+    def add(self, values: Any) -> None:
+        """Adds values of a batch."""
+        if values.null_count and not self.is_float and self.is_there is None:
+            self.is_there = _Growing(len(self.values.array), np.bool_, self.values.allocate)
+            self.is_there.append(np.ones(self.values.size, np.bool_))
+        if self.is_there is not None:
+            self.is_there.append(is_there(values))
+        self.values.append(numbers(values, missing=None if self.is_float else 0))
+
+    def result(self) -> pa.ChunkedArray:
+        """All values."""
+        import pyarrow as pa
+
+        there = None if self.is_there is None else self.is_there.filled
+        return pa.chunked_array([array_of(self.values.filled, self.kind, there)], self.kind)
+
+
+class _Levels:
+    """Text as positions in its levels, which are numbered by their first occurrence."""
+
+    def __init__(self, kind: pa.DataType, rows: int, allocate: Allocate) -> None:
+        self.codes = _Growing(rows, np.int32, allocate)
+        self.places: dict[str, int] = {}
+
+    def add(self, values: Any) -> None:
+        """Adds values of a batch."""
+        import pyarrow as pa
+
+        encoded = values if isinstance(values, pa.DictionaryArray) else values.dictionary_encode()
+        levels = encoded.dictionary.to_pylist()
+        places = [-1 if level is None else self.places.setdefault(level, len(self.places)) for level in levels]
+        indices = numbers(encoded.indices, missing=len(levels)) if encoded.indices.null_count else encoded.indices
+        self.codes.append(np.array([*places, -1], np.int32)[np.asarray(indices)])
+
+    def result(self) -> pa.ChunkedArray:
+        """All values."""
+        import pyarrow as pa
+
+        codes = self.codes.filled
+        indices = array_of(codes, pa.int32(), codes >= 0 if codes.size and codes.min() < 0 else None)
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, text_array(list(self.places)))])
+
+
+class _Growing:
+    """An array that is filled from its beginning, and copied to a longer one where it turns out too short."""
+
+    def __init__(self, rows: int, dtype: Any, allocate: Allocate) -> None:
+        self.allocate, self.size = allocate, 0
+        self.array = allocate(rows, dtype)
+
+    @property
+    def filled(self) -> np.ndarray[Any, Any]:
+        """The values so far."""
+        return self.array[: self.size]
+
+    def append(self, values: np.ndarray[Any, Any]) -> None:
+        """Adds values."""
+        end = self.size + len(values)
+        if end > len(self.array):
+            longer = self.allocate(end + end // 2, self.array.dtype)
+            longer[: self.size] = self.filled
+            self.array = longer
+        self.array[self.size : end] = values
+        self.size = end

@@ -58,11 +58,26 @@ def index_columns(path: str, names: Sequence[str]) -> set[str]:
         path: The file, or "-" for standard input.
         names: All columns of the file.
     """
+    is_text = path == "-" or suffix_of(path) not in BINARY_SUFFIXES
+    return indexes_in(names, None if is_text else schema_of(path))
+
+
+def indexes_in(names: Sequence[str], schema: pa.Schema | None) -> set[str]:
+    """The columns of `index_columns`, by the names of all columns and the schema of a file that is not text."""
     unnamed = {name for name in names if UNNAMED_COLUMN.fullmatch(name)}
-    if path == "-" or suffix_of(path) not in BINARY_SUFFIXES:
-        return unnamed
-    index = (schema_of(path).pandas_metadata or {}).get("index_columns", [])
+    index = ((schema and schema.pandas_metadata) or {}).get("index_columns", [])
     return unnamed | {name for name in index if isinstance(name, str)}
+
+
+def check_text_options(path: str, is_binary: bool, missing_values: Sequence[str], separator: str | None) -> None:
+    """Refuses options of text files for a file that is not text.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for option, given in (("missing_values", missing_values), ("separator", separator)):
+        if given and is_binary:
+            raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is not one. Leave it out.")
 
 
 def read_table(
@@ -94,10 +109,8 @@ def read_table(
         DataError: The file is broken, cut off or without rows; a line has another number of values than the header;
             text is not in UTF-8.
     """
+    check_text_options(path, suffix_of(path) in BINARY_SUFFIXES, missing_values, separator)
     if suffix_of(path) in BINARY_SUFFIXES:
-        for option, given in (("missing_values", missing_values), ("separator", separator)):
-            if given:
-                raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is not one. Leave it out.")
         table = read_binary(path, key, list(columns))
     else:
         table = read_text(path, key, list(columns), as_text, missing_values, separator, codes)

@@ -6,7 +6,8 @@ The formats are in `logreg.data.formats.arrays`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import Constraint, check
+from logreg.constraints import Constraint, check, one_of, text
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels
 from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors, open_arrays
 from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.folders import files_with
 from logreg.data.formats.sparse_arrays import SVMLIGHT_SUFFIXES, SvmlightFile
+from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
 from logreg.facts import Split
+
+MAPPED_SUFFIXES = (".npy", ".safetensors")
+"""Suffixes of files whose features need not be copied into memory."""
 
 USUAL_NAMES = {
     "features": ("features", "x", "embeddings", "embedding", "data"),
@@ -39,7 +45,8 @@ class Features:
     pages when they are used, and processes on one machine share them.
 
     Attributes:
-        path: One file, or two [features, labels], of which the second is .npy; val and test are held out of its rows.
+        path: One file, or two [features, labels], of which the second is .npy; or a folder of .safetensors files, or
+            two of .npy files, whose rows follow one another.  Val and test are held out of its rows.
         train_path: Rows of train, instead of ``path``.
         val_path: Rows of val, together with ``train_path``.
         test_path: Rows of test, together with ``train_path``.
@@ -47,6 +54,9 @@ class Features:
         labels: Name of the labels, N values of any type; rows without a label are left out.
         weight: Name of the sample weights, N numbers >= 0.
         group: Name of the groups, N values of any type; rows with equal values stay in one split.
+        storage: "memory" holds features in memory; "mapped" leaves them in their file, or joins those of a folder in
+            a file of ``cache``; "auto" maps what does not fit into memory.
+        cache: Folder of such files.
     """
 
     path: str | Sequence[str] | None = None
@@ -57,6 +67,8 @@ class Features:
     labels: str | None = None
     weight: str | None = None
     group: str | None = None
+    storage: str = "auto"
+    cache: str = "data/cache"
     name: str = "features"
 
     def __post_init__(self) -> None:
@@ -67,6 +79,41 @@ class Features:
                 raise ConfigError(f"`dataset.path` must not go with `dataset.{key}`: set `dataset.train_path` instead.")
         for role in ("features", "labels", "weight", "group"):
             check(_key_of(role), getattr(self, role), _ARRAY_NAME)
+        check("dataset.storage", self.storage, one_of(("auto", "memory", "mapped")))
+        check("dataset.cache", self.cache, text())
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        """Whether the features lie in files, not in memory.
+
+        Raises:
+            ConfigError: They must, by the user's wish, and have a format that is copied.
+        """
+        if self.storage == "memory":
+            return False
+        files = [(key, files[0]) for key, files in self._all_files()]
+        for key, file in files:
+            if file.suffix.lower() not in MAPPED_SUFFIXES:
+                if self.storage == "auto":
+                    return False
+                constraint = f"end in one of {', '.join(MAPPED_SUFFIXES)} with dataset.storage=mapped"
+                raise ConfigError.broken(f"dataset.{key}", constraint, str(file))
+        return self.storage == "mapped" or not fits_into_memory(sum(file.stat().st_size for _, file in files))
+
+    @cached_property
+    def cache_key(self) -> list[Any] | None:
+        """Plain values on which the rows depend, where those of a folder are joined in the cache; else ``None``."""
+        folders = [key for key in self._keys().values() if _is_folder(getattr(self, key))]
+        if not folders or not self.is_mapped:
+            return None
+        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
+        return [settings, [[str(file), *_state(file)] for _, files in self._all_files() for file in files]]
+
+    def _all_files(self) -> list[tuple[str, list[Path]]]:
+        """The attribute that names each file, or pair of files, and these."""
+        return [
+            (key, files) for key in self._keys().values() for files in _files_of(f"dataset.{key}", getattr(self, key))
+        ]
 
     def read(self) -> RawData:
         """The rows of each file; labels and groups have one encoding for all files.
@@ -124,10 +171,22 @@ class Features:
 
         A svmlight file has the features of ``train``, numbered as there.
         """
-        given = getattr(self, key)
-        files = [Path(file) for file in ([given] if isinstance(given, str) else given)]
-        for file in files:
-            _check_exists(f"dataset.{key}", file)
+        parts, states = [], []
+        for files in _files_of(f"dataset.{key}", getattr(self, key)):
+            states.append([_state(file) for file in files])
+            parts.append(self._read_files(key, files, train))
+        if len(parts) == 1:
+            return parts[0]
+        part = _joined(f"dataset.{key}", parts, scratch_in(Path(self.cache)) if self.is_mapped else mapped_array)
+        for files, state in zip(_files_of(f"dataset.{key}", getattr(self, key)), states, strict=True):
+            for file, before in zip(files, state, strict=True):
+                if _state(file) != before:
+                    raise DataError(f"`dataset.{key}` must not change while it is read, and {file} did. Run again.")
+        part.source = " + ".join(Path(one).name for one in _listed(getattr(self, key)))
+        return part
+
+    def _read_files(self, key: str, files: Sequence[Path], train: _Part | None) -> _Part:
+        """The arrays of a file or of a pair of files."""
         features_file, columns_file = files[0], files[-1]  # the same file, unless they are a pair
         known = (None, None) if train is None else (train.first_index, train.features.shape[1])
         arrays = open_arrays(f"dataset.{key}", files, *known)
@@ -222,6 +281,89 @@ class _Part:
     """Number of the first feature in a svmlight file: 0 or 1; ``None`` for other files."""
 
 
+def _listed(given: str | Sequence[str]) -> list[str]:
+    """The file or files of a setting."""
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _is_folder(given: str | Sequence[str]) -> bool:
+    return Path(_listed(given)[0]).is_dir()
+
+
+def _state(file: Path) -> list[int]:
+    """Size and time of change of a file."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _files_of(key: str, given: str | Sequence[str]) -> list[list[Path]]:
+    """Each file, or pair of files, that a setting names; of a folder all files in the order of their names.
+
+    Raises:
+        DatasetNotFoundError: A file is missing.
+        DataError: A folder has no files, or two folders have different numbers of them.
+    """
+    places = [Path(one) for one in _listed(given)]
+    if not _is_folder(given):
+        for file in places:
+            _check_exists(key, file)
+        return [places]
+    suffix = ".safetensors" if len(places) == 1 else ".npy"
+    found = [[place / name for name in files_with(suffix, place)] if place.is_dir() else [] for place in places]
+    for place, files in zip(places, found, strict=True):
+        if not files:
+            raise DataError(f"`{key}` must hold files that end in {suffix}, and {place} has none. Name another folder.")
+    if len(found[0]) != len(found[-1]):
+        raise DataError(
+            f"`{key}` must have a file of labels for each of features, got {len(found[0]):,} files in {places[0]} and "
+            f"{len(found[-1]):,} in {places[-1]}."
+        )
+    return [list(files) for files in zip(*found, strict=True)]
+
+
+def _joined(key: str, parts: Sequence[_Part], allocate: Allocate) -> _Part:
+    """The rows of several files, one after the other.
+
+    Args:
+        key: The setting that names them.
+        parts: The rows of each file.
+        allocate: Makes the array of the features.
+
+    Raises:
+        DataError: The files have different numbers of features or types.
+    """
+    import pyarrow as pa
+
+    first, dtype = parts[0], parts[0].features.dtype
+    for part in parts:
+        for what, one, other in (
+            ("number of features", first.features.shape[1], part.features.shape[1]),
+            ("type of features", dtype, part.features.dtype),
+            ("type of labels", first.labels.type, part.labels.type),
+        ):
+            if one != other:
+                raise DataError(
+                    f"`{key}` must have one {what} in all files, and {part.source} has {other}, {first.source} {one}. "
+                    "Write the files alike."
+                )
+    rows, width = sum(len(part.features) for part in parts), first.features.shape[1]
+    # Bytes, since NumPy has no bfloat16.
+    features = torch.from_numpy(allocate((rows, width * dtype.itemsize), np.uint8)).view(dtype)
+    torch.cat([part.features for part in parts], out=features)
+    weights = [part.weight for part in parts if part.weight is not None]
+    groups = [pa.table({"group": part.groups}) for part in parts if part.groups is not None]
+    return _Part(
+        features,
+        first.labels_name,
+        pa.chunked_array([part.labels for part in parts])
+        if not isinstance(first.labels, pa.ChunkedArray)
+        else pa.chunked_array([chunk for part in parts for chunk in part.labels.chunks], first.labels.type),
+        first.source,
+        torch.cat(weights) if weights else None,
+        pa.concat_tables(groups, promote_options="permissive").column(0) if groups else None,
+    )
+
+
 def _key_of(role: str) -> str:
     """The key that a user types to name the array with this role."""
     return "dataset.split.group" if role == "group" else f"dataset.{role}"
@@ -235,6 +377,8 @@ def _is_files(given: object) -> bool:
     if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
         return False
     suffixes = [Path(file).suffix.lower() for file in files]
+    if len(files) <= 2 and all(Path(file).is_dir() for file in files):
+        return True
     if suffixes in ([".npy", ".npy"], [".npz", ".npy"]):
         return True
     known = suffixes[0] in ARRAY_FORMATS.keys() - {".npy"} or suffix_of(files[0]) in SVMLIGHT_SUFFIXES
@@ -243,7 +387,7 @@ def _is_files(given: object) -> bool:
 
 _FILES = Constraint(
     "be a .npz, .safetensors, .parquet or .svm file, or two files: [FEATURES.npy,LABELS.npy] or "
-    "[SPARSE.npz,LABELS.npy]",
+    "[SPARSE.npz,LABELS.npy]; or a folder of .safetensors files, or two of .npy files",
     _is_files,
 )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,9 @@ from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.tables import column_names, index_columns, read_table
+from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, find_shards, is_sharded, type_family
+from logreg.data.formats.tables import check_text_options, column_names, index_columns, indexes_in, read_table
+from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 
@@ -66,6 +69,9 @@ class TableFile:
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
         separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
+            system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
+        cache: Folder of these files.
     """
 
     path: str | None = None
@@ -90,6 +96,8 @@ class TableFile:
     split_column: str | None = None
     group: str | None = None
     separator: str | None = None
+    storage: Literal["auto", "memory", "mapped"] = "auto"
+    cache: str = "data/cache"
     name: str = "table"
 
     def __post_init__(self) -> None:
@@ -114,6 +122,8 @@ class TableFile:
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
         check("dataset.min_level_rows", self.min_level_rows, whole(at_least=1))
         check("dataset.hash", self.hash, optional(power()))
+        check("dataset.storage", self.storage, one_of(("auto", "memory", "mapped")))
+        check("dataset.cache", self.cache, text())
 
     def read(self) -> RawData:
         """The columns of all files, as `Columns`: their encoding is learned from train later.
@@ -127,17 +137,21 @@ class TableFile:
 
         files = self._files()
         headers = {split: self._header(path, key) for split, (key, path) in files.items()}
-        index = index_columns(files["train"][1], headers["train"])
+        index = self._index_columns(files["train"][1], headers["train"])
         wanted = self._feature_columns(headers["train"], files["train"][1], index)
         roles = (self.target, self.weight, self.offset, self.split_column, self.group)
         with_role = [name for name in roles if name is not None]
         for split, header in headers.items():
-            known = {*headers["train"], *index_columns(files[split][1], header)}
+            known = {*headers["train"], *self._index_columns(files[split][1], header)}
             self._check_header(split, wanted, with_role, known, header)
 
-        parts = self._read_parts(files, [*dict.fromkeys([*wanted, *with_role])])
+        parts, in_parts = self._read_parts(files, [*dict.fromkeys([*wanted, *with_role])])
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        table, columns = self._join(parts, files, [*wanted, *([self.offset] if self.offset else ())], starts)
+        places = [
+            (start + first, name) for start, within in zip(starts, in_parts, strict=False) for first, name in within
+        ]
+        names = [*wanted, *([self.offset] if self.offset else ())]
+        table, columns = self._join(parts, files, names, places)
 
         labels, class_names = encode_labels(table.column(self.target), self._target_setting)
         unlabeled = int((labels == MISSING).sum())
@@ -183,7 +197,7 @@ class TableFile:
             if column not in header:
                 advice = did_you_mean(column, header) or f"{path} has {name_list(header)}."
                 raise ConfigError.broken(key, f"name a column of {path}", column, advice)
-        parts = [self._read_part(path, typed, [column], (), {column}) for typed, path in files.values()]
+        parts = [self._read_part(path, typed, [column], (), {column})[0] for typed, path in files.values()]
         codes, _ = encode_values(pa.concat_tables(parts, promote_options="permissive").column(column), key)
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0]) + 1
@@ -194,20 +208,96 @@ class TableFile:
 
     # Files and their columns
 
+    @cached_property
+    def cache_key(self) -> list[Any] | None:
+        """Plain values on which the mapped rows depend; ``None`` where the rows are held in memory."""
+        if not self.is_mapped:
+            return None
+        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
+        return [settings, [self._shards(path, key).identity for key, path in self._files().values()]]
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        """Whether columns and features are kept in files.
+
+        Raises:
+            ConfigError: They must be, by the user's wish, and have a format that is read as a whole.
+        """
+        if self.storage == "memory":
+            return False
+        files = self._files().values()
+        for key, path in files:
+            if not self._may_be_mapped(path):
+                if self.storage == "auto":
+                    return False
+                raise ConfigError.broken(
+                    key, f"end in one of {', '.join(SHARD_SUFFIXES)} with dataset.storage=mapped", path
+                )
+        if self.storage == "mapped":
+            return True
+        needed = 0
+        for key, path in files:
+            header = self._header(path, key)
+            wanted = {*map(str, self.features or header)} - {*map(str, self.drop)}
+            needed += self._shards(path, key).memory_bytes(wanted, self.separator)
+        return not fits_into_memory(needed)
+
+    def _may_be_mapped(self, path: str) -> bool:
+        """Whether a file or folder can be read in parts."""
+        return is_sharded(path) or suffix_of(path) in SHARD_SUFFIXES
+
+    @cached_property
+    def _allocate(self) -> Allocate:
+        """Makes the arrays of columns."""
+        return scratch_in(Path(self.cache)) if self.is_mapped else mapped_array
+
+    @cached_property
+    def _found(self) -> dict[str, Shards]:
+        """Listings of folders, by their paths."""
+        return {}
+
+    def _shards(self, path: str, key: str) -> Shards:
+        """The files that a path names; they are listed once, so that a change since then is noticed."""
+        if path not in self._found:
+            self._found[path] = find_shards(path, key)
+        return self._found[path]
+
     def _header(self, path: str, key: str) -> list[str]:
-        """The columns of a file."""
+        """The columns of a file or folder."""
+        if is_sharded(path):
+            return self._shards(path, key).column_names(self.separator)
         return column_names(path, key, self.separator)
+
+    def _index_columns(self, path: str, header: Sequence[str]) -> set[str]:
+        """The columns that number or name the rows."""
+        if path not in self._found:
+            return index_columns(path, header)
+        shards = self._found[path]
+        return indexes_in(header, shards.schema() if shards.is_parquet else None)
+
+    def _suffix(self, path: str) -> str:
+        """The suffix of a file, or of the files of a folder."""
+        return suffix_of(self._found[path].shards[0].path if path in self._found else path)
 
     def _read_part(
         self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
-    ) -> Any:
-        """These columns of a file, as an Arrow table; ``as_text`` and ``codes`` as of `read_table`."""
+    ) -> tuple[Any, tuple[tuple[int, str], ...]]:
+        """These columns of a file or folder, as an Arrow table; and the first row and the name of each file.
+
+        ``as_text`` and ``codes`` are as of `read_table`.
+        """
         words = [str(word) for word in self.missing_values]
-        return read_table(path, key, columns, as_text, words, self.separator, codes)
+        if not (is_sharded(path) or self.is_mapped):
+            table = read_table(path, key, columns, as_text, words, self.separator, codes)
+            return table, ((0, self._file_name(path)),)
+        shards = self._shards(path, key)
+        check_text_options(path, shards.is_parquet, words, self.separator)
+        scratch = self.cache if self.is_mapped else None
+        return shards.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
 
     def _file_name(self, path: str) -> str:
         """Name of a file, for messages."""
-        return Path(path).name
+        return Path(path).name or Path(path).resolve().name
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         """Key and path of the file of each split; a single file is the one of train."""
@@ -282,18 +372,21 @@ class TableFile:
                 "Fix the file, or name the columns to learn from with dataset.features=[...]."
             )
 
-    def _read_parts(self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]) -> list[Any]:
-        """These columns of each file, as Arrow tables."""
+    def _read_parts(
+        self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]
+    ) -> tuple[list[Any], list[tuple[tuple[int, str], ...]]]:
+        """These columns of each file, as Arrow tables; and the first row and the name of each of its files."""
         as_text = {str(name) for name in (*self.categorical, *(self.text or ()))}
         codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
-        return [self._read_part(path, key, columns, as_text, codes) for key, path in files.values()]
+        parts = [self._read_part(path, key, columns, as_text, codes) for key, path in files.values()]
+        return [table for table, _ in parts], [starts for _, starts in parts]
 
     def _join(
         self,
         parts: Sequence[Any],
         files: Mapping[Split, tuple[str, str]],
         features: Sequence[str],
-        starts: Sequence[int],
+        starts: Sequence[tuple[int, str]],
     ) -> tuple[Any, Columns]:
         """One Arrow table of all files, and its feature columns.
 
@@ -301,7 +394,7 @@ class TableFile:
             parts: Arrow table of each file.
             files: Key and path of each file.
             features: Names of the feature columns.
-            starts: First row of each file in the joined table.
+            starts: First row of each file in the joined table, and its name.
         """
         import pyarrow as pa
 
@@ -315,7 +408,8 @@ class TableFile:
             "buckets": whole_of(self.hash),
             "offset": self.offset or "",
             "is_temporary": True,
-            "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
+            "is_text": not any(self._suffix(path) in BINARY_SUFFIXES for _, path in files.values()),
+            "allocate": self._allocate,
             "settings": {
                 f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]
                 for key in ("features", "drop", "categorical", "text", "missing_values")
@@ -332,7 +426,7 @@ class TableFile:
             table.select(features),
             categories,
             " + ".join(names),
-            starts=tuple(zip(starts, names, strict=False)),
+            starts=tuple(starts),
             **options,
         )
         return table, columns
@@ -348,7 +442,7 @@ class TableFile:
             options: The further fields of `Columns`, for the advice.
         """
         for column in parts[0].column_names if len(parts) > 1 else ():
-            families = [_type_family(part.schema.field(column).type) for part in parts]
+            families = [type_family(part.schema.field(column).type) for part in parts]
             first = next((family for family in families if family != "any"), "any")
             for (key, path), part, family in zip(files.values(), parts, families, strict=True):
                 if family in ("any", first):
@@ -447,24 +541,11 @@ def read_features(
     return encode(read_columns(table, as_category, Path(path).name), facts.columns, dtype)
 
 
-def _type_family(arrow_type: Any) -> str:
-    """Types of Arrow with one family can be joined in one column: number, text, any (no values), or the type's name."""
-    import pyarrow.types as types
-
-    if types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
-    if types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_decimal(arrow_type):
-        return "number"
-    if types.is_null(arrow_type):
-        return "any"
-    return "text" if types.is_string(arrow_type) or types.is_large_string(arrow_type) else str(arrow_type)
-
-
 def _is_category(arrow_type: Any) -> bool:
     """Whether a type of Arrow is a dictionary of other values than text: categories that look like numbers."""
     import pyarrow.types as types
 
-    return bool(types.is_dictionary(arrow_type)) and _type_family(arrow_type) != "text"
+    return bool(types.is_dictionary(arrow_type)) and type_family(arrow_type) != "text"
 
 
 def _encode_text(table: Any) -> Any:
@@ -473,7 +554,7 @@ def _encode_text(table: Any) -> Any:
     import pyarrow.compute as pc
 
     def encoded(column: Any) -> Any:
-        if _type_family(column.type) == "text":
+        if type_family(column.type) == "text":
             return pc.cast(column, pa.string()).dictionary_encode()
         return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
 

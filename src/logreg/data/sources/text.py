@@ -114,12 +114,15 @@ class Text(TableFile):
         parts = split_folders(Path(path), list_folder(Path(path))[0])
         return {split: (key, str(Path(path, folder))) for split, folder in parts.items()}
 
+    def _may_be_mapped(self, path: str) -> bool:
+        return not Path(path).is_dir() and super()._may_be_mapped(path)
+
     def _header(self, path: str, key: str) -> list[str]:
         return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
 
     def _read_part(
         self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
-    ) -> Any:
+    ) -> tuple[Any, tuple[tuple[int, str], ...]]:
         if not Path(path).is_dir():
             return super()._read_part(path, key, columns, as_text, codes)
         import pyarrow as pa
@@ -137,7 +140,8 @@ class Text(TableFile):
                 )
             texts += [read_text_file(file, key) for file in files]
             classes += [name] * len(files)
-        return pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
+        table = pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
+        return table, ((0, self._file_name(path)),)
 
     def _file_name(self, path: str) -> str:
         folder = Path(path).resolve()

@@ -1,0 +1,582 @@
+"""Tables in many files (shards): a folder, a pattern such as ``rows/*.parquet``, or objects such as ``s3://bucket/rows``.
+
+Folders named ``column=value`` (hive partitions) become columns.  The rows of all files follow one another, in the order
+of the files' names.
+
+References:
+    Apache Arrow, file systems, https://arrow.apache.org/docs/python/filesystems.html
+    Apache Hive, partitioned tables (folders named column=value).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logreg.data.arrow_numbers import array_of
+from logreg.data.encoding.labels import plain_values
+from logreg.data.formats import arrow_errors
+from logreg.data.formats.binary_tables import BATCH_NUMBERS, TABLE_BATCH_ROWS, check_stated_rows
+from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.folders import files_with, is_hidden
+from logreg.data.formats.gathering import gather
+from logreg.data.formats.table_errors import explained_read, unreadable_error
+from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
+from logreg.data.memory import Allocate, mapped_array
+from logreg.errors import DataError, DatasetNotFoundError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+SHARD_SUFFIXES = (*PARQUET_SUFFIXES, *SEPARATORS)
+"""Suffixes of files that may be shards."""
+
+TEXT_EXPANSION = 3
+"""Size of a text table in memory, relative to its file, about: numbers of a few digits become eight bytes."""
+
+MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""Value in the name of a folder that means a missing one."""
+
+WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
+"""A value in the name of a folder that is a number and no code such as 01."""
+
+S3_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 60.0}
+"""Seconds until a server that does not answer counts as unreachable."""
+
+S3_ATTEMPTS = 3
+"""Number of times that a request is sent."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a table."""
+
+    path: str
+    """Path in its file system."""
+    size: int
+    """Bytes."""
+    version: str
+    """Time of its last change in nanoseconds; of an object in S3 its ETag too."""
+    values: Mapping[str, Any]
+    """Values of the columns that the names of its folders give."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of a table, in the order of their rows."""
+
+    key: str
+    """The key that the user typed to name them."""
+    place: str
+    """The folder, pattern or address as the user typed it."""
+    filesystem: Any
+    """File system of pyarrow."""
+    shards: tuple[Shard, ...]
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether the files are Parquet; else they are text."""
+        return suffix_of(self.shards[0].path) in PARQUET_SUFFIXES
+
+    @property
+    def identity(self) -> list[list[Any]]:
+        """Name, size and version of each file: plain values that change when the content does."""
+        return [[shard.path, shard.size, shard.version] for shard in self.shards]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(shard.size for shard in self.shards)
+
+    def column_names(self, separator: str | None) -> list[str]:
+        """The columns of the first file, and those that the folders give."""
+        first = self.shards[0]
+        names = self._header(first, separator)
+        for column in first.values:
+            if column in names:
+                raise DataError(
+                    f"`{self.key}` must give each column once, and {column!r} is in {first.path} and in the name of "
+                    "its folder. Rename one."
+                )
+        return [*names, *first.values]
+
+    def schema(self) -> pa.Schema:
+        """The schema of the first Parquet file."""
+        return self._footer(self.shards[0]).schema_arrow
+
+    def memory_bytes(self, columns: Collection[str], separator: str | None) -> int:
+        """Bytes of these columns in memory, and of a matrix of float32 with one feature for each, about.
+
+        Args:
+            columns: The columns; those of other names are not counted.
+            separator: Separator of text files.
+        """
+        if not self.is_parquet:
+            names = self._header(self.shards[0], separator)
+            used = len(set(columns) & set(names)) / max(1, len(names))
+            return round(2 * TEXT_EXPANSION * used * self.num_bytes)
+        rows, width = 0, 0
+        for shard in self.shards:
+            with self._parquet(shard) as file:
+                rows += file.metadata.num_rows
+        for field in self.schema():
+            width += (_width(field.type) + 4) if field.name in columns else 0
+        return rows * width
+
+    def read(
+        self,
+        columns: Sequence[str],
+        as_text: Collection[str] = (),
+        missing_values: Sequence[str] = (),
+        separator: str | None = None,
+        codes: Collection[str] = (),
+        allocate: Allocate = mapped_array,
+        scratch: str | None = None,
+    ) -> tuple[pa.Table, tuple[tuple[int, str], ...]]:
+        """Some columns of all files, in plain types of Arrow.
+
+        Args:
+            columns: The columns to read.
+            as_text: As of `logreg.data.formats.tables.read_table`, as are ``missing_values``, ``separator``, ``codes``.
+            missing_values: See above.
+            separator: See above.
+            codes: See above.
+            allocate: Makes the arrays of the columns.
+            scratch: Folder for parsed text files; ``None`` keeps them in memory.
+
+        Returns:
+            The table; and the first row and the name of each file.
+
+        Raises:
+            DataError: A file is broken, cut off or changes while it is read; or files differ in columns or types.
+        """
+        import pyarrow as pa
+
+        in_files = [name for name in columns if name not in self.shards[0].values]
+        if self.is_parquet:
+            schemas, rows = self._check_footers(in_files)
+            parts: Iterator[Any] = self._parquet_batches(in_files, rows)
+            schema = _common_schema(schemas, in_files)
+        else:
+            tables = self._text_tables(in_files, as_text, missing_values, separator, codes, scratch)
+            for shard, table in zip(self.shards, tables, strict=True):
+                self._check_types(shard, table.schema, tables[0].schema, in_files)
+            rows, schema = [len(table) for table in tables], _common_schema([one.schema for one in tables], in_files)
+            parts = (batch for table in tables for batch in table.to_batches())
+        if not sum(rows):
+            raise DataError(f"`{self.key}` must have rows, got only headers [in {self.place}].")
+        table = gather((_cast(batch, schema) for batch in parts), schema, sum(rows), allocate)
+        self._check_unchanged()
+        for name in columns:
+            if name not in in_files:
+                runs = [(shard.values[name], count) for shard, count in zip(self.shards, rows, strict=True)]
+                table = table.append_column(name, _repeated(runs, allocate))
+        starts, first = [], 0
+        for shard, count in zip(self.shards, rows, strict=True):
+            starts.append((first, PurePosixPath(shard.path).name))
+            first += count
+        pa.default_memory_pool().release_unused()
+        return table.select(list(columns)), tuple(starts)
+
+    # Parquet
+
+    @contextmanager
+    def _parquet(self, shard: Shard) -> Iterator[Any]:
+        """An open Parquet file."""
+        from pyarrow.parquet import ParquetFile
+
+        def opened() -> ParquetFile:
+            source = self.filesystem.open_input_file(shard.path)
+            return ParquetFile(source, pre_buffer=not self._is_local, buffer_size=2**16)
+
+        file = self._explained(shard, opened)
+        try:
+            yield file
+        finally:
+            file.close(force=True)
+
+    def _footer(self, shard: Shard) -> Any:
+        with self._parquet(shard) as file:
+            return file
+
+    def _check_footers(self, columns: Sequence[str]) -> tuple[list[pa.Schema], list[int]]:
+        """The schema and the number of rows of each file; their columns and types must fit."""
+        schemas, rows = [], []
+        for shard in self.shards:
+            with self._parquet(shard) as file:
+                check_stated_rows(shard.path, self.key, file.metadata.num_rows, len(columns), shard.size)
+                schemas.append(file.schema_arrow)
+                rows.append(file.metadata.num_rows)
+            self._check_names(shard, schemas[-1].names, schemas[0].names)
+            self._check_types(shard, schemas[-1], schemas[0], columns)
+        return schemas, rows
+
+    def _parquet_batches(self, columns: list[str], rows: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        size = max(TABLE_BATCH_ROWS, BATCH_NUMBERS // max(1, len(columns)))
+        for shard, count in zip(self.shards, rows, strict=True):
+            with self._parquet(shard) as file:
+                batches = file.iter_batches(max(1, min(size, count)), columns=columns)
+                while (batch := self._explained(shard, lambda found=batches: next(found, None))) is not None:
+                    yield batch
+
+    # Text
+
+    def _text_tables(
+        self,
+        columns: list[str],
+        as_text: Collection[str],
+        missing_values: Sequence[str],
+        separator: str | None,
+        codes: Collection[str],
+        scratch: str | None,
+    ) -> list[pa.Table]:
+        """The parsed files, in memory or mapped from files in ``scratch``."""
+        import pyarrow as pa
+
+        tables = []
+        names = self._header(self.shards[0], separator)
+        for shard in self.shards:
+            self._check_names(shard, self._header(shard, separator), names)
+            with self._local(shard) as path:
+                table = read_text(path, self.key, columns, as_text, missing_values, separator, codes)
+            if scratch is not None:
+                Path(scratch).mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=scratch, prefix=".logreg-scratch-") as file:
+                    with pa.ipc.new_file(file.name, table.schema) as writer:
+                        writer.write_table(table)
+                    table = pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+            tables.append(table)
+        return tables
+
+    @contextmanager
+    def _local(self, shard: Shard) -> Iterator[str]:
+        """A path of this machine with the content of a file: text is read through the C library."""
+        if self._is_local:
+            yield shard.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, PurePosixPath(shard.path).name))
+            with Path(path).open("wb") as target:
+
+                def copy() -> None:
+                    with self.filesystem.open_input_stream(shard.path, compression=None) as source:
+                        shutil.copyfileobj(source, target)
+
+                self._explained(shard, copy)
+            yield path
+
+    # Checks
+
+    @property
+    def _is_local(self) -> bool:
+        return bool(self.filesystem.type_name == "local")
+
+    def _header(self, shard: Shard, separator: str | None) -> list[str]:
+        """The columns of a file."""
+        if self.is_parquet:
+            return list(self._footer(shard).schema_arrow.names)
+        with self._local(shard) as path:
+            return [name.strip() for name in text_header(path, self.key, separator)]
+
+    def _check_names(self, shard: Shard, names: Sequence[str], firsts: Sequence[str]) -> None:
+        """Refuses a file with other columns than the first one."""
+        first = self.shards[0]
+        lacking = [name for name in firsts if name not in names]
+        extra = [name for name in names if name not in firsts]
+        if lacking or extra or shard.values.keys() != first.values.keys():
+            folders = f"lies in folders of other columns than {first.path}"
+            fault = f"also has {extra[0]!r}, unlike {first.path}" if extra else folders
+            fault = f"lacks {lacking[0]!r}, unlike {first.path}" if lacking else fault
+            raise DataError(
+                f"`{self.key}` must have the same columns in all files, and {shard.path} {fault}. "
+                "Fix the file, or move it elsewhere."
+            )
+
+    def _check_types(self, shard: Shard, schema: pa.Schema, first: pa.Schema, columns: Sequence[str]) -> None:
+        """Refuses a file in which a column has another family of types than in the first one."""
+        for name in columns:
+            families = [type_family(one.field(name).type) for one in (first, schema)]
+            if "any" not in families and families[0] != families[1]:
+                raise DataError(
+                    f"`{self.key}` must have one type for each column in all files, and {name!r} is {families[1]} in "
+                    f"{shard.path}, {families[0]} in {self.shards[0].path}. Write the files alike."
+                )
+
+    def _check_unchanged(self) -> None:
+        """Refuses files that changed since they were listed."""
+        for shard in self.shards:
+
+            def state(path: str = shard.path) -> tuple[int | None, str]:
+                now = self.filesystem.get_file_info(path)
+                return now.size, _version(self.filesystem, now)
+
+            if self._explained(shard, state) != (shard.size, shard.version):
+                raise DataError(f"`{self.key}` must not change while it is read, and {shard.path} did. Run again.")
+
+    def _explained(self, shard: Shard, read: Any) -> Any:
+        """The result of ``read``; an error names the file."""
+        import pyarrow as pa
+
+        if self._is_local:
+            return explained_read(shard.path, self.key, read)
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise DatasetNotFoundError(
+                f"`{self.key}` must not change while it is read, and {shard.path} is gone. Run again."
+            ) from error
+        except OSError as error:
+            if arrow_errors.is_of_server(error):
+                raise _unreachable(self.key, shard.path, error) from error
+            raise unreadable_error(shard.path, self.key, error) from error
+        except pa.ArrowException as error:
+            raise unreadable_error(shard.path, self.key, error) from error
+
+
+def is_sharded(path: str) -> bool:
+    """Whether a path names several files: a folder, a pattern, or an address of another file system."""
+    is_pattern = any(mark in path for mark in "*?[") and not Path(path).exists()
+    return "://" in path or is_pattern or Path(path).is_dir()
+
+
+def first_file(path: str) -> str | None:
+    """A single file among those that a local path names; ``None`` where there is none that has all columns."""
+    if "://" in path:
+        return None
+    root = Path(path)
+    if root.is_dir():
+        names = files_with((*SHARD_SUFFIXES, ".safetensors", ".npy"), root)
+        return str(root / names[0]) if names and "=" not in names[0] else None
+    files = [name for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  # any root
+    return files[0] if files and "=" not in files[0] else None
+
+
+def find_shards(path: str, key: str) -> Shards:
+    """The files that a folder, a pattern or an address names.
+
+    Args:
+        path: A folder, all of whose files are read, those in inner folders too; a pattern with ``*``, ``?``, ``[...]``
+            or ``**``; or an address that begins with ``s3://``, ``gs://``, ``hdfs://`` or ``file://``.
+        key: The key that the user typed to name it.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder or object, or the server cannot be reached.
+        DataError: There are no files that can be read, or they have several formats.
+    """
+    import pyarrow as pa
+    from pyarrow import fs
+
+    filesystem, root = _file_system(path, key)
+    parts = root.split("/")
+    marked = [] if Path(path).exists() else [place for place, part in enumerate(parts) if set(part) & set("*?[")]
+    plain = marked[0] if marked else len(parts)
+    base = "/".join(parts[:plain]) or ("/" if root.startswith("/") else ".")
+    try:
+        info = filesystem.get_file_info(base)
+        if info.type == fs.FileType.File:
+            found = [info]
+        else:
+            found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+    except FileNotFoundError as error:
+        raise DatasetNotFoundError(
+            f"`{key}` must be a file or a folder, and {path} is missing. "
+            f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise _unreachable(key, path, error) from error
+    is_one = info.type == fs.FileType.File
+    files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
+    if marked:
+        matches = re.compile(_regex(parts[plain:]))
+        files = [one for one in files if matches.fullmatch(_below(one.path, base))]
+    if not files:
+        raise DataError(
+            f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "
+            "Name another folder."
+        )
+    files.sort(key=lambda one: one.path.split("/"))
+    kinds = {suffix_of(one.path): one.path for one in reversed(files)}
+    if len(kinds) > 1:
+        one, other = list(kinds.values())[:2]
+        raise DataError(
+            f"`{key}` must hold files of one format, and {path} has {other} and {one}. "
+            f"Name those to read, such as {path.rstrip('/')}/*{suffix_of(other)}."
+        )
+    empty = next((one.path for one in files if not one.size), None)
+    if empty is not None:
+        raise DataError(f"`{key}` must hold complete files, and {empty} is empty. Write it again.")
+    values = _folder_values([_below(one.path, base) for one in files])
+    shards = [
+        Shard(one.path, one.size, _version(filesystem, one), of_file)
+        for one, of_file in zip(files, values, strict=True)
+    ]
+    return Shards(key, path, filesystem, tuple(shards))
+
+
+def type_family(arrow_type: Any) -> str:
+    """Types of Arrow with one family can be joined in one column: number, text, any (no values), or the type's name."""
+    import pyarrow.types as types
+
+    if types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    if types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_decimal(arrow_type):
+        return "number"
+    if types.is_null(arrow_type):
+        return "any"
+    is_text = types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type)
+    return "text" if is_text else str(arrow_type)
+
+
+def _file_system(path: str, key: str) -> tuple[Any, str]:
+    """The file system of an address or a local path, and the path in it."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    if "://" not in path:
+        return fs.LocalFileSystem(), path.rstrip("/") or "/"
+    scheme, _, rest = path.partition("://")
+    try:
+        if scheme in ("s3", "s3a"):
+            # S3FileSystem.from_uri asks a server of Amazon for the region, also where another server is named.
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            protocol, _, server = (endpoint or "").rpartition("://")
+            system = fs.S3FileSystem(
+                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+                endpoint_override=server or None,
+                scheme=protocol or "https",
+                retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+                **S3_TIMEOUTS,
+            )
+            return system, rest.rstrip("/")
+        found: tuple[Any, str] = fs.FileSystem.from_uri(path)
+        return found
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreachable(key, path, error) from error
+
+
+def _version(filesystem: Any, info: Any) -> str:
+    """What changes when a file is written again."""
+    version = str(info.mtime_ns)
+    if filesystem.type_name == "s3":  # its times are whole seconds
+        with filesystem.open_input_stream(info.path, compression=None) as stream:
+            version += (stream.metadata() or {}).get(b"ETag", b"").decode()
+    return version
+
+
+def _is_shard(path: str, base: str) -> bool:
+    """Whether a file below ``base`` may be a shard; names that begin with a dot or an underscore are those of tools."""
+    hidden = any(is_hidden(part) or part.startswith("_") for part in _below(path, base).split("/"))
+    return not hidden and suffix_of(path) in SHARD_SUFFIXES
+
+
+def _below(path: str, base: str) -> str:
+    """The part of a path below ``base``, or the name of a file that is ``base`` itself."""
+    if path == base:
+        return PurePosixPath(path).name
+    return path.removeprefix("./") if base == "." else path[len(base) + (base != "/") :]
+
+
+def _regex(parts: Sequence[str]) -> str:
+    """The regular expression of a pattern, given by the parts between its slashes; a folder stands for its files."""
+    pieces = ["(?:.*/)?" if part == "**" else fnmatch.translate(part)[4:-3].replace(".*", "[^/]*") for part in parts]
+    pattern = ""
+    for piece, part in zip(pieces, parts, strict=True):
+        pattern += piece if part == "**" else piece + "/"
+    return f"{pattern.removesuffix('/')}(?:/.*)?" if parts[-1] != "**" else pattern + ".*"
+
+
+def _folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The values that the folders of each path state, whole numbers where all values of a column are."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
+        texts = {urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs}
+        found.append({name: None if value == MISSING_PARTITION else value for name, value in texts.items()})
+    for name in {name for values in found for name in values}:
+        given = {values[name] for values in found if values.get(name) is not None}
+        if all(WHOLE_NUMBER.fullmatch(value) for value in given):
+            for values in found:
+                values[name] = None if values.get(name) is None else int(values[name])
+    return found
+
+
+def _common_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> pa.Schema:
+    """The plain types that hold the values of all files."""
+    import pyarrow as pa
+
+    def common(name: str) -> Any:
+        kinds = [plain_values(pa.array([], one.field(name).type)).type for one in schemas]
+        if all(kind == kinds[0] for kind in kinds):
+            return kinds[0]
+        if "text" in map(type_family, kinds):
+            return pa.dictionary(pa.int32(), pa.string())
+        plain = [pa.schema([(name, kind.value_type if pa.types.is_dictionary(kind) else kind)]) for kind in kinds]
+        return pa.unify_schemas(plain, promote_options="permissive").field(name).type
+
+    return pa.schema([(name, common(name)) for name in columns])
+
+
+def _cast(batch: Any, schema: pa.Schema) -> Any:
+    """A batch with the types of a schema."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = []
+    for field in schema:
+        column = plain_values(batch.column(field.name))
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if column.type != field.type:
+            if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
+                column = pc.cast(column, field.type.value_type).dictionary_encode()
+            elif pa.types.is_dictionary(column.type) and not pa.types.is_dictionary(field.type):
+                column = pc.cast(column.dictionary_decode(), field.type)
+            else:
+                column = pc.cast(column, field.type)
+        columns.append(column)
+    return pa.record_batch(columns, names=schema.names)
+
+
+def _repeated(runs: Sequence[tuple[Any, int]], allocate: Allocate) -> Any:
+    """A column with each value repeated, from pairs of a value and a count."""
+    import pyarrow as pa
+
+    levels = list(dict.fromkeys(value for value, _ in runs if value is not None))
+    codes = allocate(sum(count for _, count in runs), np.int32)
+    first = 0
+    for value, count in runs:
+        codes[first : first + count] = -1 if value is None else levels.index(value)
+        first += count
+    indices = array_of(codes, pa.int32(), codes >= 0 if any(value is None for value, _ in runs) else None)
+    kind = pa.int64() if levels and isinstance(levels[0], int) else pa.string()
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(levels, kind))
+    return column if kind == pa.string() else column.dictionary_decode()
+
+
+def _width(kind: Any) -> int:
+    """Bytes of a value in memory; of text those of its code."""
+    import pyarrow.types as types
+
+    return max(4, kind.bit_width // 8) if types.is_primitive(kind) or types.is_decimal(kind) else 4
+
+
+def _unreachable(key: str, path: str, error: Exception) -> DatasetNotFoundError:
+    reason = arrow_errors.reason_of(error, path)
+    return DatasetNotFoundError(
+        f"`{key}` must name files that can be read, and {path} cannot: {reason}. "
+        "Check the address, the network and the credentials."
+    )
