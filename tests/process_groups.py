@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from logreg.processes import Accumulators, ProcessGroup
+from logreg.processes import Accumulators, ProcessGroup, share
 from logreg.rows import MemoryRows
 
 
@@ -112,3 +112,13 @@ def _work(rank: int, size: int, port: int, folder: str, work: Callable[..., Any]
         torch.save(work(ProcessGroup(), *arguments), Path(folder) / str(rank))
     finally:
         dist.destroy_process_group()
+
+
+def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:
+    """The share of each process, in blocks of the size that the rows have."""
+    parts = []
+    for rank in range(processes):
+        own = share(memory.num_rows, rank, processes)
+        parts.append(memory.at(torch.arange(own.start, own.stop)))
+        parts[-1].block_rows = memory.block_rows
+    return parts

@@ -388,7 +388,10 @@ def test_a_command_that_is_only_named_is_understood(
     page: str, line: str, run_command: RunCommand, tmp_path: Path
 ) -> None:
     for command in line.partition("  #")[0].split(" && "):
-        program, *typed = shlex.split(command, comments=True)
+        words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
+        program, *typed = words
+        if program == "torchrun":
+            program, typed = "python", [word for word in typed if not word.startswith("--")]
         if program in PLAIN:
             extras = re.findall(r"\.\[(\w+)\]", command)
             project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

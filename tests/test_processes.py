@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from logreg import processes
-from logreg.processes import Accumulators, Processes, share
+from logreg.errors import ConfigError, DataError, LogregError, LostProcessError
+from logreg.processes import Accumulators, Processes, in_each, in_first, share
 from process_groups import in_processes
 
 
@@ -54,3 +55,49 @@ def test_sums_maxima_and_samples_over_real_processes(max_slots: int) -> None:
         assert total.samples["words"] == ["rank 0", "rank 1", "rank 2"]
         assert nothing == Accumulators({}, {}, {})
         assert squares == [0, 1, 4]
+
+
+def _mistaken(group: Processes) -> list[str]:
+    """What each way to do work says where process 1, or the first one, meets a mistake of the user."""
+    found = []
+
+    def work() -> int:
+        if group.rank == 1:
+            raise DataError("no such file")
+        return group.rank
+
+    def of_first() -> str:
+        if group.rank:
+            raise AssertionError("another process than the first one works")
+        return "of the first"
+
+    def wrong() -> None:
+        raise ConfigError("no room")
+
+    for way, what in ((in_each, lambda: group.rank), (in_each, work), (in_first, of_first), (in_first, wrong)):
+        try:
+            found.append(str(way(group, what)))
+        except LogregError as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def test_a_mistake_of_one_process_is_one_of_all() -> None:
+    for rank, found in enumerate(in_processes(2, _mistaken)):
+        assert found == [str(rank), "DataError: no such file", "of the first", "ConfigError: no room"]
+    assert in_each(None, lambda: 3) == in_first(None, lambda: 3) == 3
+
+
+def _leaving(group: Processes) -> str:
+    """What the others see when process 1 leaves."""
+    if group.rank == 1:
+        return "left"
+    with pytest.raises(LostProcessError) as raised:
+        group.reduce(_accumulators(group.rank))
+    return str(raised.value)
+
+
+def test_a_process_that_has_ended_is_noticed() -> None:
+    first, left = in_processes(2, _leaving)
+    assert first.startswith("another process has ended: ")
+    assert left == "left"

@@ -114,6 +114,9 @@ LINKS = (
 EXACT = ("newton", "lbfgs", "auto")
 """Optimizers that step once per pass over all rows, and stop when a certificate proves them to be at the optimum."""
 
+PROCESS_KEYS = ("devices", "num_nodes")
+"""The settings that say how many processes train, which changes nothing else."""
+
 REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")},
     "max_steps": "Training counts passes over the data: set `max_epochs`.",

@@ -170,6 +170,11 @@ class RowSource(Protocol):
         """All rows of this process; with random access, each block is a sample of them."""
 
 
+def first_position(rows: RowSource) -> int:
+    """The position in the split of the first row of this process; the processes have their rows in order."""
+    return 0 if rows.processes is None else sum(rows.processes.gather(rows.num_rows)[: rows.processes.rank])
+
+
 def dense_sample(rows: RowSource) -> Batch:
     """Some of the rows, dense: the first interleaved block; of sparse rows as many as `part_rows`, evenly spaced."""
     if not rows.is_sparse:

@@ -71,6 +71,7 @@ def numbers_in(plain: Any) -> Iterator[float]:
 RUNS = {
     "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
     "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
+    "one-vs-rest, l1, devices=2": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
     "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
     "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
 }
@@ -237,3 +238,14 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert newest(tmp_path).summary["optimality"]["converged"]
     assert answer.stderr.count("continuing from ") == 1
+
+
+def test_an_interrupted_run_goes_on_in_its_folder_with_another_number_of_processes(tmp_path: Path) -> None:
+    settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
+    begun = train(tmp_path, *settings)
+    (begun.folder / "summary.json").unlink()  # as if it had been stopped before its report
+    answer = typed(tmp_path, sys.executable, str(SCRIPT), "ckpt_path=latest", "devices=2")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.count("are in ") == 1
+    assert newest(tmp_path).folder == begun.folder
+    assert begun.summary["optimality"]["converged"]

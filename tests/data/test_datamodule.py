@@ -3,23 +3,30 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from fake_mnist import write_fake_mnist
+from logreg.csr import checked_sparse
 from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
 from logreg.data.blocks import LOADED_BLOCK_BYTES, BlockDataset, BlockSampler, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import Batch
+from logreg.processes import share
 from logreg.stored_form import StoredForm
+from process_groups import Simulated
 
 
 class Given:
@@ -355,3 +362,60 @@ def test_a_block_is_moved_whole() -> None:
     assert [part is not None and part.device.type for part in there] == ["meta"] * 3
     same = Batch(features, labels)
     assert all(a is b for a, b in zip(module.transfer_batch_to_device(same, torch.device("cpu"), 0), same, strict=True))
+
+
+# several processes
+
+
+def modules_of(datasets: list[Given]) -> list[TensorDataModule]:
+    """The DataModules of processes that read these datasets, set up at the same time."""
+    meeting, parts = Barrier(len(datasets), timeout=60), [None] * len(datasets)
+
+    def module(rank: int) -> TensorDataModule:
+        data = TensorDataModule(
+            datasets[rank],
+            split={"val": 0.2, "test": 0},
+            full_passes_from_epoch=0,
+            processes=Simulated(rank, parts, meeting),
+        )
+        data.setup()
+        return data
+
+    with ThreadPoolExecutor(len(datasets)) as pool:
+        return list(pool.map(module, range(len(datasets))))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 40])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_processes_serve_each_row_of_a_split_once(processes: int, sparse: bool, draw: torch.Generator) -> None:
+    features, labels = torch.randn(40, 3, generator=draw), torch.arange(40) % 2
+    matrix = checked_sparse(csr_array(features.numpy())) if sparse else features
+    given = [Given(matrix, labels) for _ in range(processes)]
+    alone = TensorDataModule(given[0], split={"val": 0.2, "test": 0}, full_passes_from_epoch=0)
+    modules = modules_of(given)
+    for split in ("train", "val"):
+        whole = dense_of(alone.row_source(split).blocks())
+        for rank, data in enumerate(modules):
+            own = share(len(whole), rank, processes)
+            mine = data.row_source(split)
+            assert mine.processes is data.processes
+            assert mine.num_rows == len(own)
+            if len(own):
+                assert torch.equal(dense_of(mine.blocks()), whole[own.start : own.stop])
+            assert torch.equal(dense_of(data.row_source(split, is_share=False).blocks()), whole)
+            served = [*(data.train_dataloader() if split == "train" else data.val_dataloader())]
+            assert served  # an empty block where there are no rows: Lightning skips an epoch without any
+            found, expected = dense_of(served), whole[own.start : own.stop]
+            assert torch.equal(found.sort(0).values, expected.sort(0).values)
+        assert all(torch.equal(data.labels(split), alone.labels(split)) for data in modules)
+
+
+def dense_of(blocks: Iterable[Batch]) -> Tensor:
+    """The features of blocks, one after another, as a dense tensor."""
+    return torch.cat([block.features.to_dense() for block in blocks])
+
+
+def test_processes_that_read_other_rows_are_refused(draw: torch.Generator) -> None:
+    features, labels = torch.randn(40, 3, generator=draw), torch.arange(40) % 2
+    with pytest.raises(DataError, match="those of process 1 have another checksum than those of process 0"):
+        modules_of([Given(features, labels), Given(features + 1, labels)])

@@ -20,13 +20,14 @@ from logreg.evaluation.cross_validation import (
     student_quantile,
 )
 from logreg.evaluation.path_row import PathRow, varied
-from logreg.evaluation.path_selection import HeldOutScores, alarm, best_of, path_csv, simplest_of
+from logreg.evaluation.path_selection import HeldOutScores, alarm, best_of, path_csv, score_path, simplest_of
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds
+from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
 from logreg.solvers.path import Strength
 from logreg.solvers.problem import Problem
+from process_groups import shared, together
 
 STRENGTHS = (0.1, 0.03, 0.01)
 
@@ -258,3 +259,27 @@ def test_a_fit_that_did_not_converge_in_one_fold_is_told() -> None:
         problem, paths[0].full, scores, [FoldPaths(paths[0].strengths, paths[0].full, points)], "log_loss"
     )
     assert [each.converged for each in rows] == [True, False, True]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 90])
+@pytest.mark.parametrize("strengths", [[Strength(0.1), Strength(0.01)], [Strength(0.001, 0.03), Strength(0.001, 0.01)]])
+def test_processes_that_share_the_rows_give_the_scores_of_one(processes: int, strengths: list[Strength]) -> None:
+    memory, folds = waves()
+    memory.block_rows = 16
+    problem = problem_of(memory, Objective("bce", l2=1.0))
+
+    def fitted(rows: MemoryRows) -> tuple[list[Tensor], FoldScores, list[PathRow]]:
+        paths = fit_folds(problem, rows, folds, strengths, tolerance=1e-14)
+        scores = FoldScores.of_paths(problem, rows, [folds], [paths], auroc=True)
+        points = [one.point for path in (paths.full, *paths.of_folds) for one in path]
+        points += [one.point for one in fit_strengths(problem, rows, strengths, tolerance=1e-14)]
+        return points, scores, score_path(problem, paths.full, rows)
+
+    ((points, scores, rows),) = together(shared(memory, 1), fitted)  # by the same solvers
+    for their_points, their_scores, their_rows in together(shared(memory, processes), fitted):
+        for found, expected in zip(their_points, points, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+        for name in ("loss", "accuracy", "auroc"):
+            torch.testing.assert_close(their_scores.values(name), scores.values(name), rtol=1e-9, atol=0)
+        assert [one.loss_val for one in their_rows] == pytest.approx([one.loss_val for one in rows], rel=1e-9)
+        assert their_scores.weights("loss").tolist() == scores.weights("loss").tolist()

@@ -168,7 +168,7 @@ def test_scores_on_val_are_those_of_each_point_alone() -> None:
     memory = MemoryRows(features[:200], labels[:200])
     problem = problem_of(memory, Objective("cross_entropy", l2=1.0), 3)
     points = drive(fit_path(problem, STRENGTHS), memory)
-    rows = score_path(problem, points, MemoryRows(features[200:], labels[200:]).blocks())
+    rows = score_path(problem, points, MemoryRows(features[200:], labels[200:]))
     for point, row in zip(points, rows, strict=True):
         logits = features[200:] @ point.point[:, :-1].T + point.point[:, -1]
         losses = torch.nn.functional.cross_entropy(logits, labels[200:], reduction="none")
@@ -176,7 +176,7 @@ def test_scores_on_val_are_those_of_each_point_alone() -> None:
         assert row.error == pytest.approx(float(losses.std(correction=0)) / 10, rel=1e-12)
         assert row.accuracy_val == pytest.approx(float((logits.argmax(1) == labels[200:]).double().mean()))
     weighted = MemoryRows(features[200:], labels[200:], torch.full((100,), 2.0, dtype=torch.float64))
-    assert score_path(problem, points, weighted.blocks()) == [
+    assert score_path(problem, points, weighted) == [
         pytest.approx(row) if isinstance(row, float) else row for row in rows
     ]
 
@@ -187,11 +187,11 @@ def test_the_auroc_on_val_is_that_of_scikit_learn() -> None:
     problem = problem_of(memory, Objective("bce", l2=1.0))
     points = drive(fit_path(problem, STRENGTHS), memory)
     weight = torch.arange(100.0, dtype=torch.float64) % 3
-    rows = score_path(problem, points, MemoryRows(features[200:], labels[200:], weight).blocks(), auroc=True)
+    rows = score_path(problem, points, MemoryRows(features[200:], labels[200:], weight), auroc=True)
     for point, scored in zip(points, rows, strict=True):
         odds = features[200:] @ point.point[0, :-1]
         assert scored.auroc_val == pytest.approx(roc_auc_score(labels[200:], odds, sample_weight=weight))
-    assert score_path(problem, points, memory.blocks())[0].auroc_val is None
+    assert score_path(problem, points, memory)[0].auroc_val is None
 
 
 # A search with few fits
@@ -212,7 +212,7 @@ def searched(
         [each.l2 for each in rows] == [each.l2 for each in points] == sorted({each.l2 for each in rows}, reverse=True)
     )
     whole = drive(fit_path(problem, default_strengths(problem, sample), 1e-8), memory)
-    return rows, score_path(problem, whole, held.blocks(), select == "auroc")
+    return rows, score_path(problem, whole, held, select == "auroc")
 
 
 @pytest.mark.parametrize("classes", [2, 4])

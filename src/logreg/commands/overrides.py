@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]  # yaml has no type information
 
-from logreg.config import SECTIONS, RunConfig, unknown_key
+from logreg.config import PROCESS_KEYS, SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, escaped, shell_line
 from logreg.files import shown
 from logreg.run_folder import run_folder_of
@@ -235,6 +235,7 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
         typed = typed | {"l2", "l2_path", "l1_ratio"}
     if "l1" in typed:
         typed = typed | {"l1_ratio"}
+    typed = typed | {*PROCESS_KEYS}  # a run may go on in another number of processes
     groups = {key for key in typed if "." not in key}
     kept = []
     for override in parse_overrides(overrides_in(folder)):

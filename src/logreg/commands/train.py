@@ -44,7 +44,7 @@ from logreg.commands.several_processes import OF_OTHER_RANKS, start_together
 from logreg.commands.signals import interrupts_kept
 from logreg.commands.train_arguments import parse_train_arguments
 from logreg.commands.train_help import help_text
-from logreg.config import SELECT, RunConfig
+from logreg.config import PROCESS_KEYS, SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import shown
 from logreg.launchers import Placement, placement
@@ -59,9 +59,6 @@ from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.reports.summary_schema import Summary
-
-PROCESS_KEYS = ("devices", "num_nodes")
-"""The keys that say how many processes train."""
 
 KEYS_OF_SEVERAL = {*PROCESS_KEYS, "experiment"}
 """Keys whose values may make them several; a config is composed twice where one of them is typed."""
@@ -120,9 +117,10 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     if settings is None:
         return 0
     overrides, early_end.sweep = parse_train_arguments(options, settings)
-    placed = placement()
-    sweeping = early_end.sweep is not None
-    if KEYS_OF_SEVERAL & {override.key_or_group for override in parse_overrides(overrides)} or placed is not None:
+    placed, sweeping = placement(), early_end.sweep is not None
+    keys = {override.key_or_group for override in parse_overrides(overrides)}
+    trains = sweeping or not any(option.startswith("-") for option in options)  # other options show something
+    if trains and (placed is not None or keys & KEYS_OF_SEVERAL):
         devices, num_nodes = _checked_processes(overrides, sweeping, placed)
         if placed is None and devices * num_nodes > 1:
             return start_together(devices, num_nodes, [*_program(), *typed])
@@ -242,10 +240,6 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
     config, placed = RunConfig.from_mapping(plain_config(composed)), placement()
-    if placed is None and config.devices * config.num_nodes > 1:
-        raise ConfigError(
-            "`devices` and `num_nodes` must be typed, since processes are started before a config is read."
-        )
     with importing_libraries():
         from logreg.processes import process_group
         from logreg.reports.console import print_summary

@@ -22,6 +22,7 @@ from logreg.commands.overrides import (
     resumed_overrides,
     rows_for_folds,
 )
+from logreg.config import PROCESS_KEYS
 from logreg.errors import ConfigError
 from logreg.files import folder_name, shown
 from logreg.run_folder import check_new, find_checkpoint, is_finished, run_folder_of
@@ -101,7 +102,7 @@ def _continues_in_place(checkpoint: Path, overrides: Sequence[Override]) -> bool
     folder = run_folder_of(checkpoint)
     if folder is None or checkpoint.name != "last.ckpt" or is_finished(folder):
         return False
-    typed = [one for one in overrides if one.key_or_group not in {"ckpt_path", *DISPLAY_KEYS}]
+    typed = [one for one in overrides if one.key_or_group not in {"ckpt_path", *DISPLAY_KEYS, *PROCESS_KEYS}]
     known = set(overrides_in(folder))
     return all(one.input_line in known for one in typed)
 

@@ -21,7 +21,7 @@ from logreg.evaluation.measured import CrossValidated
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import HeldOutScores, path_row, score_points
 from logreg.facts import Batch
-from logreg.rows import RowSource, chosen_rows
+from logreg.rows import RowSource, chosen_rows, first_position
 from logreg.solvers.folds import FoldPaths
 from logreg.solvers.path import PathPoint
 from logreg.solvers.problem import Problem
@@ -31,11 +31,11 @@ def held_out_rows(rows: RowSource, folds: Tensor, fold: int) -> Iterator[Batch]:
     """The rows of one fold, block by block.
 
     Args:
-        rows: All rows.
+        rows: All rows, which several processes may share.
         folds: Fold of each of the first N rows, shape (N,); changed copies, which may follow, are not held out.
         fold: The fold.
     """
-    first = 0
+    first = first_position(rows)
     for block in rows.blocks():
         own = folds[first : (first := first + len(block.labels))] == fold
         place = own.nonzero()[:, 0].to(block.labels.device)
@@ -63,13 +63,15 @@ class FoldScores:
 
         Args:
             problem: The minimization problem over all rows.
-            rows: All rows.
+            rows: All rows, which several processes may share.
             folds: Fold of each row, shape (N,), of each repetition.
             paths: Fits of each repetition.
             auroc: Whether the AUROC is computed too; for two classes only.
         """
         scores = [
-            score_points(problem, [point.point for point in points], held_out_rows(rows, fold, number), auroc)
+            score_points(
+                problem, [point.point for point in points], held_out_rows(rows, fold, number), auroc, rows.processes
+            )
             for fold, path in zip(folds, paths, strict=True)
             for number, points in enumerate(path.of_folds)
         ]

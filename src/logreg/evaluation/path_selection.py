@@ -17,6 +17,7 @@ from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided
+from logreg.processes import Processes
 from logreg.rows import RowSource, dense_sample, logit_rows, parts, row_weights
 from logreg.solvers.kernels import affine
 from logreg.solvers.passes.base import drive
@@ -69,15 +70,20 @@ class HeldOutScores(NamedTuple):
 
 @torch.no_grad()
 def score_points(
-    problem: Problem, points: Sequence[Tensor], rows: Iterable[Batch], auroc: bool = False
+    problem: Problem,
+    points: Sequence[Tensor],
+    rows: Iterable[Batch],
+    auroc: bool = False,
+    processes: Processes | None = None,
 ) -> HeldOutScores:
     """Scores every point on held-out rows, all in one pass.
 
     Args:
         problem: The minimization problem over the train rows.
         points: Fitted points of this problem, (K, D + 1) each.
-        rows: The held-out rows, block by block.
+        rows: The held-out rows of this process, block by block.
         auroc: Whether the AUROC is computed too, which takes longer than the other scores; for two classes only.
+        processes: The processes that share the rows; ``None`` for one process.
     """
     k, loss = problem.num_outputs, problem.loss
     coef = torch.cat([point[:, :-1] for point in points]) / problem.model.scale
@@ -96,6 +102,11 @@ def score_points(
         if auroc:
             odds.append(torch.stack([log_odds(mine) for mine in logits]))
             labels.append(block.labels)
+    if processes is not None:
+        of_ranks = processes.gather((losses, hits, weights, own_weights, odds, labels))
+        losses, hits, weights, own_weights, odds, labels = (
+            [one for parts in of_kind for one in parts] for of_kind in zip(*of_ranks, strict=True)
+        )
     w, own = torch.cat(weights), torch.cat(own_weights)
     of_rows = torch.cat(losses, dim=1)
     mean = of_rows @ w / w.sum()
@@ -110,11 +121,9 @@ def score_points(
     )
 
 
-def score_path(
-    problem: Problem, points: Sequence[PathPoint], val: Iterable[Batch], auroc: bool = False
-) -> list[PathRow]:
-    """Scores every point of a path on val; arguments as of `score_points`."""
-    scores = score_points(problem, [point.point for point in points], val, auroc)
+def score_path(problem: Problem, points: Sequence[PathPoint], val: RowSource, auroc: bool = False) -> list[PathRow]:
+    """Scores every point of a path on val, which several processes may share; other arguments as of `score_points`."""
+    scores = score_points(problem, [point.point for point in points], val.blocks(), auroc, val.processes)
     areas = [None] * len(points) if scores.auroc is None else scores.auroc.tolist()
     return [
         path_row(
@@ -193,7 +202,7 @@ def search_strength(
 
     def fit(l2: float) -> tuple[PathRow, PathPoint]:
         point = drive(fitter.fit(l2), train)
-        row = score_path(problem, [point], val.blocks(), select == "auroc")[0]
+        row = score_path(problem, [point], val, select == "auroc")[0]
         show(row)
         return row, point
 

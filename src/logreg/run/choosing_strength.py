@@ -30,13 +30,12 @@ from logreg.reports.json_fields import from_json, to_json
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
-from logreg.run.cross_validating import device_for_exact, fold_with_copies, make_folds, summarize_folds
+from logreg.run.cross_validating import device_for_exact, fold_with_copies, make_folds, rows_to_search, summarize_folds
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
 from logreg.solvers.l1_path import default_l1_strengths
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, Strength, default_strengths, fit_path
 from logreg.solvers.problem import Problem
-from logreg.solvers.small_folds import MAX_ROW_NUMBERS
 from logreg.solvers.threads import threads_for
 from logreg.terminal import show_status
 
@@ -272,11 +271,8 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)
     problem = build_module(dataclasses.replace(config, l2=1.0, l2_path=None, l1=0.0), data.facts).problem(device)
-    train = data.row_source("train", device, is_share=False)
-    # Folds, and rows that are few enough to be solved in memory, are fitted by each process alone, as by one process.
-    is_shared = not folds and problem.rows * problem.num_features > MAX_ROW_NUMBERS
-    passes = data.row_source("train", device, is_share=is_shared)
-    strengths = strengths_along(config, problem, train)
+    train = rows_to_search(data, problem, device)
+    strengths = strengths_along(config, problem, data.row_source("train", device, is_share=False))
     if shown:
         print(_announced(config, data, strengths, folds), end="", file=sys.stderr, flush=True)
     scored = _CrossValidated(config, data, problem, train, folds) if folds else None
@@ -285,27 +281,25 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
         if not strengths:
             tolerance = max(SEARCH_TOLERANCE, config.tolerance)
             show = _progress(shown, "cross-validation" if folds else "val")
+            sample = dense_sample(data.row_source("train", device, is_share=False))
             if scored is not None:
-                sample = dense_sample(train)
                 rows, points, place = search(lambda l2: scored.fit(l2, tolerance, show), problem, sample, config.select)
             else:
-                val = data.row_source("val", device, is_share=False)
+                val = rows_to_search(data, problem, device, "val")
                 rows, points, place = search_strength(
-                    problem, passes, val, config.select, tolerance, config.seed, show, dense_sample(train)
+                    problem, train, val, config.select, tolerance, config.seed, show, sample
                 )
         elif scored is not None:
             rows, points = scored.fit_path(strengths, config.tolerance)
             place = best_of(rows, config.select)
         else:
             if name == "l1":
-                points = fit_strengths(problem, passes, strengths, config.tolerance, config.seed)
+                points = fit_strengths(problem, train, strengths, config.tolerance, config.seed)
             else:
                 beside = problem_with(problem, config.fixed_l1)
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
-                points = drive(of_path, passes)
-            rows = score_path(
-                problem, points, data.row_source("val", device, is_share=False).blocks(), config.select == "auroc"
-            )
+                points = drive(of_path, train)
+            rows = score_path(problem, points, rows_to_search(data, problem, device, "val"), config.select == "auroc")
             place = best_of(rows, config.select)
     if config.cv_rule == "one_se":
         place = simplest_of(rows, config.select)

@@ -10,15 +10,18 @@ from torch import Tensor
 from logreg.config import EXACT, MAX_SEED, RunConfig
 from logreg.data import TensorDataModule
 from logreg.data.folds import cross_validation_folds
+from logreg.data.row_source import SplitRows
 from logreg.evaluation.cross_validation import FoldScores, cross_validated, held_out_rows
 from logreg.evaluation.held_out import CONFIDENCE
 from logreg.evaluation.path_selection import HeldOutScores, score_points
+from logreg.facts import Split
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.run.building import PASSES_WITHOUT_OPTIMUM, build_data, build_module, build_trainer, device_of
 from logreg.run.separability import separation_before_fit
 from logreg.solvers.folds import fit_folds
 from logreg.solvers.path import Strength
 from logreg.solvers.problem import Problem
+from logreg.solvers.small_folds import MAX_ROW_NUMBERS
 from logreg.solvers.threads import threads_for
 from logreg.training.checkpoints import BufferedCheckpointIO
 
@@ -64,6 +67,16 @@ def device_for_exact(config: RunConfig) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def rows_to_search(data: TensorDataModule, problem: Problem, device: torch.device, split: Split = "train") -> SplitRows:
+    """The rows of a split over which the fits of a path or of folds are made and scored.
+
+    Several processes share them, unless train is so small that it is solved in memory: then each of them makes all
+    fits, as one process does.
+    """
+    is_shared = problem.rows * problem.num_features > MAX_ROW_NUMBERS
+    return data.row_source(split, device, is_shared)
+
+
 def cross_validate(
     config: RunConfig, data: TensorDataModule, folds: list[Tensor], status: Callable[[str], None]
 ) -> CrossValidationSummary:
@@ -82,7 +95,8 @@ def cross_validate(
     status(words)
     auroc, module = data.facts.is_binary, build_module(config, data.facts)
     data.device = device = device_for_exact(config)
-    problem, train = module.problem(device), data.row_source("train", device, is_share=False)
+    problem = module.problem(device)
+    train = rows_to_search(data, problem, device)
     strength = Strength(module.objective.l2, module.objective.l1)
     if config.optimizer["name"] in EXACT and strength != Strength():
         with threads_for(4.0 * problem.rows * problem.num_parameters):
@@ -103,7 +117,7 @@ def cross_validate(
     for fold in folds:
         for number in range(config.cv):
             point = _fitted_without(config, data, fold_with_copies(fold, data) == number, problem)
-            scores.append(score_points(problem, [point], held_out_rows(train, fold, number), auroc))
+            scores.append(score_points(problem, [point], held_out_rows(train, fold, number), auroc, train.processes))
             status(f"{words} {len(scores)} done")
     return summarize_folds(FoldScores(scores, len(folds)), folds)
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from logreg.config import SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
-from logreg.evaluation.held_out import Evaluation, Predicted, best_threshold, evaluate
+from logreg.evaluation.held_out import Predicted, best_threshold, evaluate
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import DataFacts
 from logreg.files import shown
@@ -100,7 +100,7 @@ def train(
     status = show_status if progress_lines else _silent
     resumed = in_each(processes, lambda: Resumption.of(config, folder, root))
     same_run = resumed if resumed is not None and resumed.in_place else None
-    in_each(processes, lambda: _prepare(config))
+    in_each(processes, lambda: _prepare(config, 1 if processes is None else processes.size))
 
     data = build_data(config, processes=processes) if data is None else data
     data, config, chosen = _data_and_strengths(config, data, resumed, status, progress_lines)
@@ -144,11 +144,31 @@ def train(
     if config.calibrate == "temperature":
         module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
     scores = {split: score(module, data, split) for split in data.splits}
-    predicted, evaluation = _evaluate(module, data, config.seed)
+    predicted, threshold = _predict(module, data)
 
     def finish() -> Summary:
-        """Shows the results, and writes the report."""
+        """Evaluates the predictions, shows the results, and writes the report."""
         assert logger is not None
+        facts = data.facts
+        result = RunResult(
+            config=config,
+            folder=folder,
+            overrides=overrides,
+            module=module,
+            data=data,
+            scores=scores,
+            certificate=certificate,
+            best=checkpoints.best,
+            epochs=epochs,
+            resumed_from=resumed.file if resumed is not None and same_run is None else None,
+            path=chosen.path,
+            path_coef=chosen.coef,
+            path_rule=chosen.rule,
+            cross_validation=chosen.cross_validation,
+            predicted=predicted,
+            evaluation=evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=config.seed),
+            l2_reason=chosen.reason,
+        )
         summary = summarize(result, fit_seconds, time.perf_counter() - started)
         show(summary)
         status("drawing pictures and writing the report ...")
@@ -156,26 +176,6 @@ def train(
         write_report(result, summary, figures, logger)
         log.info("finished: %s", summary.metrics)
         return summary
-
-    result = RunResult(
-        config=config,
-        folder=folder,
-        overrides=overrides,
-        module=module,
-        data=data,
-        scores=scores,
-        certificate=certificate,
-        best=checkpoints.best,
-        epochs=epochs,
-        resumed_from=resumed.file if resumed is not None and same_run is None else None,
-        path=chosen.path,
-        path_coef=chosen.coef,
-        path_rule=chosen.rule,
-        cross_validation=chosen.cross_validation,
-        predicted=predicted,
-        evaluation=evaluation,
-        l2_reason=chosen.reason,
-    )
 
     return in_first(processes, finish)
 
@@ -186,10 +186,15 @@ def _take_folder(folder: Path) -> None:
     remove_unsaved_run(folder)
 
 
-def _prepare(config: RunConfig) -> None:
+def _prepare(config: RunConfig, processes: int) -> None:
     """Checks the hardware and Lightning's arguments before anything is read; seeds all generators."""
     _quieten(config.verbose)
     check_hardware(config.accelerator)
+    if (asked := config.devices * config.num_nodes) not in (1, processes):
+        raise ConfigError(
+            f"`devices` times num_nodes must be the number of processes that run, {processes}, got {asked}. Type "
+            f"devices={config.devices} after scripts/train.py, which starts them, or leave it out."
+        )
     if config.trainer:
         build_trainer(config, None, BufferedCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -302,13 +307,13 @@ def _calibrate(module: LogisticModule, data: TensorDataModule, checkpoints: Chec
     return module.calibration
 
 
-def _evaluate(module: LogisticModule, data: TensorDataModule, seed: int) -> tuple[Predicted, Evaluation]:
-    """Predictions of the last split, and all its scores; a threshold for test is chosen on val."""
-    split, facts = data.splits[-1], data.facts
-    predicted, threshold = predict(module, data, split), None
-    if facts.is_binary and split == "test" and "val" in data.splits:
+def _predict(module: LogisticModule, data: TensorDataModule) -> tuple[Predicted, tuple[float, str] | None]:
+    """Predictions of the last split; for test, the threshold of two classes that is best on val, and "val"."""
+    split, threshold = data.splits[-1], None
+    predicted = predict(module, data, split)
+    if data.facts.is_binary and split == "test" and "val" in data.splits:
         threshold = best_threshold(predict(module, data, "val"), 1.0), "val"
-    return predicted, evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=seed)
+    return predicted, threshold
 
 
 def _silent(line: str) -> None:

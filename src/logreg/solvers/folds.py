@@ -19,7 +19,8 @@ from torch import Tensor
 from logreg.csr import converted
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, RowSource, chosen_rows, logit_rows, parts, row_weights
+from logreg.processes import Accumulators
+from logreg.rows import MemoryRows, RowSource, chosen_rows, first_position, logit_rows, parts, row_weights
 from logreg.solvers.kernels import affine
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.minimum_norm import move_to_minimum_norm
@@ -73,7 +74,7 @@ def fit_folds(
 
     Args:
         problem: The problem over all rows; its own penalties do not matter.
-        rows: All rows; several processes each make the fits.
+        rows: The rows, which several processes may share.
         folds: The fold that each row is held out of the fit of, (N,), int64 in [0, F).
         strengths: Each with l2 > 0 or l1 > 0, in any order.
         tolerance: The relative gap to end each fit at.
@@ -86,18 +87,21 @@ def fit_folds(
         ConfigError: A strength has no penalty.
     """
     totals = _check(problem, rows, folds, strengths)
-    rows = _in_memory(rows) or rows
+    memory = _in_memory(rows)
+    rows = memory or rows
+    first = first_position(rows)
+    of_own_rows = folds[first : first + rows.num_rows]
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
     known = [] if before is None else [*([before.full] if with_full else []), *before.of_folds]
     known = [[one for one in path if not one.l1] for path in known]
-    batch = _fit_batch(problem, rows, folds, without, order, tolerance, known) if isinstance(rows, MemoryRows) else []
+    batch = _fit_batch(problem, memory, folds, without, order, tolerance, known) if memory is not None else []
     paths = []
     for number, fold in enumerate(without):
         own, mine = problem, rows
         if fold is not None:
-            mine = _rows_without(rows, folds, fold)
-            own = _problem_of(problem, mine.num_rows, problem.total_weight - float(totals[fold]))
+            mine = _rows_without(rows, of_own_rows, fold)
+            own = _problem_of(problem, int((folds != fold).sum()), problem.total_weight - float(totals[fold]))
         path = {Strength(point.l2, point.l1): point for point in (batch[number] if batch else ())}
         path = _completed(own, mine, order, path, tolerance, seed, known[number] if known else ())
         paths.append([path[one] for one in strengths])
@@ -124,8 +128,15 @@ def _fit_batch(
 
 
 def _in_memory(rows: RowSource) -> MemoryRows | None:
-    """All rows in memory; ``None`` where they are many, sparse, shared, not on the CPU, or may not be held."""
-    if isinstance(rows, MemoryRows) or rows.is_sparse or rows.processes is not None or not rows.may_be_held:
+    """All rows in memory; ``None`` where processes share them.
+
+    Rows that lie elsewhere are copied, but not where they are many, sparse, not on the CPU, or may not be held.
+    """
+    if rows.processes is not None:
+        return None
+    if isinstance(rows, MemoryRows):
+        return rows
+    if rows.is_sparse or not rows.may_be_held:
         return None
     if rows.num_rows * rows.num_features > MAX_ROW_NUMBERS:
         return None
@@ -144,21 +155,24 @@ def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence
     for strength in strengths:
         if not (strength.l2 >= 0 and strength.l1 >= 0 and strength.l2 + strength.l1 > 0):
             raise ConfigError.broken("strengths", "each have l2 > 0 or l1 > 0", strength, "Leave it out.")
-    if folds.shape != (rows.num_rows,) or folds.dtype != torch.int64 or not len(folds) or int(folds.min()) < 0:
+    num_rows = rows.num_rows if rows.processes is None else sum(rows.processes.gather(rows.num_rows))
+    if folds.shape != (num_rows,) or folds.dtype != torch.int64 or not len(folds) or int(folds.min()) < 0:
         raise DataError(
-            f"folds must be {rows.num_rows} whole numbers (int64) from 0 on, one for each row, "
+            f"folds must be {num_rows} whole numbers (int64) from 0 on, one for each row, "
             f"got {folds.dtype} of shape {tuple(folds.shape)}."
         )
     number, classes = int(folds.max()) + 1, max(2, problem.num_outputs)
     if number < 2:
         raise DataError("folds must be at least 2, got 1. Give some rows another fold.")
     weights = torch.zeros(number, classes, dtype=torch.float64)
-    first = 0
+    first = first_position(rows)
     for block in rows.blocks():
         last = first + len(block.labels)
         place = folds[first:last].cpu() * classes + block.labels.cpu()
         weights.view(-1).index_add_(0, place, _weights_of(block, problem))
         first = last
+    if rows.processes is not None:
+        weights = rows.processes.reduce(Accumulators({"weights": weights}, {}, {})).sums["weights"]
     if bool((weights.sum(1) == 0).any()):
         fold = int((weights.sum(1) == 0).nonzero()[0])
         raise DataError(f"each fold must have rows of a weight > 0, and fold {fold} has none. Use fewer folds.")
@@ -188,7 +202,7 @@ def fit_strengths(
     """
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     path: dict[Strength, PathPoint] = {}
-    memory = rows if isinstance(rows, MemoryRows) else _in_memory(rows)
+    memory = _in_memory(rows)
     if memory is not None and rows.num_rows * rows.num_features <= MAX_SINGLE_NUMBERS:
         one_fold = torch.zeros(rows.num_rows, dtype=torch.int64)
         batch = _fit_batch(problem, memory, one_fold, [None], order, tolerance, [])
@@ -205,7 +219,8 @@ def _problem_of(problem: Problem, rows: int, total_weight: float) -> Problem:
 
 def _rows_without(rows: RowSource, folds: Tensor, fold: int) -> RowSource:
     """The rows but those of a fold: copied once where they are sparse or of one block, else block by block."""
-    if isinstance(rows, MemoryRows) and (rows.is_sparse or rows.num_rows <= rows.block_rows):
+    is_alone = rows.processes is None
+    if isinstance(rows, MemoryRows) and is_alone and (rows.is_sparse or rows.num_rows <= rows.block_rows):
         return rows.at((folds != fold).nonzero()[:, 0])
     return _WithoutFold(rows, folds, fold)
 
@@ -335,7 +350,8 @@ def _fit_small(problem: Problem, rows: RowSource, near: Sequence[PathPoint], tol
 
     ``near`` has points of the same rows, from which the fit may start.
     """
-    if not isinstance(rows, MemoryRows) or rows.is_sparse or not is_small(problem, rows):
+    is_alone = rows.processes is None
+    if not isinstance(rows, MemoryRows) or not is_alone or rows.is_sparse or not is_small(problem, rows):
         return None
     state = SolverState(problem, nearest_start(problem, near), tolerance)
     passes = solve_small(state, rows, MAX_PASSES_PER_STRENGTH)
