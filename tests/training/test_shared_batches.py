@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,10 +25,14 @@ from logreg.data.blocks import BlockDataset, block_loader
 from logreg.facts import Batch
 from logreg.processes import Processes
 from logreg.rows import batches_of_block
+from logreg.solvers.fit import EXACT
+from logreg.training.callbacks import TimeLimit
+from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
 from logreg.training.module import LogisticModule
+from logreg.training.pruning import Pruned, Pruning
 from process_groups import in_processes
 
-EPOCHS = 3
+EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Given:
         features = torch.randn(211, 16, generator=draw)
         labels = (features[:, :classes] + torch.randn(211, classes, generator=draw)).argmax(1)
         weights = torch.randint(0, 4, (211,), generator=draw) / 2 if kind != "pixels" else None
-        scale, shape = 1.0, ()
+        scale, shape = 1.0, tuple[int, ...]()
         if kind == "sparse":
             features = checked_sparse(csr_array((features * (features.abs() > 1)).numpy()))
         elif kind == "pixels":
@@ -65,8 +72,22 @@ class Given:
         return self.raw
 
 
-def fitted(processes: Processes | None, fit: Fit) -> dict[str, Any]:
-    """The parameters after some epochs, the scores of the last one, and the number of steps."""
+def fitted(
+    processes: Processes | None,
+    fit: Fit,
+    callbacks: Sequence[Callback] = (),
+    folder: Path | None = None,
+    epochs: int | None = None,
+) -> dict[str, Any]:
+    """The parameters after some epochs, the scores of the last one, and the numbers of steps and epochs.
+
+    Args:
+        processes: The processes that train together.
+        fit: What is fitted.
+        callbacks: Callbacks of the Trainer.
+        folder: A run folder, whose last.ckpt is continued where there is one, and written.
+        epochs: Number of epochs after which the training is interrupted; ``None`` to train to its end.
+    """
     arguments = dict(fit.arguments)
     polish = fit.arguments.get("polish", False)
     data = TensorDataModule(
@@ -78,7 +99,7 @@ def fitted(processes: Processes | None, fit: Fit) -> dict[str, Any]:
         dtype={"32": torch.float32, "64": torch.float64}[fit.precision],
         class_weight="balanced",
         augment=arguments.pop("augment", None),
-        full_passes_from_epoch=EPOCHS if polish else None,
+        full_passes_from_epoch=0 if fit.optimizer in EXACT else EPOCHS if polish else None,
         processes=processes,
     )
     module = LogisticModule(
@@ -86,30 +107,39 @@ def fitted(processes: Processes | None, fit: Fit) -> dict[str, Any]:
         loss=fit.loss,
         l2=0.01,
         lr=0.05,
-        optimizer=fit.optimizer,
+        optimizer={"name": fit.optimizer, **({"momentum": 0.9} if fit.optimizer == "sgd" else {})},
         batch_size=fit.batch_size,
         max_epochs=EPOCHS,
         precision=fit.precision,  # type: ignore[arg-type]  # one of the two
         **arguments,
     )
+    io, last = BufferedCheckpointIO(), None
+    if folder is not None:
+        (folder / ".hydra").mkdir(exist_ok=True)
+        last = folder / "checkpoints" / "last.ckpt"
+        if processes is None or processes.rank == 0:
+            callbacks = [*callbacks, Checkpoints(folder, io, every_s=0)]
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
         precision=f"{fit.precision}-true",  # type: ignore[arg-type]  # one of the two
-        max_epochs=50 if polish else EPOCHS,
+        max_epochs=epochs or (100 if polish or fit.optimizer in EXACT else EPOCHS),
         logger=False,
-        enable_checkpointing=False,
+        callbacks=list(callbacks),
+        plugins=[io],
+        enable_checkpointing=folder is not None and len(callbacks) > 0,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
     with warnings.catch_warnings(action="ignore"):  # Lightning's, about loaders
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last is not None and last.is_file() else None)
     return {
         "coef": module.model.coef.detach(),
         "intercept": module.model.intercept.detach(),
         "scores": {tag: float(value) for tag, value in trainer.callback_metrics.items()},
         "steps": trainer.global_step,
+        "epochs": trainer.current_epoch,
     }
 
 
@@ -145,6 +175,97 @@ def test_several_processes_fit_what_one_does(size: int) -> None:
             assert several["scores"] == pytest.approx(one["scores"], rel=tolerance), fit
             for part in ("coef", "intercept"):  # bit by bit, as the control flow of each depends on them
                 assert torch.equal(several[part], of_rank[0][part]), (fit, rank)
+
+
+# decisions
+
+
+class Trial:
+    """A trial of a search that is pruned in some process, or in none."""
+
+    def __init__(self, is_behind: bool) -> None:
+        self.is_behind = is_behind
+
+    def report(self, value: float, step: int) -> None:
+        pass
+
+    def should_prune(self) -> bool:
+        return self.is_behind
+
+
+def decided(processes: Processes, deciding: int) -> tuple[int, int]:
+    """Epochs until the time of one process is over, and until a trial is behind in the eyes of one."""
+    decides = processes.rank == deciding
+    limit = TimeLimit(timedelta(hours=1))
+    limit.on_fit_start = lambda *arguments: None  # type: ignore[method-assign]  # the time is over after an epoch
+    limit._offset = 7200 if decides else 0  # by the clock of this process
+    epochs = fitted(processes, Fit(), [limit])["epochs"]
+    try:
+        return epochs, fitted(processes, Fit(), [Pruning(Trial(decides))])["epochs"]
+    except Pruned as pruned:
+        return epochs, pruned.epoch
+
+
+def test_the_first_process_decides_on_time_and_pruning() -> None:
+    assert in_processes(2, decided, 0) == [(1, 1)] * 2
+    assert in_processes(2, decided, 1) == [(EPOCHS, EPOCHS)] * 2
+
+
+# checkpoints
+
+
+RESUMED = [
+    Fit(),
+    Fit("adam", "bce"),
+    Fit("adamw", kind="sparse", arguments={"polish": True}),
+    Fit("newton", batch_size=None),
+    Fit("lbfgs", kind="sparse", batch_size=None, arguments={"tolerance": 1e-13}),
+]
+
+
+def continued(
+    processes: Processes | None, folder: Path, epochs: int | None, fits: Sequence[Fit] = RESUMED
+) -> list[dict[str, Any]]:
+    """Each of the fits, from its last checkpoint where there is one, to some epoch or to its end."""
+    results = []
+    for number, fit in enumerate(fits):
+        place = folder / str(number)
+        place.mkdir(exist_ok=True)
+        results.append(fitted(processes, fit, folder=place, epochs=epochs))
+    return results
+
+
+def interrupted(processes: Processes, folder: Path, fits: Sequence[Fit]) -> list[dict[str, Any]]:
+    """Each of the fits after an interruption."""
+    continued(processes, folder, 2, fits)
+    return continued(processes, folder, None, fits)
+
+
+def test_a_fit_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    whole = all_fitted(None, RESUMED)
+    continued(None, tmp_path, 1)
+    (one, *_) = in_processes(3, continued, tmp_path, 3)
+    assert [result["epochs"] for result in one] == [3] * len(RESUMED)
+    for place in tmp_path.iterdir():
+        assert {file.name for file in (place / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for results in in_processes(2, continued, tmp_path, None):
+        for fit, expected, result in zip(RESUMED, whole, results, strict=True):
+            is_exact = fit.optimizer in EXACT or fit.arguments
+            tolerance = 1e-6 if is_exact else 1e-12  # the end of an exact fit depends on its begin
+            torch.testing.assert_close(result["coef"], expected["coef"], rtol=0, atol=tolerance)
+            if not is_exact:
+                assert result["scores"] == pytest.approx(expected["scores"], rel=tolerance)
+
+
+def test_an_interruption_changes_no_bit(tmp_path: Path) -> None:
+    first_order = [fit for fit in RESUMED if fit.optimizer not in EXACT and not fit.arguments]
+    whole, resumed = in_processes(2, all_fitted, first_order), in_processes(2, interrupted, tmp_path, first_order)
+    for of_rank, expected in zip(resumed, whole, strict=True):
+        for fit, result, its in zip(first_order, of_rank, expected, strict=True):
+            assert result["steps"] == its["steps"], fit
+            assert torch.equal(result["coef"], its["coef"]), fit
+            assert torch.equal(result["intercept"], its["intercept"]), fit
+            assert result["scores"] == its["scores"], fit
 
 
 # blocks
