@@ -29,10 +29,11 @@ from logreg.evaluation.path_selection import (
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds import Bound
+from logreg.solvers import path
+from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, default_strengths, fit_path, nearest_start
+from logreg.solvers.passes.base import PassRequests, drive
+from logreg.solvers.path import PathFitter, PathPoint, Strength, default_strengths, fit_path, nearest_start
 from whole_runs import Answer, newest, train
 
 STRENGTHS = [1.0, 1e-1, 1e-2, 1e-3]
@@ -84,6 +85,44 @@ def test_a_strength_that_is_named_twice_is_fitted_once() -> None:
     assert [point.l2 for point in points] == [0.1, 0.01]
 
 
+def test_strengths_are_in_their_order_whichever_is_fitted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, order = MemoryRows(*rows_of(2)), []
+    problem, fit_one = problem_of(memory, Objective("bce", l2=1.0)), PathFitter.fit
+
+    def watched(self: PathFitter, l2: float) -> PassRequests[PathPoint]:
+        order.append(l2)
+        return (yield from fit_one(self, l2))
+
+    monkeypatch.setattr(PathFitter, "fit", watched)
+    monkeypatch.setattr(path, "MANY_PASSES", 0)
+    points = drive(fit_path(problem, [1.0, 0.5, 0.2, 0.1], 1e-10), memory)
+    assert order == [1.0, 0.2, 0.5, 0.1]
+    assert [point.l2 for point in points] == [1.0, 0.5, 0.2, 0.1]
+    assert all(point.converged for point in points)
+
+
+@pytest.mark.parametrize(("factor", "is_saved"), [(1.02, True), (1.3, False)])
+def test_bounds_on_both_sides_of_a_strength_save_its_fit(factor: float, is_saved: bool) -> None:
+    memory = MemoryRows(*rows_of(2))
+    problem = problem_of(memory, Objective("bce", l2=1.0))
+    fitter = PathFitter(problem, 1e-3)
+    for l2 in (1.2e-6, 0.8e-6):
+        (best,) = drive(fit_path(problem, [l2], 1e-12), memory)
+        point = factor * best.point  # the bound by duality is far larger than the gap there
+        here = drive(bound(Strength(l2).of(problem), point), memory)
+        gap = here.value - best.bound.value + best.bound.gap
+        fitter.points.append(replace(best, point=point, bound=here._replace(gap=gap)))
+    start = nearest_start(Strength(1e-6).of(problem), fitter.points)
+    found = drive(fitter.fit(1e-6), memory)
+    (best,) = drive(fit_path(problem, [1e-6], 1e-12), memory)
+    assert found.converged
+    assert found.bound.rigorous
+    assert torch.equal(found.point, start) == is_saved
+    assert found.bound.value - best.bound.value <= found.bound.gap + found.bound.rounding <= 1e-3 * found.bound.value
+    by_duality = drive(bound(Strength(1e-6).of(problem), found.point, enough=math.inf), memory)
+    assert by_duality.gap > 1e-3 * by_duality.value
+
+
 def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:
     features, labels = torch.tensor([[1.0], [-1.0]] * 10).double(), torch.arange(20) % 2
     problem = problem_of(MemoryRows(features, labels), Objective("bce"))
@@ -118,7 +157,7 @@ def test_a_fit_starts_at_the_optimum_of_the_nearest_strength() -> None:
 
 @pytest.mark.parametrize(
     ("strengths", "place"),
-    [((4e-3, 2e-3), 2.0), ((2e-3, 4e-3), -1.0), ((2e-3, 0.6e-3), 1.0), ((2.1e-3, 2e-3), 1.0), ((8e-3, 4e-3), 1.0)],
+    [((4e-3, 2e-3), 2.0), ((2e-3, 4e-3), -1.0), ((2e-3, 0.5e-3), 0.5), ((2.1e-3, 2e-3), 1.0), ((8e-3, 4e-3), 1.0)],
     ids=["downward", "upward", "between", "too close to each other", "too far"],
 )
 def test_a_fit_starts_where_the_line_through_two_near_optima_leads(strengths: Sequence[float], place: float) -> None:

@@ -4,9 +4,14 @@ The optima lie on a smooth curve in log l2.  Each fit starts from the optimum of
 through the two nearest optima, as a function of log l2, leads (a secant predictor).  The approximate inverse of the
 Hessian that one fit ends with serves the next one, since only the known penalty of it changes.
 
+Weak strengths take the most passes, and change f the least.  The minimum of f is a concave function of l2, so bounds at
+two strengths bound it between them: where f at a point between the two optima is near enough, that strength needs no
+fit.
+
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
     Allgower and Georg (2003), Introduction to numerical continuation methods: predictor and corrector.
+    Giesen, Mueller, Laue and Swiercy (2012), Approximating concavely parameterized optimization problems.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.problem import Coordinates, Problem, is_standardized
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, stable_step
-from logreg.solvers.state import SolverState
+from logreg.solvers.state import SolverState, within
 
 PATH_DECADES = 6
 """Powers of ten that the default strengths span."""
@@ -53,6 +58,13 @@ Hessian is better off at the nearest optimum."""
 MAX_EXTRAPOLATED = 1.5
 """Distance to a strength, relative to that of the two nearest ones, up to which the line through them predicts its
 optimum."""
+
+MANY_PASSES = 30
+"""Passes of the last fit of a path from which the next strength is left out at first, to be bounded from both sides."""
+
+MAX_GAP_BETWEEN = 2.0
+"""Gap between two optima, as a multiple of the tolerance, up to which f is evaluated between them: the gap is that of
+the better end, and f is lower in between."""
 
 MIN_LEARNED_MOVES = 50
 """Moves from which an inverse of the Hessian has learned enough to be kept for any strength."""
@@ -164,6 +176,10 @@ class PathFitter:
     def fit(self, l2: float) -> PassRequests[PathPoint]:
         """Finds the optimum for a strength > 0, and appends it to ``points``."""
         problem = replace(self._problem, objective=replace(self._problem.objective, l2=l2))
+        found = yield from self._between(problem)
+        if found is not None:
+            self.points.append(found)
+            return found
         inverse, limit = self._inverse, MAX_INVERSE_STRENGTH_RATIO
         is_near = self._inverse_l2 / limit <= l2 <= self._inverse_l2 * limit
         if not is_near and (inverse is None or len(inverse) < MIN_LEARNED_MOVES):
@@ -196,6 +212,38 @@ class PathFitter:
         self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2, l1))
         return self.points[-1]
 
+    def _between(self, problem: Problem) -> PassRequests[PathPoint | None]:
+        """The point between the two nearest optima, if bounds on both sides show that it is within the tolerance.
+
+        The minimum f* is concave in l2, as the least of functions that are linear in it: between two strengths it is
+        not below the line through its lower bounds there.
+        """
+        l2, l1 = problem.objective.l2, problem.objective.l1
+        stronger = min((one for one in self.points if one.l2 > l2), key=lambda one: one.l2, default=None)
+        weaker = max((one for one in self.points if one.l2 < l2), key=lambda one: one.l2, default=None)
+        if stronger is None or weaker is None or not (stronger.bound.rigorous and weaker.bound.rigorous):
+            return None
+        share = (l2 - weaker.l2) / (stronger.l2 - weaker.l2)
+        ends = ((stronger, share), (weaker, 1 - share))
+        least = sum(part * (end.bound.value - end.bound.gap) for end, part in ends)
+        value = min(end.bound.loss + float(problem.objective.penalty(end.point[:, :-1])) for end, _ in ends)
+        if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
+            return None
+        point, passes = nearest_start(problem, (stronger, weaker)), 0
+        requests = bound(problem, point, enough=math.inf)
+        try:
+            while True:
+                yield next(requests)
+                passes += 1
+        except StopIteration as end_of_requests:
+            found: Bound = end_of_requests.value
+        if found.value - least < found.gap:
+            hidden = sum(part * (end.bound.rounding + end.bound.error) for end, part in ends)
+            rounding = found.rounding + found.error + hidden
+            found = found._replace(gap=max(found.value - least, 0.0), rounding=rounding)
+        is_near = within(found, self._tolerance)
+        return PathPoint(point, found, True, passes, l2, l1) if is_near else None
+
 
 def fit_path(
     problem: Problem,
@@ -210,15 +258,18 @@ def fit_path(
         A point for each strength, from the strongest to the weakest.
     """
     fitter = PathFitter(problem, tolerance, seed, max_passes)
-    for l2 in sorted(set(strengths), reverse=True):
-        yield from fitter.fit(l2)
-    return fitter.points
+    left = sorted(set(strengths), reverse=True)
+    while left:
+        weakest = min(fitter.points, key=lambda one: one.l2, default=None)
+        leaves_out = weakest is not None and left[0] < weakest.l2 and weakest.passes >= MANY_PASSES and len(left) > 1
+        yield from fitter.fit(left.pop(int(leaves_out)))
+    return sorted(fitter.points, key=lambda one: one.l2, reverse=True)
 
 
 def nearest_start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
     """The start of a fit, (K, D + 1): the point of the nearest l2 on a logarithmic scale, or zero without one.
 
-    Where the two nearest ones lie on one side of it, and near, it is where the line through them leads; with l1 it is
+    Where the two nearest ones are near, on one side of it or on both, it is on the line through them; with l1 it is
     not, since zeros would be lost.
     """
     if not points:
@@ -229,6 +280,6 @@ def nearest_start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
         return near.point
     (other,) = others
     ahead, between = math.log(problem.objective.l2 / near.l2), math.log(near.l2 / other.l2)
-    if not 0 < ahead * between <= MAX_EXTRAPOLATED * between**2:
+    if not -(between**2) <= ahead * between <= MAX_EXTRAPOLATED * between**2:
         return near.point
     return near.point + ahead / between * (near.point - other.point)
