@@ -17,12 +17,16 @@ from torch import Tensor
 from logreg.commands import certify, coefficients, evaluate, export, predict
 from logreg.csr import of_scipy
 from logreg.errors import ConfigError, DataError
+from logreg.evaluation.path_selection import score_points
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, chosen_rows, joined, parts, with_offset_apart
 from logreg.solvers.fit import bound_of, fit, problem_of
-from logreg.solvers.folds import fit_folds
+from logreg.solvers.folds import fit_folds, held_out_logits
 from logreg.solvers.l1_path import largest_slope
+from logreg.solvers.newton_bound import bound_by_sample
+from logreg.solvers.passes.base import drive, request
+from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.path import Strength
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Run, train, working_in
@@ -70,6 +74,14 @@ def test_every_way_ends_at_the_optimum(objective: Objective, optimizer: str, spa
     assert found.bound.rigorous
     left = subgradient(x, y, offset, found.coef[0], found.intercept[0], objective.l2, objective.l1)
     assert left < 1e-6
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_start_elsewhere_ends_there_too(objective: Objective) -> None:
+    x, y, offset = drawn()
+    start = torch.tensor([[3.0, 0.0, -2.0, 0.0, 1.0]]), torch.tensor([1.0])
+    found = fit(x, y, objective, optimizer="newton", offset=offset, tolerance=1e-12, start=start)
+    assert subgradient(x, y, offset, found.coef[0], found.intercept[0], objective.l2, objective.l1) < 1e-6
 
 
 @pytest.mark.parametrize("loss", ["bce", "probit", "cloglog", "cauchit"])
@@ -151,6 +163,41 @@ def test_folds_are_fits_without_them() -> None:
             alone = Objective("bce", l2=strength.l2, l1=strength.l1)
             known = fit(x[kept], y[kept], alone, 2, offset=offset[kept], tolerance=1e-10)
             torch.testing.assert_close(point.point[:, :-1], known.coef, rtol=1e-3, atol=1e-4)
+
+
+def test_held_out_logits_have_the_offset() -> None:
+    x, y, offset = drawn()
+    folds, rows = torch.arange(len(y)) % 3, MemoryRows(x, y, offset=offset)
+    problem = problem_of(rows, Objective("bce", l2=1.0))
+    paths = fit_folds(problem, rows, folds, [Strength(0.1)])
+    blocks = list(held_out_logits(problem, rows, folds, paths))
+    points = torch.cat([path[0].point for path in paths.of_folds])[folds]
+    known = (x * points[:, :-1]).sum(1) + points[:, -1] + offset
+    torch.testing.assert_close(torch.cat([block.logits for block in blocks]).flatten(), known)
+    scores = score_points(problem, [paths.of_folds[0][0].point], rows.blocks())
+    z = x @ points[0, :-1] + points[0, -1] + offset
+    assert float(scores.loss[0]) == pytest.approx(
+        float(torch.nn.functional.softplus(torch.where(y == 1, -z, z)).mean())
+    )
+
+
+def test_the_bound_by_a_sample_is_one() -> None:
+    x, y, offset = drawn(2000)
+    objective = Objective("bce", l2=0.01)
+    rows = MemoryRows(x, y, offset=offset)
+    problem = problem_of(rows, objective)
+    best = fit(x, y, objective, offset=offset, tolerance=1e-12)
+    optimum = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1)
+    point = optimum + 0.01 * torch.randn(1, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    now = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    sample = chosen_rows(Batch(x, y, None, offset), torch.arange(0, 2000, 2))
+    found = drive(bound_by_sample(problem, problem.model, point, now, sample), rows)
+    assert found is not None
+    above = now.value - best.bound.value
+    assert above <= found.gap + found.rounding <= 20 * above
+    every = drive(bound_by_sample(problem, problem.model, point, now, Batch(x, y, None, offset)), rows)
+    assert every is not None
+    assert above <= every.gap + every.rounding <= 1.1 * above  # about half the squared Newton decrement
 
 
 def test_the_largest_strength_of_l1_leaves_no_coefficient() -> None:
