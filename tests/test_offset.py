@@ -17,20 +17,23 @@ from torch import Tensor
 from logreg.commands import certify, coefficients, evaluate, export, predict
 from logreg.csr import of_scipy
 from logreg.errors import ConfigError, DataError
+from logreg.evaluation.path_selection import score_points
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, chosen_rows, joined, parts, with_offset_apart
 from logreg.solvers.fit import bound_of, fit, problem_of
-from logreg.solvers.folds import fit_folds
+from logreg.solvers.folds import fit_folds, held_out_logits
 from logreg.solvers.l1_path import largest_slope
+from logreg.solvers.newton_bound import bound_by_sample
+from logreg.solvers.passes.base import drive, request
+from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.path import Strength
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Run, train, working_in
 
 REFERENCES = Path(__file__).parents[2] / "shared" / "references"
 
-PENALTIES = [{}, {"l2": 0.01}, {"l1": 0.01}, {"l2": 0.005, "l1": 0.01}]
-"""Strengths by their name."""
+OBJECTIVES = [Objective("bce", l2=l2, l1=l1) for l2, l1 in ((0.0, 0.0), (0.01, 0.0), (0.0, 0.01), (0.005, 0.01))]
 
 
 def drawn(rows: int = 300, features: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,17 +63,25 @@ def subgradient(x: Tensor, y: Tensor, offset: Tensor, coef: Tensor, intercept: T
 # Solvers
 
 
-@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("optimizer", ["auto", "newton", "lbfgs"])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_every_way_ends_at_the_optimum(penalty: dict[str, float], optimizer: str, sparse: bool) -> None:
+def test_every_way_ends_at_the_optimum(objective: Objective, optimizer: str, sparse: bool) -> None:
     x, y, offset = drawn()
     features = as_sparse(x) if sparse else x
-    found = fit(features, y, Objective("bce", **penalty), optimizer=optimizer, offset=offset, tolerance=1e-12)
+    found = fit(features, y, objective, optimizer=optimizer, offset=offset, tolerance=1e-12)
     assert found.converged
     assert found.bound.rigorous
-    left = subgradient(x, y, offset, found.coef[0], found.intercept[0], penalty.get("l2", 0), penalty.get("l1", 0))
+    left = subgradient(x, y, offset, found.coef[0], found.intercept[0], objective.l2, objective.l1)
     assert left < 1e-6
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_start_elsewhere_ends_there_too(objective: Objective) -> None:
+    x, y, offset = drawn()
+    start = torch.tensor([[3.0, 0.0, -2.0, 0.0, 1.0]]), torch.tensor([1.0])
+    found = fit(x, y, objective, optimizer="newton", offset=offset, tolerance=1e-12, start=start)
+    assert subgradient(x, y, offset, found.coef[0], found.intercept[0], objective.l2, objective.l1) < 1e-6
 
 
 @pytest.mark.parametrize("loss", ["bce", "probit", "cloglog", "cauchit"])
@@ -83,13 +94,13 @@ def test_a_multiple_of_a_feature_shifts_its_coefficient(loss: str) -> None:
     assert moved.bound.value == pytest.approx(plain.bound.value, rel=1e-10)
 
 
-@pytest.mark.parametrize(("penalty", "optimizer"), [({}, "newton"), ({"l1": 0.01}, "newton"), ({"l2": 0.01}, "lbfgs")])
+@pytest.mark.parametrize(("l2", "l1", "optimizer"), [(0.0, 0.0, "newton"), (0.0, 0.01, "newton"), (0.01, 0.0, "lbfgs")])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_zeros_change_nothing(penalty: dict[str, float], optimizer: str, sparse: bool) -> None:
+def test_zeros_change_nothing(l2: float, l1: float, optimizer: str, sparse: bool) -> None:
     x, y, offset = drawn()
     features = as_sparse(x) if sparse else x
     plain, same = (
-        fit(features, y, Objective("bce", **penalty), optimizer=optimizer, offset=one)
+        fit(features, y, Objective("bce", l2=l2, l1=l1), optimizer=optimizer, offset=one)
         for one in (None, torch.zeros_like(offset))
     )
     assert torch.equal(plain.coef, same.coef)
@@ -121,12 +132,11 @@ def test_weights_of_rows_count_them() -> None:
     torch.testing.assert_close(weighted.coef, repeated.coef, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("size", [1.0, 1e4])
-def test_the_bound_is_one_at_any_point(penalty: dict[str, float], size: float) -> None:
+def test_the_bound_is_one_at_any_point(objective: Objective, size: float) -> None:
     x, y, offset = drawn()
     offset = offset + size * torch.sign(y - 0.5) * (torch.arange(len(y)) % 7 == 0)
-    objective = Objective("bce", **penalty)
     rows = MemoryRows(x, y, offset=offset)
     problem = problem_of(rows, objective)
     assert problem.largest_offset == float(offset.abs().max())
@@ -155,6 +165,41 @@ def test_folds_are_fits_without_them() -> None:
             torch.testing.assert_close(point.point[:, :-1], known.coef, rtol=1e-3, atol=1e-4)
 
 
+def test_held_out_logits_have_the_offset() -> None:
+    x, y, offset = drawn()
+    folds, rows = torch.arange(len(y)) % 3, MemoryRows(x, y, offset=offset)
+    problem = problem_of(rows, Objective("bce", l2=1.0))
+    paths = fit_folds(problem, rows, folds, [Strength(0.1)])
+    blocks = list(held_out_logits(problem, rows, folds, paths))
+    points = torch.cat([path[0].point for path in paths.of_folds])[folds]
+    known = (x * points[:, :-1]).sum(1) + points[:, -1] + offset
+    torch.testing.assert_close(torch.cat([block.logits for block in blocks]).flatten(), known)
+    scores = score_points(problem, [paths.of_folds[0][0].point], rows.blocks())
+    z = x @ points[0, :-1] + points[0, -1] + offset
+    assert float(scores.loss[0]) == pytest.approx(
+        float(torch.nn.functional.softplus(torch.where(y == 1, -z, z)).mean())
+    )
+
+
+def test_the_bound_by_a_sample_is_one() -> None:
+    x, y, offset = drawn(2000)
+    objective = Objective("bce", l2=0.01)
+    rows = MemoryRows(x, y, offset=offset)
+    problem = problem_of(rows, objective)
+    best = fit(x, y, objective, offset=offset, tolerance=1e-12)
+    optimum = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1)
+    point = optimum + 0.01 * torch.randn(1, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    now = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    sample = chosen_rows(Batch(x, y, None, offset), torch.arange(0, 2000, 2))
+    found = drive(bound_by_sample(problem, problem.model, point, now, sample), rows)
+    assert found is not None
+    above = now.value - best.bound.value
+    assert above <= found.gap + found.rounding <= 20 * above
+    every = drive(bound_by_sample(problem, problem.model, point, now, Batch(x, y, None, offset)), rows)
+    assert every is not None
+    assert above <= every.gap + every.rounding <= 1.1 * above  # about half the squared Newton decrement
+
+
 def test_the_largest_strength_of_l1_leaves_no_coefficient() -> None:
     x, y, offset = drawn()
     rows = MemoryRows(x, y, offset=offset)
@@ -169,13 +214,13 @@ def test_rows_keep_their_offsets() -> None:
     known = Batch(x, y, None, offset)
     for features in (torch.cat([x, offset.unsqueeze(1)], dim=1), as_sparse(torch.cat([x, offset[:, None]], dim=1))):
         apart = with_offset_apart(Batch(features, y))
-        assert apart.offset is not None
+        assert isinstance(apart.offset, Tensor)
         assert torch.equal(apart.features.to_dense(), x)
         assert torch.equal(apart.offset, offset)
         again = joined(list(parts(apart, 7, dense=True)))
-        assert all(torch.equal(one, other) for one, other in zip(again, known, strict=True) if other is not None)
+        torch.testing.assert_close(again, known, rtol=0, atol=0)
     some = chosen_rows(known, torch.tensor([3, 1]))
-    assert torch.equal(some.offset, offset[[3, 1]])
+    torch.testing.assert_close(some.offset, offset[[3, 1]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
