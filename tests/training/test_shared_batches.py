@@ -58,7 +58,7 @@ class Given:
         features = torch.randn(211, 16, generator=draw)
         labels = (features[:, :classes] + torch.randn(211, classes, generator=draw)).argmax(1)
         weights = torch.randint(0, 4, (211,), generator=draw) / 2 if kind != "pixels" else None
-        scale, shape = 1.0, ()
+        scale, shape = 1.0, tuple[int, ...]()
         if kind == "sparse":
             features = checked_sparse(csr_array((features * (features.abs() > 1)).numpy()))
         elif kind == "pixels":
