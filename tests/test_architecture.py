@@ -228,6 +228,7 @@ ACROSS = {
     "run/runs_with_links": "whole runs, and the commands after them, with each link",
     "run/text_runs": "text from the files through every command",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
+    "training/shared_batches": "first-order optimizers, their decisions and checkpoints in several processes",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
     "solvers/sparse": "sparse rows in every pass, solver, bound and search",
 }

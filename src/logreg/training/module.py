@@ -299,8 +299,8 @@ class LogisticModule(pl.LightningModule):
         else:
             loader = self.trainer.train_dataloader
             assert loader is not None
-            rows, blocks = self.facts.rows["train"], len(loader)
-            batches = batches_of_block(rows, self.batch_size or rows, number, blocks)
+            rows = self.facts.rows["train"]
+            batches = batches_of_block(rows, self.batch_size or rows, number, blocks=len(loader))
         totals, sizes = map(len, batches), [len(own_part(batch, self.processes)) for batch in batches]
         at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype, self.device)
         together, of_rows, first = max(1, at_once // max(*sizes, 1)), list(totals), 0
