@@ -21,9 +21,10 @@ from omegaconf import OmegaConf
 
 from logreg.commands.overrides import CONF, expand_backbone, implied_overrides
 from logreg.commands.run_names import data_name, typed_name
+from logreg.commands.train_help import help_text
 from logreg.config import EXACT, SETTINGS, RunConfig
 from logreg.run_folder import find_checkpoint
-from whole_runs import Answer, left_in, train
+from whole_runs import Answer, composed, left_in, train
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -830,6 +831,19 @@ def test_help_answers_at_once_and_leaves_nothing(typed: Callable[[str], Answer])
     assert (answer.code, answer.err, answer.left) == (0, "", [])
     assert "hydra" in answer.imported
     assert not {"torch", "lightning"} & answer.imported
+
+
+def test_help_begins_with_the_keys_of_the_option_that_is_typed(
+    tmp_path: Path, run_command: Callable[..., Answer]
+) -> None:
+    for option in options("dataset"):
+        keys = help_text([f"dataset={option}"]).removesuffix(help_text())
+        assert keys.startswith(f"keys of dataset={option}, as dataset.<key>=value\n")
+        listed = re.findall(r"^  (\w+):", keys, re.MULTILINE)
+        assert {*listed} == {*composed(option).dataset}
+        assert len(listed) <= len({*listed}) + (listed.count("recipe") > 1)  # which has a part in several files
+    assert help_text(["dataset=nothing", "lr=1"]) == help_text()
+    assert "  word_ngrams: [1, 1] # of text" in run_command(tmp_path, "train", "dataset=text", "--help").out
 
 
 @pytest.mark.parametrize("group", ["dataset", "backbone", "optimizer", "schedule", "experiment"])
