@@ -18,6 +18,7 @@ from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.formats.sparse_arrays import check_numbers
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list
@@ -205,19 +206,16 @@ def numbered_as(tables: Mapping[Split, Table], first_index: int, model: DataFact
         model: Facts of the model.
 
     Raises:
-        DataError: A file has a feature 0, and the model numbers its features from 1.
+        DataError: A file has a feature that the model does not know.
     """
     known = first_index if model.first_index is None else model.first_index
-    if known > first_index:
-        raise DataError(
-            "`dataset.path` must number its features from 1 on, as the file of train does, got 0. Number both alike."
-        )
     widened: dict[int, Tensor] = {}  # splits that share their features go on sharing them
-    for table in tables.values():
+    for split, table in tables.items():
+        largest = table.matrix.shape[1] - 1 + first_index
+        check_numbers("dataset.path", f"the rows of {split}", first_index, largest, known, model.num_features)
         begins, columns, values = arrays_of(table.matrix)
         offset = first_index - known
-        width = max(table.matrix.shape[1] + offset, model.num_features)
-        widened.setdefault(id(table.features), csr(begins, columns + offset, values, width))
+        widened.setdefault(id(table.features), csr(begins, columns + offset, values, model.num_features))
     return {split: dataclasses.replace(table, features=widened[id(table.features)]) for split, table in tables.items()}
 
 
