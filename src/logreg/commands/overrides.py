@@ -203,6 +203,22 @@ def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
     return [f"{'' if all(held_out) else '++'}dataset.split.val=0"] if any(held_out) else []
 
 
+def without_expectation(overrides: Sequence[Override]) -> list[str]:
+    """The override that drops the result that an experiment expects, which is one of its own dataset, from another."""
+    given = {override.key_or_group: override for override in overrides}
+    if not {"experiment", "dataset"} <= given.keys() or any(key.partition(".")[0] == "expected" for key in given):
+        return []
+    own = {_dataset_of(CONF / "experiment" / f"{name}.yaml") for name in _values(given["experiment"]) if name}
+    return ["expected=null"] if own and own != {*_values(given["dataset"])} else []
+
+
+def _dataset_of(experiment: Path) -> object:
+    """The dataset that the config of an experiment chooses."""
+    plain = OmegaConf.load(experiment)
+    assert isinstance(plain, DictConfig)
+    return next((one["override /dataset"] for one in plain.get("defaults", ()) if "override /dataset" in one), None)
+
+
 def _holds_out_val(file: Path) -> bool:
     """Whether the config of a dataset, or one that it builds on, holds out rows for val."""
     plain = OmegaConf.load(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from logreg.commands.overrides import CONF, options_of
+from logreg.commands.overrides import CONF, bases_of, options_of
 from logreg.config import SETTINGS
 from logreg.settings import help_lines
 
@@ -74,7 +74,7 @@ def _keys_of(group: str, option: str) -> Iterator[str]:
     files, seen = [CONF / group / f"{option}.yaml"], set[str]()
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        files += [file.parent / f"{base}.yaml" for base in re.findall(r"([\w/]+)@_here_", "".join(lines))]
+        files += bases_of(file)
         keys = [re.match(r"\w+(?=: )", line) for line in lines]
         yield from (
             f"  {line}"
