@@ -19,10 +19,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.commands.overrides import CONF, expand_backbone, implied_overrides
+from logreg.commands.overrides import CONF, expand_backbone, implied_overrides, parse_overrides
 from logreg.commands.run_names import data_name, typed_name
 from logreg.commands.train_help import help_text
 from logreg.config import EXACT, SETTINGS, RunConfig
+from logreg.errors import ConfigError
 from logreg.run_folder import find_checkpoint
 from whole_runs import Answer, composed, left_in, train
 
@@ -627,6 +628,15 @@ def test_an_experiment_on_other_data_expects_nothing(
     answer = run_train(f"{typed} --cfg job")
     assert answer.code == 0, answer.err
     assert bool(OmegaConf.create(answer.out).expected) is expected
+
+
+def test_text_outside_the_grammar_of_hydra_needs_no_quotes_in_a_mapping() -> None:
+    (override,) = parse_overrides(["reference={color:deep (blue),size:2}"])
+    assert override.value() == {"color": "deep (blue)", "size": "2"}
+    (override,) = parse_overrides(["reference={color:red,size:2}"])
+    assert override.value() == {"color": "red", "size": 2}
+    with pytest.raises(ConfigError, match="brackets and quotes in pairs"):
+        parse_overrides(["reference={deep (blue)}"])
 
 
 def test_no_experiment_can_be_typed(run_train: Callable[[str], Answer]) -> None:
