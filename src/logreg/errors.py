@@ -13,6 +13,9 @@ MAX_CHOICES = 25
 MAX_VALUE_LENGTH = 300
 """Characters of a wrong value in a message; a longer one is cut."""
 
+MAX_NAME_LENGTH = 60
+"""Characters of a name in a message, such as a class that is a sentence; a longer one is cut."""
+
 
 class LogregError(ValueError):
     """A mistake of the user: a command prints it in one line on stderr, without traceback, and exits with code 2."""
@@ -31,9 +34,7 @@ class ConfigError(LogregError):
             got: The value that does not.
             next_step: A sentence about what to do, where the constraint does not make it clear.
         """
-        value = repr(got)
-        if len(value) > MAX_VALUE_LENGTH:
-            value = f"{value[:MAX_VALUE_LENGTH]}..."
+        value = shortened(repr(got), MAX_VALUE_LENGTH)
         return cls(f"`{key}` must {constraint}, got {value}." + (f" {next_step}" if next_step else ""))
 
     @classmethod
@@ -69,11 +70,21 @@ class Terminated(SystemExit):
         super().__init__(self.EXIT_CODE)
 
 
+def shortened(text: str, most: int = MAX_NAME_LENGTH) -> str:
+    """Text of at most ``most`` characters, or that many and three dots.
+
+    Example:
+        >>> shortened("red"), shortened("a long name", 6)
+        ('red', 'a long...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = ("", ""), last: str = ", ") -> str:
     """Names in one line, with a count of those left out.
 
     Args:
-        names: The names; `str` makes text of them.
+        names: The names; `str` makes text of them, and long ones are cut.
         most: Number of names that are listed at most.
         kind: Name of the counted things, singular and plural.
         last: Separates the last two names where none is left out.
@@ -84,7 +95,7 @@ def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = (
         >>> name_list("abcd", 2), name_list("abcd", 3, ("column", "columns"))
         ('a, b and 2 more', 'a, b, c and 1 more column')
     """
-    every = [str(name) for name in names]
+    every = [shortened(str(name)) for name in names]
     left = len(every) - most
     if left > 0:
         return f"{', '.join(every[:most])} and {left:,} more {kind[left > 1]}".rstrip()

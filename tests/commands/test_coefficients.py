@@ -671,6 +671,16 @@ def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
 # Marginal effects
 
 
+def test_a_level_may_end_as_the_name_of_an_indicator_does(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn(90)
+    found = []
+    for name in ("sea", "what is missing"):  # in the same place among the sorted levels
+        named = [name if color == max(columns["color"]) else color for color in columns["color"]]
+        run = fitted(tmp_path, write(tmp_path, {**columns, "color": named}), "y", "dataset.features=[a,color]")
+        found.append([row["effect"] for row in ask(run, "effects=average")["effects"]])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("at", ["average", "mean"])
 def test_marginal_effects_are_changes_of_probabilities(at: str, tmp_path: Path, ask: Ask) -> None:
     columns = drawn(90)

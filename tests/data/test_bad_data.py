@@ -274,6 +274,11 @@ BAD: dict[str, Bad] = {
         csv(part=halves, y=but(40, "new", lambda row: ["no", "yes"][row % 2])),
         r"train .*'new'.*only in test.*dataset\.classes",
     ),
+    "a long class that train lacks": Bad(
+        f"{FILE} dataset.split.column=part",
+        csv(part=halves, y=but(40, "new " * 50, lambda row: ["no", "yes"][row % 2])),
+        rf"train .*'{'new ' * 15}\.\.\.' is only in test",
+    ),
     "a class that is not there": Bad(f"{FILE} dataset.classes=[no,ye]", GOOD, r"`dataset\.classes` .*'ye'.*mean yes\?"),
     "one class kept": Bad(f"{FILE} dataset.classes=[no]", GOOD, r"`dataset\.classes` .*2 classes.*\['no'\]"),
     "no class kept": Bad(f"{FILE} dataset.classes=[]", GOOD, r"`dataset\.classes` .*\[\]"),

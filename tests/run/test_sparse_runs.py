@@ -216,6 +216,21 @@ def test_evaluation_repeats_the_numbers_of_the_run_and_takes_other_files(
     other = run_command(sparse_run, "evaluate", "json=true", "ckpt_path=latest", "dataset.path=narrow.svm")
     assert other.code == 0, other.err
     assert json.loads(other.out)["rows"] == {"train": 20}
+    (sparse_run / "wide.svm").write_text("".join(f"{row % 2} 2:{row} 31:1\n" for row in range(20)))
+    wide = run_command(sparse_run, "evaluate", "ckpt_path=latest", "dataset.path=wide.svm")
+    assert wide.code == 2
+    assert "must have features that train has, 1 to 30, got 31" in wide.err
+
+
+def test_a_zero_that_is_written_states_that_features_begin_with_0(tmp_path: Path, run_command: RunCommand) -> None:
+    lines = [f"{row % 2} 1:{row} 3:1\n" for row in range(20)]
+    (tmp_path / "new.svm").write_text("0 0:1 3:1\n")
+    for head, code in (("", 2), ("0 0:0\n", 0)):
+        (tmp_path / "train.svm").write_text(head + "".join(lines))
+        fitted(tmp_path, "train.svm", "l2=1e-2")
+        answer = run_command(tmp_path, "predict", "input=new.svm", "output=-")
+        assert answer.code == code
+        assert ("0:0 in a line of the file of train states that it begins with 0." in answer.err) is (code == 2)
 
 
 def test_the_certificate_is_that_of_dense_rows(tmp_path: Path, run_command: RunCommand) -> None:

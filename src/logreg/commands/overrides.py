@@ -63,7 +63,7 @@ def is_override(argument: str) -> bool:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them; values outside its grammar (é, spaces) are text, also within a list.
+    """Overrides as Hydra reads them; values outside its grammar (é, spaces) are text, also within a list or mapping.
 
     Raises:
         ConfigError: Brackets or quotes of an argument are not in pairs.
@@ -72,13 +72,17 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
     parsed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else ""
+        brackets, inside = value[:1] + value[-1:], value[1:-1]
+        parts = [] if not inside or set(inside) & set("[]{}$'\"") else inside.split(",")
         as_text = []
         in_pairs = all(value.count(left) == value.count(right) for left, right in ("[]", "{}"))
         if value[:1] not in ("[", "{") and in_pairs and "${" not in value and not set(value) & set("'\""):
             as_text = [f"{key}={quoted(value)}"]
-        elif listed and not set(listed) & set("[]{}$'\""):
-            as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in listed.split(','))}]"]
+        elif parts and brackets == "[]":
+            as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in parts)}]"]
+        elif parts and brackets == "{}":
+            pairs = [part.partition(":") for part in parts]
+            as_text = [f"{key}={{{','.join(f'{name}:{quoted(text.strip())}' for name, _, text in pairs)}}}"]
         for line in (argument, *as_text):
             with suppress(HydraException):
                 parsed.append(parser.parse_override(line))
@@ -201,6 +205,22 @@ def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
     held_out = [_holds_out_val(CONF / "dataset" / f"{name}.yaml") for name in datasets]
     # A dataset without held-out rows has no such key.
     return [f"{'' if all(held_out) else '++'}dataset.split.val=0"] if any(held_out) else []
+
+
+def without_expectation(overrides: Sequence[Override]) -> list[str]:
+    """The override that drops the result that an experiment expects, which is one of its own dataset, from another."""
+    given = {override.key_or_group: override for override in overrides}
+    if not {"experiment", "dataset"} <= given.keys() or any(key.partition(".")[0] == "expected" for key in given):
+        return []
+    own = {_dataset_of(CONF / "experiment" / f"{name}.yaml") for name in _values(given["experiment"]) if name}
+    return ["expected=null"] if own and own != {*_values(given["dataset"])} else []
+
+
+def _dataset_of(experiment: Path) -> object:
+    """The dataset that the config of an experiment chooses."""
+    plain = OmegaConf.load(experiment)
+    assert isinstance(plain, DictConfig)
+    return next((one["override /dataset"] for one in plain.get("defaults", ()) if "override /dataset" in one), None)
 
 
 def _holds_out_val(file: Path) -> bool:

@@ -83,7 +83,7 @@ examples
   python scripts/predict.py hours=3.5                                   one row
   python scripts/predict.py input=new.csv output=predictions.csv keep=[id]
   python scripts/predict.py input=pictures/ output=predictions.parquet  a folder of images
-  python scripts/predict.py input=letters/ output=predictions.csv      a folder of .txt files, for a model of text
+  python scripts/predict.py input=letters/ output=predictions.csv      .txt files of a folder, or one, as texts
   python scripts/predict.py input=- output=- < new.csv                  from standard input to standard output
   python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
   python scripts/predict.py hours=3.5 interval=0.95                     how sure the probability is

@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and `run_command` prints the message
     early_end = _EarlyEnd()
-    return run_command(help_text, lambda typed: _run(typed, started, early_end), arguments, early_end, True)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: help_text(typed), lambda words: _run(words, started, early_end), typed, early_end, True)
 
 
 class _EarlyEnd(EarlyEnd):

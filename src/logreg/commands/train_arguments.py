@@ -21,6 +21,7 @@ from logreg.commands.overrides import (
     quoted,
     resumed_overrides,
     rows_for_folds,
+    without_expectation,
 )
 from logreg.config import PROCESS_KEYS
 from logreg.errors import ConfigError
@@ -85,7 +86,8 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
             # .hydra stays as it was when the run began
             added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
     typed = set(given) | {override.key_or_group for override in parse_overrides(added)}
-    added += implied_overrides(typed) + rows_for_folds([*parse_overrides(added), *overrides])
+    every = [*parse_overrides(added), *overrides]
+    added += implied_overrides(typed) + rows_for_folds(every) + without_expectation(every)
     if sweeping:
         from logreg.sweeps.grid import sweep_overrides
 

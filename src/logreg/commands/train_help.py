@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+
+from logreg.commands.overrides import CONF, bases_of, options_of
 from logreg.config import SETTINGS
 from logreg.settings import help_lines
 
 
-def help_text() -> str:
-    """The text of ``--help``; a test checks that the options of each group are those in conf/."""
-    return f"""\
+def help_text(typed: Sequence[str] = ()) -> str:
+    """The text of ``--help``; a test checks that the options of each group are those in conf/.
+
+    Args:
+        typed: The words of the command line; the keys of the options that they choose are listed first.
+    """
+    chosen = (argument.partition("=")[::2] for argument in typed)
+    return (
+        "".join(line for group, option in chosen for line in _keys_of(group, option))
+        + f"""\
 logreg fits a logistic regression: from data to a trained model that you can look at in TensorBoard.
 
 usage: python scripts/train.py [key=value ...]
@@ -37,7 +48,7 @@ settings (name=value; D: from the dataset's own recipe, which for tables is opti
 {help_lines(SETTINGS)}
 
   dataset.<key>, backbone.<key>, optimizer.<key>, schedule.<key>
-               keys of the chosen option: dataset=table --cfg job prints them, conf/dataset/table.yaml explains them
+               keys of the chosen option: dataset=table --help explains them, dataset=table --cfg job prints them
                dataset.augment=[shift,flip] or 'dataset.augment={{shift: 1, flip: 0.5}}' changes train images at random:
                shift, flip, crop, affine; sgd and adam draw anew in each epoch, or dataset.copies=4 makes copies once
   trainer.<argument>
@@ -49,3 +60,26 @@ more
   -m key=a,b,c              one run for each value; with hydra/launcher=joblib in parallel
   tensorboard --logdir runs shows all runs
 """
+    )
+
+
+def _keys_of(group: str, option: str) -> Iterator[str]:
+    """The lines of conf/<group>/<option>.yaml with its keys, and those of the files that it begins with.
+
+    Empty where it is no dataset and no backbone.  A value that a later file replaces is left out.
+    """
+    if group not in ("dataset", "backbone") or option not in options_of(group):
+        return
+    yield f"keys of {group}={option}, as {group}.<key>=value\n"
+    files, seen = [CONF / group / f"{option}.yaml"], set[str]()
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        files += bases_of(file)
+        keys = [re.match(r"\w+(?=: )", line) for line in lines]
+        yield from (
+            f"  {line}"
+            for line, key in zip(lines, keys, strict=True)
+            if not line.startswith(("defaults:", "#")) and (key is None or key[0] not in seen)
+        )
+        seen |= {key[0] for key in keys if key}
+    yield "\n"

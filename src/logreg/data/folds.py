@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.data.splits import shuffled_classes
-from logreg.errors import DataError, as_typed
+from logreg.errors import DataError, as_typed, shortened
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -113,7 +113,7 @@ def cross_validation_folds(
     fold, label = lacking
     raise DataError(
         f"`cv={folds}` must give each fold rows of every class, and fold {fold + 1} has none of "
-        f"{class_names[label]!r}, since dataset.split.group keeps groups together. {advice}"
+        f"{shortened(class_names[label])!r}, since dataset.split.group keeps groups together. {advice}"
     )
 
 
@@ -141,5 +141,6 @@ def _refuse_small_class(counts: Tensor, class_names: Sequence[str], folds: int, 
     else:
         advice = f"Leave cv out, {'raise dataset.limit, ' if limited else ''}or get more rows of it."
     raise DataError(
-        f"`cv={folds}` must be at most the number of train rows of each class, and {name!r} has {least}. {advice}"
+        f"`cv={folds}` must be at most the number of train rows of each class, and {shortened(name)!r} has {least}. "
+        f"{advice}"
     )

@@ -18,10 +18,11 @@ from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.formats.sparse_arrays import check_numbers
 from logreg.data.memory import Allocate, mapped_array
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
-from logreg.errors import ConfigError, DataError, as_typed, name_list
+from logreg.errors import ConfigError, DataError, as_typed, name_list, shortened
 from logreg.facts import SPLITS, Column, DataFacts, Split, names_of_features
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
@@ -143,19 +144,19 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     if len(class_names) < 2:
         place = f" [in {raw.source}]" if raw.source else ""
         typed = raw.target_setting or f"dataset={name}"
-        raise DataError(f"`{typed}` must hold at least 2 classes, got only {class_names[0]!r}{place}.")
+        raise DataError(f"`{typed}` must hold at least 2 classes, got only {shortened(class_names[0])!r}{place}.")
     train = tables["train"]
     counts = torch.bincount(train.select(train.labels), minlength=len(class_names))
     if int((counts > 0).sum()) < 2:
         only = class_names[int(counts.argmax())]
-        raise DataError(f"train of `dataset={name}` must hold at least 2 classes, got only {only!r}.")
+        raise DataError(f"train of `dataset={name}` must hold at least 2 classes, got only {shortened(only)!r}.")
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
             if bool((table.select(table.labels) == label).any()):
                 advice = "leave it out with dataset.classes=[...], or split otherwise."
                 raise DataError(
-                    f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
-                    f"{_spelling_advice(class_names[label], class_names, advice)}"
+                    f"train of `dataset={name}` must hold every class, and {shortened(class_names[label])!r} is "
+                    f"only in {split}. {_spelling_advice(class_names[label], class_names, advice)}"
                 )
 
 
@@ -191,7 +192,7 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
             if class_names[label] not in known:
                 raise DataError(
                     f"`dataset={name}` must hold classes that the model knows, {name_list(known, MOST_NAMES)}, "
-                    f"got {class_names[label]!r} [in {split}]. "
+                    f"got {shortened(class_names[label])!r} [in {split}]. "
                     f"{_spelling_advice(class_names[label], known, 'leave those rows out.')}"
                 )
     new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])
@@ -207,19 +208,16 @@ def numbered_as(tables: Mapping[Split, Table], first_index: int, model: DataFact
         model: Facts of the model.
 
     Raises:
-        DataError: A file has a feature 0, and the model numbers its features from 1.
+        DataError: A file has a feature that the model does not know.
     """
     known = first_index if model.first_index is None else model.first_index
-    if known > first_index:
-        raise DataError(
-            "`dataset.path` must number its features from 1 on, as the file of train does, got 0. Number both alike."
-        )
     widened: dict[int, Tensor] = {}  # splits that share their features go on sharing them
-    for table in tables.values():
+    for split, table in tables.items():
+        largest = table.matrix.shape[1] - 1 + first_index
+        check_numbers("dataset.path", f"the rows of {split}", first_index, largest, known, model.num_features)
         begins, columns, values = arrays_of(table.matrix)
         offset = first_index - known
-        width = max(table.matrix.shape[1] + offset, model.num_features)
-        widened.setdefault(id(table.features), csr(begins, columns + offset, values, width))
+        widened.setdefault(id(table.features), csr(begins, columns + offset, values, model.num_features))
     return {split: dataclasses.replace(table, features=widened[id(table.features)]) for split, table in tables.items()}
 
 

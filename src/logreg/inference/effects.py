@@ -102,7 +102,7 @@ class EffectSums(Pass[Effects]):
             for term in design.terms
             if term.name in design.references
             for position in term.positions
-            if not design.names[position].endswith(" is missing")
+            if design.names[position] != f"{term.name} is missing"  # no level, but the indicator of the column
         }
         m, p = design.shape
         self._effects, self._jacobian = self.zeros(m + 1, p - 1), self.zeros(m + 1, p - 1, m, p)

@@ -91,6 +91,11 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         (sentences(), "dataset.word_ngrams=2", "`dataset.word_ngrams` must be the smallest and the largest length"),
         (sentences(), "dataset.char_ngrams=[3,2]", "`dataset.char_ngrams` must be the smallest and the largest"),
         (sentences(), "dataset.word_ngrams=null", "`dataset.word_ngrams` must be given where `dataset.char_ngrams` is"),
+        (
+            sentences(),
+            "dataset.hash=8",
+            "`dataset.hash` must go with dataset.features=[COLUMN]",
+        ),
         (sentences(), "dataset.min_df=0", "`dataset.min_df` must be a whole number >= 1, got 0."),
         (sentences(), "dataset.min_df=99", "`dataset.min_df=99` must leave n-grams of column 't', and none is in more"),
     ],

@@ -68,6 +68,32 @@ class SvmlightRows(NamedTuple):
     """Number of the first feature in the file: 0 or 1."""
 
 
+def check_numbers(key: str, name: str, least: int, largest: int, first: int, width: int | None) -> None:
+    """Checks the numbers of the features of a svmlight file against those of the file of train.
+
+    Args:
+        key: The key that the user typed to name the file.
+        name: Name of the file.
+        least: The smallest number in the file.
+        largest: The largest one.
+        first: Number of the first feature of train.
+        width: Number of features of train; ``None`` for any.
+
+    Raises:
+        DataError: A number is none of train's.
+    """
+    if least < first:
+        raise DataError(
+            f"`{key}` must number its features from {first} on, as the file of train does, got {least} [in {name}]. "
+            "Number both alike; 0:0 in a line of the file of train states that it begins with 0."
+        )
+    if width is not None and largest > width - 1 + first:
+        raise DataError(
+            f"`{key}` must have features that train has, {first} to {width - 1 + first}, got {largest} [in {name}]. "
+            "Leave the others out of the file."
+        )
+
+
 class SvmlightFile:
     """A svmlight file as an `ArrayFile`: the features, their labels, and ``qid``."""
 
@@ -109,17 +135,8 @@ class SvmlightFile:
             )
         least = int(x.indices.min()) if x.nnz else 1
         first = min(least, 1) if self._first is None else self._first
-        if least < first:
-            raise DataError(
-                f"`{self.key}` must number its features from {first} on, as the file of train does, got {least} "
-                f"[in {self.file.name}]. Number both alike."
-            )
         width = (int(x.indices.max()) + 1 - first) if x.nnz else 0
-        if self._width is not None and width > self._width:
-            raise DataError(
-                f"`{self.key}` must have features that train has, {first} to {self._width - 1 + first}, "
-                f"got {width - 1 + first} [in {self.file.name}]. Leave the others out of the file."
-            )
+        check_numbers(self.key, self.file.name, least, width - 1 + first, first, self._width)
         columns = (x.indices - first).astype(np.int32)
         features = sparse.csr_array((x.data, columns, x.indptr), shape=(len(labels), self._width or width))
         is_whole = np.isfinite(labels).all() and (labels == np.rint(labels)).all()

@@ -50,8 +50,13 @@ class Text(TableFile):
         """The same dataset with the columns of text and of classes named.
 
         Raises:
-            ConfigError: It is not clear which they are.
+            ConfigError: It is not clear which they are; or hash is set where no column has levels.
         """
+        if self.hash is not None and self.features is not None and not self.features:
+            raise ConfigError(
+                "`dataset.hash` must go with dataset.features=[COLUMN], whose levels it hashes; n-grams are not. "
+                "Leave it out; dataset.min_df=2 makes a vocabulary smaller."
+            )
         texts, target = [str(column) for column in self.text or ()], self.target
         if not texts or target is None:
             key, path = self._files()["train"]
