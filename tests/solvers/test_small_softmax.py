@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -217,11 +218,18 @@ def test_the_separable_preconditioner_is_the_hessian_at_zero(intercept: bool) ->
 
 def test_dearer_preconditioners_follow_where_products_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    for name in ("_separable_inverse", "_inverse_of_blocks", "_joint_inverse"):
+
+    def counted(name: str) -> Callable[[SmallSoftmax, Any], Any]:
         own = getattr(SmallSoftmax, name)
-        monkeypatch.setattr(
-            SmallSoftmax, name, lambda self, now, own=own, name=name: made.append(name) or own(self, now)
-        )
+
+        def made_now(self: SmallSoftmax, now: Any) -> Any:
+            made.append(name)
+            return own(self, now)
+
+        return made_now
+
+    for name in ("_separable_inverse", "_inverse_of_blocks", "_joint_inverse"):
+        monkeypatch.setattr(SmallSoftmax, name, counted(name))
     features, labels = drawn(10, noise=0.3)
     state = solved_alone(features, labels, Objective("cross_entropy", l2=1e-8))
     assert state.converged
