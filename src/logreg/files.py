@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from logreg.errors import ConfigError
@@ -185,6 +185,22 @@ def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = 
     there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"`{key}` must be a place to write to, and {there} is not. Name another folder.")
+
+
+def place_name(path: str) -> str:
+    """The name of the file or folder that a path or an address names; of a pattern, that of the folder to search.
+
+    Example:
+        >>> place_name("s3://bucket/rows/*.parquet")
+        'rows'
+    """
+    _, is_address, inner = path.partition("://")
+    local = os.path.abspath(path)  # noqa: PTH100  # resolves "." and "..", but no links
+    parts = PurePosixPath(inner.partition("?")[0]).parts if is_address else Path(local).parts
+    if not Path(path).exists():
+        marked = [place for place, part in enumerate(parts) if set(part) & set("*?[")]
+        parts = parts[: marked[0]] if marked else parts
+    return PurePosixPath(*parts).name
 
 
 def folder_name(text: str) -> str:

@@ -436,6 +436,9 @@ def test_a_run_folder_is_called_after_what_was_typed(typed: str) -> None:
         ({"name": "image_folder", "path": "/"}, "image_folder"),
         ({"name": "table", "path": "...csv"}, "table"),
         ({"name": "table", "path": "latest.csv"}, "table_latest"),  # runs/latest is a file
+        ({"name": "table", "path": "taxis/*/part-?.parquet"}, "taxis"),
+        ({"name": "table", "path": "s3://bucket/taxis/*.parquet"}, "taxis"),
+        ({"name": "table", "path": "s3://bucket"}, "bucket"),
         ({"name": "table", "path": "s3://me:hunter2@host/taxis.csv?token=hunter2"}, "taxis"),
     ],
 )

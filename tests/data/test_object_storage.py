@@ -113,6 +113,11 @@ def test_text_of_a_bucket(tmp_path: Path, bucket: Bucket) -> None:
     assert_same_rows(table("s3://bucket/rows"), table(tmp_path / "rows"))  # type: ignore[arg-type]  # an address
 
 
+def test_a_broken_line_of_text_names_the_object(tmp_path: Path, bucket: Bucket, run_command: RunCommand) -> None:
+    bucket.put("rows/0.csv", b"x,y\n1,a\n2,b\n3\n")
+    assert "in line 4 [in bucket/rows/0.csv]: '3'. Fix the line." in refusal(run_command, tmp_path)
+
+
 def refusal(run_command: RunCommand, here: Path, *typed: str) -> str:
     answer = run_command(here, "train", *TYPED, *typed)
     assert answer.code == 2

@@ -5,19 +5,17 @@ Importing this module registers the functions that conf/config.yaml makes these 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from logreg.commands.overrides import implied_overrides, override_lines, parse_overrides
 from logreg.config import RunConfig
-from logreg.files import folder_name
+from logreg.files import folder_name, place_name
 
 UNNAMED = {
     *("ckpt_path", "dataset", "dataset.name", "dataset.path", "dataset.train_path", "dataset.val_path"),
@@ -38,7 +36,7 @@ def data_name(dataset: Mapping[str, Any]) -> str:
     if path is None:
         return name
     first = str(path[0] if isinstance(path, Sequence) and not isinstance(path, str) else path)
-    file = Path(os.path.abspath(urlsplit(first).path if "://" in first else first)).name  # noqa: PTH100  # "." and ".."
+    file = place_name(first)
     stem = (file if name == "image_folder" else Path(file.removesuffix(".gz")).stem).lstrip(".")
     return f"{name}_{stem}" if stem in ("latest", "sweeps") else stem or name
 

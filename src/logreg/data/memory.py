@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from logreg.files import unfinished
 from logreg.hardware import available_memory
 
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -86,12 +86,8 @@ def scratch_in(folder: Path) -> Allocate:
         size = math.prod(shape) if isinstance(shape, tuple) else shape
         if size * np.dtype(dtype).itemsize < MAPPED_BYTES:
             return np.zeros(shape, dtype)
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(dir=folder, prefix=".logreg-scratch-")
-        os.close(handle)
-        try:
-            return file_array(Path(path), shape, dtype)
-        finally:
-            os.unlink(path)  # noqa: PTH108  # a path of text
+        folder.mkdir(parents=True, exist_ok=True)  # here, since several threads may need it
+        with unfinished(folder / "scratch") as path:
+            return file_array(path, shape, dtype)
 
     return allocate

@@ -278,7 +278,10 @@ class Shards:
                         shutil.copyfileobj(source, target)
 
                 self._explained(shard, copy)
-            yield path
+            try:
+                yield path
+            except DataError as error:  # the user knows the object, not its copy
+                raise DataError(str(error).replace(path, shard.path)) from error
 
     # Checks
 

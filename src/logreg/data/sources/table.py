@@ -29,6 +29,7 @@ from logreg.data.formats.tables import check_text_options, column_names, index_c
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
+from logreg.files import place_name
 
 ROLE_KEYS = {
     "target": "dataset.target",
@@ -297,7 +298,7 @@ class TableFile:
 
     def _file_name(self, path: str) -> str:
         """Name of a file, for messages."""
-        return Path(path).name or Path(path).resolve().name
+        return place_name(path)
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         """Key and path of the file of each split; a single file is the one of train."""
