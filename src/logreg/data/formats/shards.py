@@ -36,6 +36,7 @@ from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError, DatasetNotFoundError
+from logreg.files import unfinished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -256,10 +257,10 @@ class Shards:
                 table = read_text(path, self.key, columns, as_text, missing_values, separator, codes)
             if scratch is not None:
                 Path(scratch).mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=scratch, prefix=".logreg-scratch-") as file:
-                    with pa.ipc.new_file(file.name, table.schema) as writer:
+                with unfinished(Path(scratch, "part.arrow")) as file:
+                    with pa.ipc.new_file(str(file), table.schema) as writer:
                         writer.write_table(table)
-                    table = pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+                    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
             tables.append(table)
         return tables
 
