@@ -167,16 +167,20 @@ def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", rank=placed.rank, world_size=placed.size)
     except dist.DistError as error:
-        raise ConfigError(
-            f"`{ADDRESS[1]}` must be a free port of {ADDRESS[0]}, where the processes meet: "
-            f"{str(error).splitlines()[0].rstrip('.')}. Set another port."
-        ) from error
+        raise not_met(placed.address, error) from error
     except RuntimeError as error:
         raise LostProcessError(f"another process has ended: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:  # left alone it aborts the interpreter at its end
         dist.destroy_process_group()
+
+
+def not_met(address: tuple[str, str], error: dist.DistError) -> ConfigError:
+    """The mistake that the processes cannot meet at an address."""
+    reason = str(error).splitlines()[0].partition(". ")[0]
+    host, port = ADDRESS
+    return ConfigError(f"`{port}` must be a free port of {host}={address[0]}, got {address[1]}: {reason}.")
 
 
 def joined_processes() -> ProcessGroup | None:

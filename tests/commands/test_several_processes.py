@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -228,6 +229,21 @@ def test_two_machines_train_together(tmp_path: Path) -> None:
     assert [machine.returncode for machine in machines] == [0, 0], said
     assert "optimal to" in said[0]
     assert said[1] == ""
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        by_hand = typed(tmp_path, sys.executable, str(SCRIPT), "num_nodes=2", NODE_RANK="0", **address)
+        task = typed(tmp_path, sys.executable, str(SCRIPT), "optimizer=newton", RANK="0", WORLD_SIZE="2", **address)
+    for answer in (by_hand, task):
+        assert answer.returncode == 2
+        assert answer.stderr.startswith(f"`MASTER_PORT` must be a free port of MASTER_ADDR=127.0.0.1, got {port}: ")
+        assert answer.stderr.count("\n") == 1
+    assert left_in(tmp_path) == []
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:

@@ -55,25 +55,28 @@ def start_together(devices: int, num_nodes: int, arguments: Sequence[str]) -> in
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from logreg.processes import not_met
+
     # The processes say themselves why they failed.
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).disabled = True
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
-    local: str | None
-    backend, endpoint, local, numbers = "c10d", "127.0.0.1:0", "127.0.0.1", dict[str, int]()
+    host, port, numbers = "127.0.0.1", "0", dict[str, int]()  # any free port
     if num_nodes > 1:
         host, port, rank = (_variable(name, num_nodes) for name in (*ADDRESS, NODE_RANK))
-        backend, endpoint, local, numbers = "static", f"{host}:{port}", None, {"rank": int(rank)}
+        numbers = {"rank": int(rank)}
+        if int(rank) >= num_nodes:
+            raise ConfigError.broken(NODE_RANK, f"be below num_nodes={num_nodes}", int(rank))
     config = LaunchConfig(
         min_nodes=num_nodes,
         max_nodes=num_nodes,
         nproc_per_node=devices,
         run_id="logreg",
         max_restarts=0,
-        rdzv_backend=backend,
-        rdzv_endpoint=endpoint,
+        rdzv_backend="static" if numbers else "c10d",
+        rdzv_endpoint=f"{host}:{port}",
         rdzv_configs=numbers,
-        local_addr=local,
+        local_addr=None if numbers else host,
         shutdown_timeout=KILL_AFTER_S,
     )
     try:
@@ -84,7 +87,7 @@ def start_together(devices: int, num_nodes: int, arguments: Sequence[str]) -> in
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except DistError as error:
-        raise ConfigError(f"`MASTER_PORT` must be a free port of MASTER_ADDR: {str(error).splitlines()[0]}") from error
+        raise not_met((host, port), error) from error
     return 0
 
 
