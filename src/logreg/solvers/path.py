@@ -59,9 +59,8 @@ MAX_EXTRAPOLATED = 1.5
 """Distance to a strength, relative to that of the two nearest ones, up to which the line through them predicts its
 optimum."""
 
-MAX_CHANGE_BETWEEN = 2.5
-"""Predicted change of f from one strength to another, as a multiple of the tolerance, up to which the strengths between
-them are left out at first: bounds on both sides then mostly save their fits."""
+MANY_PASSES = 30
+"""Passes of the last fit of a path from which the next strength is left out at first, to be bounded from both sides."""
 
 MAX_GAP_BETWEEN = 2.0
 """Gap between two optima, as a multiple of the tolerance, up to which f is evaluated between them: the gap is that of
@@ -213,18 +212,6 @@ class PathFitter:
         self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2, l1))
         return self.points[-1]
 
-    def most_left_out(self, strengths: Sequence[float]) -> int:
-        """How many of these strengths, in descending order, to leave out at first; see `MAX_CHANGE_BETWEEN`.
-
-        By its derivative in log l2, which is the penalty, f changes by the penalty times the logarithm of the ratio.
-        """
-        weakest = min(self.points, key=lambda one: one.l2, default=None)
-        if weakest is None or strengths[0] > weakest.l2 or not weakest.bound.rigorous:
-            return 0
-        penalty = weakest.l2 / 2 * float(weakest.point[:, :-1].square().sum())
-        most = MAX_CHANGE_BETWEEN * self._tolerance * abs(weakest.bound.value)
-        return max(sum(penalty * math.log(weakest.l2 / one) <= most for one in strengths) - 1, 0)
-
     def _between(self, problem: Problem) -> PassRequests[PathPoint | None]:
         """The point between the two nearest optima, if bounds on both sides show that it is within the tolerance.
 
@@ -273,7 +260,9 @@ def fit_path(
     fitter = PathFitter(problem, tolerance, seed, max_passes)
     left = sorted(set(strengths), reverse=True)
     while left:
-        yield from fitter.fit(left.pop(fitter.most_left_out(left)))
+        weakest = min(fitter.points, key=lambda one: one.l2, default=None)
+        leaves_out = weakest is not None and left[0] < weakest.l2 and weakest.passes >= MANY_PASSES and len(left) > 1
+        yield from fitter.fit(left.pop(int(leaves_out)))
     return sorted(fitter.points, key=lambda one: one.l2, reverse=True)
 
 
