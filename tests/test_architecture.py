@@ -224,6 +224,7 @@ ACROSS = {
     "data/object_storage": "tables in S3",
     "data/stratified_folds": "the folds of data.folds; the file of solvers.folds has their name",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
+    "run/shared_runs": "whole runs of several processes, with every optimizer, loss and kind of data",
     "run/sparse_runs": "sparse features from the files through every command",
     "run/runs_with_links": "whole runs, and the commands after them, with each link",
     "run/text_runs": "text from the files through every command",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
 from logreg import processes
 from logreg.errors import ConfigError, DataError, LogregError, LostProcessError
-from logreg.processes import Accumulators, Processes, in_each, in_first, share
+from logreg.processes import Accumulators, Processes, in_each, in_first, in_turn, share
 from process_groups import in_processes
 
 
@@ -101,3 +104,26 @@ def test_a_process_that_has_ended_is_noticed() -> None:
     first, left = in_processes(2, _leaving)
     assert first.startswith("another process has ended: ")
     assert left == "left"
+
+
+def _one_after_another(group: Processes, folder: Path) -> list[str]:
+    """What each process finds that the first one of each machine, of two processes, has left; and a mistake of it."""
+    os.environ.update(LOCAL_RANK=str(group.rank % 2), LOCAL_WORLD_SIZE="2")
+
+    def work() -> str:
+        there = sorted(file.name for file in folder.iterdir())
+        (folder / str(group.rank)).touch()
+        if len(there) == 3:
+            raise DataError("full")
+        return " ".join(there)
+
+    found = in_turn(group, work)
+    with pytest.raises(DataError, match="full"):
+        in_turn(group, work)
+    return [found]
+
+
+def test_the_first_process_of_each_machine_works_before_the_others(tmp_path: Path) -> None:
+    found = [one for (one,) in in_processes(3, _one_after_another, tmp_path)]
+    assert found[1] == "0 2"
+    assert set(found[0]) | set(found[2]) <= set("0 2")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from logreg.errors import ConfigError, LogregError, LostProcessError
-from logreg.launchers import ADDRESS, Placement
+from logreg.launchers import ADDRESS, Placement, placement
 
 Value = TypeVar("Value")
 
@@ -84,6 +84,21 @@ def in_each(processes: Processes | None, work: Callable[[], Value]) -> Value:
         if one is not None:
             raise one[0](one[1]) from mistake
     return result  # type: ignore[return-value]  # there was no mistake
+
+
+def in_turn(processes: Processes | None, work: Callable[[], Value]) -> Value:
+    """Does the same work in each process: in the first one of each machine, and then in the others.
+
+    They find the files that the first one has left, such as those of a cache; a mistake is not made again.
+
+    Raises:
+        LogregError: That of the first process that has one.
+    """
+    placed = placement()
+    is_first = placed is None or not placed.local_rank
+    result = in_each(processes, work if is_first else lambda: None)
+    rest = in_each(processes, work if not is_first else lambda: None)
+    return result if is_first else rest  # type: ignore[return-value]  # the other one is None
 
 
 def in_first(processes: Processes | None, work: Callable[[], Value]) -> Value:

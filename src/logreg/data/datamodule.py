@@ -47,7 +47,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
-from logreg.processes import Processes, in_each, share
+from logreg.processes import Processes, in_each, in_turn, share
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
@@ -186,7 +186,8 @@ class TensorDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
-        self._ready = ready = in_each(self.processes, self._read)
+        is_cached = self._agree_on_storage()
+        self._ready = ready = (in_turn if is_cached else in_each)(self.processes, self._read)
         checksums = (
             [ready.facts.fingerprint] if self.processes is None else self.processes.gather(ready.facts.fingerprint)
         )
@@ -196,6 +197,18 @@ class TensorDataModule(pl.LightningDataModule):
                     f"`dataset={self.dataset.name}` must have the same rows in each process, and those of process "
                     f"{rank} have another checksum than those of process 0. Give every machine the same files."
                 )
+
+    def _agree_on_storage(self) -> bool:
+        """Whether the prepared rows are kept in a cache, which is the same in all processes.
+
+        Each of them knows the memory that it has.  Where one must map the rows all do, since the order in which mapped
+        rows are shuffled is another one.
+        """
+        dataset, processes = self.dataset, self.processes
+        is_mapped = in_each(processes, lambda: isinstance(dataset, MappedSource) and dataset.is_mapped)
+        if processes is not None and any(processes.gather(is_mapped)) and not is_mapped:
+            self.dataset = dataclasses.replace(dataset, storage="mapped")  # type: ignore[type-var]  # all are dataclasses
+        return in_each(processes, lambda: isinstance(self.dataset, MappedSource) and self.dataset.cache_key is not None)
 
     def _read(self) -> _Prepared:
         """The prepared rows: in memory, or mapped from the cache, into which the first process that comes writes."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from logreg.files import unfinished
 from logreg.hardware import available_memory
+from logreg.launchers import placement
 
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 """Options by which pages that are not written to take no memory; Windows needs none."""
@@ -32,9 +33,13 @@ Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, An
 
 
 def fits_into_memory(num_bytes: int) -> bool:
-    """Whether columns and features of this size are held in memory, where the user does not say."""
-    available = available_memory()
-    return available is None or num_bytes <= MEMORY_FRACTION * available
+    """Whether columns and features of this size are held in memory, where the user does not say.
+
+    Several processes of a launcher hold them each.
+    """
+    available, placed = available_memory(), placement()
+    processes = 1 if placed is None else placed.local_size
+    return available is None or processes * num_bytes <= MEMORY_FRACTION * available
 
 
 def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:

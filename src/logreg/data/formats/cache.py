@@ -13,7 +13,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -193,11 +193,12 @@ def load_or_write_arrays(
 
 def _remove_lock(lock: Path) -> None:
     """Removes a lock file, and the empty folders below the current folder that it stood in."""
-    lock.unlink(missing_ok=True)
-    for folder in (lock.parent, *lock.parent.parents):
-        if folder == Path() or any(folder.iterdir()) or not folder.resolve().is_relative_to(Path.cwd()):
-            break
-        folder.rmdir()
+    with suppress(OSError):  # another process removes them or uses them; a folder is a disk of its own
+        lock.unlink(missing_ok=True)
+        for folder in (lock.parent, *lock.parent.parents):
+            if folder == Path() or any(folder.iterdir()) or not folder.resolve().is_relative_to(Path.cwd()):
+                break
+            folder.rmdir()
 
 
 def _load(path: Path) -> CacheEntry | None:
