@@ -12,7 +12,7 @@ from torch import Tensor
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, name_list
 from logreg.evaluation.temperature import Calibration
-from logreg.facts import DataFacts
+from logreg.facts import Batch, DataFacts
 from logreg.files import shown
 from logreg.inference.bootstrap import resampled_weights
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
@@ -27,7 +27,7 @@ from logreg.inference.results import LOGIT, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
-from logreg.rows import RowSource
+from logreg.rows import RowSource, with_offset_apart
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
 from logreg.run.checking import SourceRows, check_assumptions
@@ -156,8 +156,8 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     if request.firth or facts.largest_offset is not None:
         against_intercept = drop_term(likelihood, found, Term("all", tuple(range(design.shape[1] - 1))))
     statistics = fit_statistics(likelihood, found, totals, rows.number, rows.counts, against_intercept)
-    if request.firth and against_intercept is not None:
-        statistics = statistics.of_penalized_likelihood(against_intercept)
+    if request.firth:
+        statistics = statistics.of_penalized_likelihood()
     tests = None
     if request.tests:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
@@ -170,7 +170,7 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         show_status("checking the assumptions ...")
         dependent = "" if rows.counts else "weights are sampling weights, which have no likelihood"
         dependent = "rows of one cluster are not independent" if rows.clusters is not None else dependent
-        source = SourceRows(rows.data.source_row_numbers("train"), partial(rows.data.rows, "train"))
+        source = SourceRows(rows.data.source_row_numbers("train"), partial(_rows_at, rows.data))
         checks = check_assumptions(
             *(facts, source, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
         )
@@ -350,6 +350,12 @@ def data_in_float64(request: InferenceRequest) -> TensorDataModule:
             "checksum is another one. Train again."
         )
     return data
+
+
+def _rows_at(data: TensorDataModule, positions: Tensor) -> Batch:
+    """The train rows at some positions, (m,), with an offset apart from the features."""
+    found = data.rows("train", positions)
+    return found if data.facts.largest_offset is None else with_offset_apart(found)
 
 
 def clusters_of(data: TensorDataModule, column: str) -> Tensor:
