@@ -449,8 +449,8 @@ def test_firth_takes_it(of_birthwt: Run, birthwt: Path, tmp_path: Path, capsys: 
 
 
 def test_checks_are_those_of_r(of_birthwt: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # m of above, update(m, start = coef(m)) for its weights; cook <- cooks.distance(m); o <- order(-cook); hatvalues(m)[o]; rstandard(m, type = "pearson")[o];
-    # the Hosmer-Lemeshow test, Stukel's, and those of splines as in tests/run/test_checking.py
+    # m of above, update(m, start = coef(m)) for its weights; cook <- cooks.distance(m); o <- order(-cook);
+    # hatvalues(m)[o]; rstandard(m, type = "pearson")[o]; the tests as in tests/run/test_checking.py
     capsys.readouterr()
     assert typed(coefficients.main, tmp_path, f"ckpt_path={of_birthwt.folder}", "checks=true", "json=true") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
