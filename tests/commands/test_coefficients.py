@@ -486,7 +486,12 @@ def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]
     columns["total"] = [round(a + 2 * b, 6) for a, b in zip(columns["a"], columns["b"], strict=True)]
     file = write(tmp_path, columns)
     group = ("dataset.split.group=school", "dataset.split.val=0.3", "dataset.drop=[total]")
-    assert ask(fitted(tmp_path, file, "y", *group), "covariance=cluster:school")["covariance"] == "cluster:school"
+    grouped = fitted(tmp_path, file, "y", *group)
+    assert ask(grouped, "covariance=cluster:school")["covariance"] == "cluster:school"
+    line = refused(grouped, "firth=true", "interval=profile")
+    assert line.endswith("and leave out firth=true interval=profile.")
+    line = refused(fitted(tmp_path, file, "y", *group, "l2=1e-3"))
+    assert line.endswith("for intervals of the penalized estimates, or train again with l2=0.")  # no firth=true
     line = refused(fitted(tmp_path, file, "y", "dataset.features=[a,b,color,total]"))
     assert "'total' is a linear combination of 'a' and 'b', so no coefficient" in line
     assert line.endswith("Train again with dataset.drop=[total].")

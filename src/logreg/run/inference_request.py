@@ -77,6 +77,18 @@ class InferenceRequest:
         """The loss of a row."""
         return self.trained.module.objective.row_loss
 
+    @property
+    def group(self) -> str | None:
+        """The column by whose groups the run was split; ``None`` for none."""
+        group: str | None = self.config.dataset.get("split", {}).get("group")
+        return group
+
+    @property
+    def may_advise_firth(self) -> bool:
+        """Whether firth=true goes with the rest of the request."""
+        others = self.replicates or self.checks or self.covariance not in (None, *OF_LIKELIHOOD)
+        return self.of_table and not others and self.group is None
+
 
 def check_fit(request: InferenceRequest, design: Design) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
@@ -112,7 +124,8 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
         advice = f"train again with l2=0{' l1=0' if objective.l1 else ''}"
         if request.of_table:
             advice = f"set interval=bootstrap for intervals of the penalized estimates, or {advice}"
-            advice += ", or set firth=true, which needs no other fit" if loss.gives_log_odds else ""
+            if loss.gives_log_odds and request.may_advise_firth:
+                advice += ", or set firth=true, which needs no other fit"
         raise ConfigError(
             f"`ckpt_path` must be of a fit without penalty, got {penalty_as_typed(objective)}: a penalty moves the "
             f"estimates by more than their standard errors say. {advice[0].upper()}{advice[1:]}."
@@ -145,7 +158,9 @@ def separated(separation: str, request: InferenceRequest) -> DataError:
     """The refusal of a fit without a finite optimum, where ``separation`` says why."""
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
     advice = "leave columns out with dataset.drop and train again"
-    if request.of_table:
+    if request.replicates:
+        advice = f"train again with a penalty, such as l2=1e-3, or {advice}"
+    elif request.may_advise_firth:
         firth = "set firth=true" if request.loss.gives_log_odds else "train again with link=logit and set firth=true"
         advice = f"{firth} for finite estimates with standard errors, or {advice}"
     return DataError(
@@ -189,11 +204,13 @@ def check_options(request: InferenceRequest, design: Design) -> None:
             f"`{key}` must go with covariance=auto: the likelihood itself takes the model for true. "
             f"Leave out {key}, or covariance={covariance}."
         )
-    group = request.config.dataset.get("split", {}).get("group")
-    if group is not None and not covariance.startswith(CLUSTER):
+    if request.group is not None and not covariance.startswith(CLUSTER):
+        others = {"firth=true": request.firth, "interval=profile": request.profile, "test=lrt": request.tests}
+        without = " ".join(typed for typed, is_there in others.items() if is_there)
         raise ConfigError(
-            f"`covariance` must take the groups into account by which the run was split, since rows of one {group} "
-            f"are not independent. Set 'covariance={CLUSTER}{group}'."
+            "`covariance` must take the groups into account by which the run was split, since rows of one "
+            f"{request.group} are not independent. Set 'covariance={CLUSTER}{request.group}'"
+            f"{f', and leave out {without}' if without else ''}."
         )
 
 
@@ -298,6 +315,25 @@ def check_gap(request: InferenceRequest, gap: float) -> None:
     raise DataError(
         f"`ckpt_path` must be of a fit at its optimum, and this one is {gap:.2g} of the value above it{stopped} "
         f"(tolerance={request.config.tolerance:g}). Train again {advice}."
+    )
+
+
+def check_replicates(request: InferenceRequest, finite: int) -> None:
+    """Refuses a bootstrap with too few samples that have an estimate for limits at the confidence.
+
+    Raises:
+        DataError: There are only ``finite`` ones.
+    """
+    least = least_replicates(request.confidence)
+    if finite >= least:
+        return
+    advice = "Train again with a penalty, such as l2=1e-3, or take more rows."
+    if 4 * finite > 3 * request.replicates:
+        advice = f"Set replicates={2 * least}, or t{advice[1:]}"
+    raise DataError(
+        f"`interval=bootstrap` must have at least {least:,} samples with finite estimates, and of "
+        f"{request.replicates:,} only {finite:,} have them: the classes of the others are separated, or a column is "
+        f"constant there. {advice}"
     )
 
 

@@ -39,8 +39,8 @@ from logreg.run.inference_request import (
     check_gap,
     check_options,
     check_rank,
+    check_replicates,
     kind_of_weights,
-    least_replicates,
     penalty_as_typed,
     separated,
 )
@@ -221,13 +221,7 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         likelihood, maximum, gap = _maximum_of(request, rows)
         to_source = to_source_units(design, rows.mean, rows.std)
         found = bootstrap_likelihood(rows.data, likelihood, maximum, to_source, gap, samples, request.replicates)
-    least = least_replicates(request.confidence)
-    if len(found.values) < least:
-        raise DataError(
-            f"`interval=bootstrap` must have at least {least} samples with finite estimates, and of "
-            f"{request.replicates:,} only {len(found.values):,} have them: the classes of the others are separated, or "
-            "a column is constant there. Train again with a penalty, such as l2=1e-3, or take more rows."
-        )
+    check_replicates(request, len(found.values))
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
