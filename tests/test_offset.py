@@ -109,6 +109,35 @@ def test_zeros_change_nothing(l2: float, l1: float, optimizer: str, sparse: bool
     assert plain.passes == same.passes
 
 
+@pytest.mark.parametrize("objective", [*OBJECTIVES, Objective("probit"), Objective("cauchit")], ids=str)
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_large_mean_goes_into_the_intercept(objective: Objective, optimizer: str, sparse: bool) -> None:
+    x, y, offset = drawn()
+    features = as_sparse(x) if sparse else x
+    plain, low, high = (
+        fit(features, y, objective, optimizer=optimizer, offset=offset + mean, tolerance=1e-12)
+        for mean in (0, -30, 1000)
+    )
+    for moved, mean in ((low, -30), (high, 1000)):
+        assert moved.converged is plain.converged
+        torch.testing.assert_close(moved.coef, plain.coef, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(moved.intercept + mean, plain.intercept, rtol=1e-5, atol=1e-6)
+
+
+def test_paths_and_folds_take_a_large_mean() -> None:
+    x, y, offset = drawn()
+    folds, objective = torch.arange(len(y)) % 3, Objective("bce", l2=1.0)
+    strengths = [Strength(0.1), Strength(0.01), Strength(0.0, 0.02)]
+    plain, moved = (
+        fit_folds(problem_of(rows, objective), rows, folds, strengths, tolerance=1e-10)
+        for rows in (MemoryRows(x, y, offset=offset + mean) for mean in (0.0, 30.0))
+    )
+    for one, other in zip((*plain.of_folds, plain.full), (*moved.of_folds, moved.full), strict=True):
+        for left, right in zip(one, other, strict=True):
+            torch.testing.assert_close(left.point[:, :-1], right.point[:, :-1], rtol=1e-3, atol=1e-4)
+
+
 def test_more_features_than_rows() -> None:
     x, y, offset = drawn(40, 200)
     found = fit(x, y, Objective("bce", l2=0.1), offset=offset, tolerance=1e-10)
@@ -488,6 +517,7 @@ def test_checks_are_those_of_r(of_birthwt: Run, tmp_path: Path, capsys: pytest.C
         ("checks=true",),
         ("interval=bootstrap", "replicates=39"),
         ("interval=bootstrap", "replicates=39", "covariance=cluster:x1"),
+        ("test=lrt", "effects=average"),
     ],
     ids=" ".join,
 )
@@ -496,7 +526,7 @@ def test_a_multiple_of_a_feature_changes_its_own_numbers_alone(
 ) -> None:
     x, y, _ = drawn(120, 3)
     x[:, 1] = (4 * x[:, 1]).round() / 4
-    file = write(tmp_path, x, y, (0.75 * x[:, 2] - 2).tolist())
+    file = write(tmp_path, x, y, (0.75 * x[:, 2] + 40).tolist())
     answers = []
     for typed_offset, drop in (("", "[log_t]"), ("log_t", "[]")):
         made = run(tmp_path, file, "l2=0", f"dataset.drop={drop}", offset=typed_offset)
@@ -505,7 +535,7 @@ def test_a_multiple_of_a_feature_changes_its_own_numbers_alone(
         answers.append(json.loads(capsys.readouterr().out))
     for plain, moved in zip(*(answer["coefficients"] for answer in answers), strict=True):
         assert plain["feature"] == moved["feature"]
-        shift = {"x2": -0.75, "intercept": 2.0}.get(plain["feature"], 0.0)
+        shift = {"x2": -0.75, "intercept": -40.0}.get(plain["feature"], 0.0)
         for key, value in plain["per_unit"].items():
             change = shift if key in ("coef", "low", "high") else 0.0
             if value is not None and not key.startswith("odds"):

@@ -621,6 +621,24 @@ def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tm
         assert test["chi2"] == pytest.approx(2 * (best - most(place, 0.0)), rel=1e-6)
 
 
+def test_a_level_of_one_row_has_a_bias_reduced_estimate(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    columns["color"][5] = "odd"
+    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    answer = ask(run, "firth=true interval=profile test=lrt")
+    coef = [row["per_unit"]["coef"] for row in answer["coefficients"]]
+    levels = [[float(color == level) for color in columns["color"]] for level in ("green", "odd", "red")]
+    x = np.column_stack([np.ones(120), columns["a"], columns["b"], *levels])
+    y = np.array([float(label == "yes") for label in columns["y"]])
+    p = expit(x @ coef)
+    information = (x.T * (p * (1 - p))) @ x
+    leverage = ((x @ np.linalg.inv(information)) * x).sum(1) * p * (1 - p)
+    assert leverage[5] > 0.99
+    score = x.T @ (y - p + leverage * (0.5 - p))  # Firth (1993)
+    assert np.abs(score / np.sqrt(np.diag(information))).max() < 1e-7
+    assert all(row["per_unit"]["low"] < row["per_unit"]["coef"] for row in answer["coefficients"])
+
+
 def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -> None:
     columns = drawn(60)
     run = fitted(tmp_path, write(tmp_path, {name: columns[name] for name in ("a", "b", "color")}), "color")

@@ -105,10 +105,12 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     objective = module.objective
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
     if rows <= parameters and not (bootstrap and is_penalized(objective)):
+        advice = "Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), or leave columns out"
+        if is_penalized(objective) and request.of_table:
+            advice = f"Set interval=bootstrap, or t{advice[1:]}"
         raise DataError(
             f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
-            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
-            "or leave columns out with dataset.drop, and train again."
+            f"{parameters:,} parameters. {advice} with dataset.drop, and train again."
         )
     if parameters > MAX_PARAMETERS:
         raise DataError(
@@ -276,7 +278,8 @@ def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
     """
     size = design.shape[1]
     combinations = linear_combinations(start.hessian[:size, :size])
-    if not combinations:
+    at_bounds = any(one.position == size - 1 for one in combinations)  # all probabilities are 0 or 1: no information
+    if not combinations or at_bounds:
         return
     by_position = {position: term.name for term in design.terms for position in term.positions}
     described = []

@@ -46,7 +46,7 @@ from logreg.run.inference_request import (
 )
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
-from logreg.solvers.passes.moments import ColumnMoments
+from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel
@@ -310,8 +310,12 @@ def _maximum_of(request: InferenceRequest, rows: Rows) -> tuple[Likelihood, Maxi
     facts, design = rows.data.facts, rows.design
     arguments = rows.problem, rows.source, design, facts.num_classes
     likelihood = Likelihood(*arguments)
-    point = torch.zeros(design.shape, dtype=torch.float64)
-    point = point if request.firth else _start(request.trained, design, facts, rows.mean, rows.std)
+    if request.firth:
+        point = torch.zeros(design.shape, dtype=torch.float64)
+        if facts.largest_offset is not None:
+            point[:, -1:] = -drive(request_pass(MeanOffset(rows.problem)), rows.source)
+    else:
+        point = _start(request.trained, design, facts, rows.mean, rows.std)
     start = likelihood.evaluate(point)
     check_rank(design, start, facts)
     if request.firth:
