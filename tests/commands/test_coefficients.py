@@ -473,6 +473,19 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     assert line.endswith(way_out)
 
 
+def test_the_advice_on_a_penalty_goes_with_the_rest(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
+    columns = drawn()
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "l2=1e-3")
+    assert refused(run, "test=lrt").endswith("say. Train again with l2=0, or set firth=true, which needs no other fit.")
+    assert ask(run, "test=lrt firth=true")["firth"] is True
+    assert refused(run, "checks=true").endswith("say. Train again with l2=0.")
+    many = {f"x{place}": [random.Random(place + 99 * row).gauss(0, 1) for row in range(20)] for place in range(25)}
+    many["y"] = columns["y"][:20]
+    wide = fitted(tmp_path, write(tmp_path, many), "y", "l2=0.1")
+    assert "Set interval=bootstrap, or take more rows" in refused(wide)
+    assert ask(wide, "interval=bootstrap replicates=39")["interval"] == "bootstrap"
+
+
 def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
     run = train(tmp_path, "dataset=digits", "dataset.augment=[shift]", "max_epochs=1", "l2=0")
     line = refused(run)

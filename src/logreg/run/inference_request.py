@@ -84,6 +84,19 @@ class InferenceRequest:
         return group
 
     @property
+    def against_bootstrap(self) -> list[str]:
+        """The settings that do not go with interval=bootstrap, as they are typed."""
+        covariance = self.covariance or CLUSTER
+        settings = {
+            "firth=true": self.firth,
+            "test=lrt": self.tests,
+            f"effects={self.effects}": self.effects != "none",
+            "checks=true": self.checks,
+            f"covariance={covariance}": not covariance.startswith(CLUSTER),
+        }
+        return [typed for typed, is_there in settings.items() if is_there]
+
+    @property
     def may_advise_firth(self) -> bool:
         """Whether firth=true goes with the rest of the request."""
         others = self.replicates or self.checks or self.covariance not in (None, *OF_LIKELIHOOD)
@@ -106,7 +119,7 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
     if rows <= parameters and not (bootstrap and is_penalized(objective)):
         advice = "Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), or leave columns out"
-        if is_penalized(objective) and request.of_table:
+        if is_penalized(objective) and request.of_table and not request.against_bootstrap:
             advice = f"Set interval=bootstrap, or t{advice[1:]}"
         raise DataError(
             f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
@@ -125,7 +138,8 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     if is_penalized(objective) and not firth and not bootstrap:
         advice = f"train again with l2=0{' l1=0' if objective.l1 else ''}"
         if request.of_table:
-            advice = f"set interval=bootstrap for intervals of the penalized estimates, or {advice}"
+            if not request.against_bootstrap:
+                advice = f"set interval=bootstrap for intervals of the penalized estimates, or {advice}"
             if loss.gives_log_odds and request.may_advise_firth:
                 advice += ", or set firth=true, which needs no other fit"
         raise ConfigError(
@@ -222,20 +236,11 @@ def _check_bootstrap(request: InferenceRequest) -> None:
     Raises:
         ConfigError: One of them.
     """
-    others = {
-        "firth=true": request.firth,
-        "test=lrt": request.tests,
-        f"effects={request.effects}": request.effects != "none",
-        "checks=true": request.checks,
-        f"covariance={request.covariance}": request.covariance is not None
-        and not request.covariance.startswith(CLUSTER),
-    }
-    for typed, is_there in others.items():
-        if is_there:
-            raise ConfigError(
-                f"`{typed}` must not go with interval=bootstrap, which has the estimates of samples of the rows alone. "
-                "Leave out one of them."
-            )
+    for typed in request.against_bootstrap:
+        raise ConfigError(
+            f"`{typed}` must not go with interval=bootstrap, which has the estimates of samples of the rows alone. "
+            "Leave out one of them."
+        )
     least = least_replicates(request.confidence)
     if request.replicates < least:
         raise ConfigError(

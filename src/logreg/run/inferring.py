@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
 from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
-from logreg.inference.results import LOGIT, CoefficientTable, FitStatistics
+from logreg.inference.results import LOGIT, Coefficient, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
@@ -148,7 +148,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     of = estimate(request, rows)
     likelihood, found, facts, design = of.likelihood, of.found, rows.data.facts, rows.design
-    table, limit_error = coefficient_rows(
+    coefficients, limit_error = coefficient_rows(
         likelihood, found, of.covariance, rows.mean, rows.std, request.confidence, request.profile, show_status
     )
     totals = torch.bincount(rows.data.labels("train"), rows.weights, facts.num_classes).double()
@@ -177,30 +177,13 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     polished = (
         f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors"
     )
-    return CoefficientTable(
-        checkpoint=shown(request.checkpoint),
-        data=facts.title,
-        classes=facts.class_names,
-        reference_class=design.reference_class,
-        references=design.references,
-        confidence=request.confidence,
-        covariance=rows.covariance,
-        firth=request.firth,
-        interval="profile" if request.profile else "wald",
-        weights=rows.kind_of_weights,
-        coefficients=tuple(table),
-        fit=statistics,
+    notes = *_inflation_in_words(statistics.variance_inflation), FIRTH_IN_WORDS if request.firth else polished
+    return replace(
+        _table(request, rows, "profile" if request.profile else "wald", coefficients, statistics, notes),
         tests=tests,
         limit_error=limit_error,
         effects=effects,
         effects_at=request.effects,
-        notes=(
-            *_rows_in_words(request, rows),
-            *_inflation_in_words(statistics.variance_inflation),
-            *_link_in_words(request.loss, design),
-            FIRTH_IN_WORDS if request.firth else polished,
-        ),
-        link=_link_name(request.loss, design),
         checks=checks,
     )
 
@@ -222,6 +205,21 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         to_source = to_source_units(design, rows.mean, rows.std)
         found = bootstrap_likelihood(rows.data, likelihood, maximum, to_source, gap, samples, request.replicates)
     check_replicates(request, len(found.values))
+    coefficients = bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)
+    statistics = FitStatistics(rows.number, design.shape[0] * design.shape[1])
+    return _table(request, rows, "bootstrap", coefficients, statistics, _bootstrap_in_words(request, found, rows))
+
+
+def _table(
+    request: InferenceRequest,
+    rows: Rows,
+    interval: str,
+    coefficients: Sequence[Coefficient],
+    fit: FitStatistics,
+    notes: Sequence[str],
+) -> CoefficientTable:
+    """The table, without what is asked for besides; ``notes`` follow those on the rows and the link."""
+    facts, design = rows.data.facts, rows.design
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -230,17 +228,13 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         references=design.references,
         confidence=request.confidence,
         covariance=rows.covariance,
-        firth=False,
-        interval="bootstrap",
+        firth=request.firth,
+        interval=interval,
         weights=rows.kind_of_weights,
-        coefficients=tuple(bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)),
-        fit=FitStatistics(rows.number, design.shape[0] * design.shape[1]),
-        notes=(
-            *_rows_in_words(request, rows),
-            *_link_in_words(loss, design),
-            *_bootstrap_in_words(request, found, rows),
-        ),
-        link=_link_name(loss, design),
+        coefficients=tuple(coefficients),
+        fit=fit,
+        notes=(*_rows_in_words(request, rows), *_link_in_words(request.loss, design), *notes),
+        link=_link_name(request.loss, design),
     )
 
 
