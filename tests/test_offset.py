@@ -19,6 +19,7 @@ from logreg.csr import of_scipy
 from logreg.errors import ConfigError, DataError
 from logreg.evaluation.path_selection import score_points
 from logreg.facts import Batch
+from logreg.inference.bootstrap import resampled_weights
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, chosen_rows, joined, parts, with_offset_apart
 from logreg.solvers.fit import bound_of, fit, problem_of
@@ -106,6 +107,35 @@ def test_zeros_change_nothing(l2: float, l1: float, optimizer: str, sparse: bool
     assert torch.equal(plain.coef, same.coef)
     assert torch.equal(plain.intercept, same.intercept)
     assert plain.passes == same.passes
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, Objective("probit"), Objective("cauchit")], ids=str)
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_large_mean_goes_into_the_intercept(objective: Objective, optimizer: str, sparse: bool) -> None:
+    x, y, offset = drawn()
+    features = as_sparse(x) if sparse else x
+    plain, low, high = (
+        fit(features, y, objective, optimizer=optimizer, offset=offset + mean, tolerance=1e-12)
+        for mean in (0, -30, 1000)
+    )
+    for moved, mean in ((low, -30), (high, 1000)):
+        assert moved.converged is plain.converged
+        torch.testing.assert_close(moved.coef, plain.coef, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(moved.intercept + mean, plain.intercept, rtol=1e-5, atol=1e-6)
+
+
+def test_paths_and_folds_take_a_large_mean() -> None:
+    x, y, offset = drawn()
+    folds, objective = torch.arange(len(y)) % 3, Objective("bce", l2=1.0)
+    strengths = [Strength(0.1), Strength(0.01), Strength(0.0, 0.02)]
+    plain, moved = (
+        fit_folds(problem_of(rows, objective), rows, folds, strengths, tolerance=1e-10)
+        for rows in (MemoryRows(x, y, offset=offset + mean) for mean in (0.0, 30.0))
+    )
+    for one, other in zip((*plain.of_folds, plain.full), (*moved.of_folds, moved.full), strict=True):
+        for left, right in zip(one, other, strict=True):
+            torch.testing.assert_close(left.point[:, :-1], right.point[:, :-1], rtol=1e-3, atol=1e-4)
 
 
 def test_more_features_than_rows() -> None:
@@ -445,6 +475,116 @@ def test_firth_takes_it(of_birthwt: Run, birthwt: Path, tmp_path: Path, capsys: 
     leverage = (x @ np.linalg.inv(information) * x).sum(1) * p * (1 - p)
     score = (table[:, 0] - p + leverage * (0.5 - p)) @ x  # Firth's modified score
     assert np.abs(score / np.sqrt(np.diag(information))).max() < 1e-6
+
+
+def test_checks_are_those_of_r(of_birthwt: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # m of above, update(m, start = coef(m)) for its weights; cook <- cooks.distance(m); o <- order(-cook);
+    # hatvalues(m)[o]; rstandard(m, type = "pearson")[o]; the tests as in tests/run/test_checking.py
+    capsys.readouterr()
+    assert typed(coefficients.main, tmp_path, f"ckpt_path={of_birthwt.folder}", "checks=true", "json=true") == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    rows = checks["influence"]
+    assert [row["row"] for row in rows] == [133, 147, 183, 171, 132, 186, 140, 141, 181, 144]
+    for key, known in {
+        "cooks_distance": (0.0679543813922503, 0.0574422653700223, 0.0317599979230853, 0.0305542490937780),
+        "leverage": (0.0223422622803100, 0.0206294376277605, 0.0437868450421430, 0.0393428976611517),
+        "residual": (3.44880449092448, 3.30274925799104, 1.66561935291340, 1.72749512509033),
+        "probability": (0.0791859186505878, 0.0855935478992188, 0.2737618048346216, 0.2586097133482383),
+    }.items():
+        assert [row[key] for row in rows[:4]] == pytest.approx(known, rel=1e-8)
+    changes = (0.302421180551342, 0.310516760807938, 0.178321726461722, -0.456557584285820)
+    assert [rows[0]["dfbetas"][name] for name in ("age", "lwt", "smoke", "intercept")] == pytest.approx(changes)
+    assert checks["high_leverage"] == 3
+    assert checks["hosmer_lemeshow"]["chi2"] == pytest.approx(5.930011159826817, rel=1e-8)
+    assert checks["stukel"]["chi2"] == pytest.approx(6.10046325384502, rel=1e-8)
+    found = {one["feature"]: one for one in checks["linearity"]}
+    for name, ratio, score in (
+        ("age", 4.58591546763434, 4.28644104471371),
+        ("lwt", 1.87771480770527, 1.86043492052795),
+    ):
+        assert found[name]["likelihood_ratio"]["chi2"] == pytest.approx(ratio, rel=1e-8)
+        assert found[name]["score"]["chi2"] == pytest.approx(score, rel=1e-7)
+    for one in found.values():
+        assert sum(each["rows"] * each["residual"] for each in one["bins"]) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((f"covariance={kind}",) for kind in ("hessian", "HC0", "HC1", "HC2", "HC3")),
+        ("interval=profile",),
+        ("firth=true",),
+        ("checks=true",),
+        ("interval=bootstrap", "replicates=39"),
+        ("interval=bootstrap", "replicates=39", "covariance=cluster:x1"),
+        ("test=lrt", "effects=average"),
+    ],
+    ids=" ".join,
+)
+def test_a_multiple_of_a_feature_changes_its_own_numbers_alone(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y, _ = drawn(120, 3)
+    x[:, 1] = (4 * x[:, 1]).round() / 4
+    file = write(tmp_path, x, y, (0.75 * x[:, 2] + 40).tolist())
+    answers = []
+    for typed_offset, drop in (("", "[log_t]"), ("log_t", "[]")):
+        made = run(tmp_path, file, "l2=0", f"dataset.drop={drop}", offset=typed_offset)
+        capsys.readouterr()
+        assert typed(coefficients.main, tmp_path, f"ckpt_path={made.folder}", "json=true", *arguments) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    for plain, moved in zip(*(answer["coefficients"] for answer in answers), strict=True):
+        assert plain["feature"] == moved["feature"]
+        shift = {"x2": -0.75, "intercept": -40.0}.get(plain["feature"], 0.0)
+        for key, value in plain["per_unit"].items():
+            change = shift if key in ("coef", "low", "high") else 0.0
+            if value is not None and not key.startswith("odds"):
+                assert moved["per_unit"][key] == pytest.approx(value + change, rel=1e-7, abs=1e-7)
+    if arguments == ("checks=true",):
+        plain, moved = (answer["checks"] for answer in answers)
+        assert plain["stukel"]["chi2"] == pytest.approx(moved["stukel"]["chi2"], rel=1e-7)
+        for one, other in zip(plain["linearity"], moved["linearity"], strict=True):
+            assert one["likelihood_ratio"]["chi2"] == pytest.approx(other["likelihood_ratio"]["chi2"], rel=1e-7)
+            for left, right in zip(one["bins"], other["bins"], strict=True):
+                assert left == pytest.approx(right, rel=1e-7, abs=1e-9)
+
+
+def test_each_sample_of_a_bootstrap_has_the_offsets_of_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y, offset = drawn(120, 2)
+    file = write(tmp_path, x, y, offset.tolist())
+    for penalty, scale in (("l2=0.02", x.std(0, correction=0)), ("l1=0.02", torch.ones(2, dtype=x.dtype))):
+        standardize = f"dataset.standardize={str(penalty == 'l2=0.02').lower()}"
+        made = run(tmp_path, file, penalty, standardize)
+        capsys.readouterr()
+        arguments = (f"ckpt_path={made.folder}", "interval=bootstrap", "replicates=39", "json=true")
+        assert typed(coefficients.main, tmp_path, *arguments) == 0
+        rows = json.loads(capsys.readouterr().out)["coefficients"]
+        (weights,) = resampled_weights(torch.ones(120, dtype=torch.float64), 39, seed=0)
+        objective = Objective("bce", **{penalty[:2]: 0.02})
+        found = [
+            fit(x / scale, y, objective, sample_weight=own, offset=offset, tolerance=1e-12)
+            for own in (torch.ones(120, dtype=torch.float64), *weights)
+        ]
+        values = torch.stack([torch.cat([one.intercept, one.coef[0] / scale]) for one in found])
+        assert [row["per_unit"]["coef"] for row in rows] == pytest.approx(values[0].tolist(), abs=1e-5)
+        assert [row["per_unit"]["std_error"] for row in rows] == pytest.approx(values[1:].std(0).tolist(), abs=5e-3)
+
+
+def test_rows_of_other_offsets_are_of_another_covariate_pattern(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randint(3, (120, 1), generator=draw).double()
+    y = torch.randint(2, (120,), generator=draw)
+    found = []
+    for offsets in (torch.zeros(120), (torch.arange(120) % 2).double()):
+        made = run(tmp_path, write(tmp_path, x, y, offsets.tolist()), "l2=0")
+        capsys.readouterr()
+        assert typed(coefficients.main, tmp_path, f"ckpt_path={made.folder}", "checks=true", "json=true") == 0
+        found.append(json.loads(capsys.readouterr().out)["checks"]["overdispersion"]["patterns"])
+    assert found == [3, 6]
 
 
 def test_predictions_and_intervals_are_those_of_r(

@@ -473,6 +473,19 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     assert line.endswith(way_out)
 
 
+def test_the_advice_on_a_penalty_goes_with_the_rest(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
+    columns = drawn()
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "l2=1e-3")
+    assert refused(run, "test=lrt").endswith("say. Train again with l2=0, or set firth=true, which needs no other fit.")
+    assert ask(run, "test=lrt firth=true")["firth"] is True
+    assert refused(run, "checks=true").endswith("say. Train again with l2=0.")
+    many = {f"x{place}": [random.Random(place + 99 * row).gauss(0, 1) for row in range(20)] for place in range(25)}
+    many["y"] = columns["y"][:20]
+    wide = fitted(tmp_path, write(tmp_path, many), "y", "l2=0.1")
+    assert "Set interval=bootstrap, or take more rows" in refused(wide)
+    assert ask(wide, "interval=bootstrap replicates=39")["interval"] == "bootstrap"
+
+
 def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
     run = train(tmp_path, "dataset=digits", "dataset.augment=[shift]", "max_epochs=1", "l2=0")
     line = refused(run)
@@ -486,7 +499,12 @@ def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]
     columns["total"] = [round(a + 2 * b, 6) for a, b in zip(columns["a"], columns["b"], strict=True)]
     file = write(tmp_path, columns)
     group = ("dataset.split.group=school", "dataset.split.val=0.3", "dataset.drop=[total]")
-    assert ask(fitted(tmp_path, file, "y", *group), "covariance=cluster:school")["covariance"] == "cluster:school"
+    grouped = fitted(tmp_path, file, "y", *group)
+    assert ask(grouped, "covariance=cluster:school")["covariance"] == "cluster:school"
+    line = refused(grouped, "firth=true", "interval=profile")
+    assert line.endswith("and leave out firth=true interval=profile.")
+    line = refused(fitted(tmp_path, file, "y", *group, "l2=1e-3"))
+    assert line.endswith("for intervals of the penalized estimates, or train again with l2=0.")  # no firth=true
     line = refused(fitted(tmp_path, file, "y", "dataset.features=[a,b,color,total]"))
     assert "'total' is a linear combination of 'a' and 'b', so no coefficient" in line
     assert line.endswith("Train again with dataset.drop=[total].")
@@ -614,6 +632,24 @@ def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tm
             assert best - most(place, values(answer, key)[place]) == pytest.approx(chi2.ppf(0.95, 1) / 2, rel=1e-7)
     for place, test in enumerate(answer["tests"], start=1):
         assert test["chi2"] == pytest.approx(2 * (best - most(place, 0.0)), rel=1e-6)
+
+
+def test_a_level_of_one_row_has_a_bias_reduced_estimate(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    columns["color"][5] = "odd"
+    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    answer = ask(run, "firth=true interval=profile test=lrt")
+    coef = [row["per_unit"]["coef"] for row in answer["coefficients"]]
+    levels = [[float(color == level) for color in columns["color"]] for level in ("green", "odd", "red")]
+    x = np.column_stack([np.ones(120), columns["a"], columns["b"], *levels])
+    y = np.array([float(label == "yes") for label in columns["y"]])
+    p = expit(x @ coef)
+    information = (x.T * (p * (1 - p))) @ x
+    leverage = ((x @ np.linalg.inv(information)) * x).sum(1) * p * (1 - p)
+    assert leverage[5] > 0.99
+    score = x.T @ (y - p + leverage * (0.5 - p))  # Firth (1993)
+    assert np.abs(score / np.sqrt(np.diag(information))).max() < 1e-7
+    assert all(row["per_unit"]["low"] < row["per_unit"]["coef"] for row in answer["coefficients"])
 
 
 def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -> None:

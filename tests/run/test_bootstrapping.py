@@ -166,9 +166,31 @@ def test_samples_without_an_estimate_are_counted(tmp_path: Path, ask: Ask, refus
     one_class = int((weights[:, [a.index(max(a)), a.index(min(a))]].sum(1) == 0).sum())
     assert one_class > 5
     assert f"{one_class} of 200 samples have no finite estimate" in rare["notes"][-1]
-    assert "`interval=bootstrap` must have at least 39 samples" in refused(
-        fitted(tmp_path, columns, "l2=0"), "replicates=39"
-    )
+    few = refused(fitted(tmp_path, columns, "l2=0"), "replicates=39")
+    assert few.startswith("`interval=bootstrap` must have at least 39 samples")
+    assert few.endswith("is constant there. Train again with a penalty, such as l2=1e-3, or take more rows.")
+
+
+def test_a_few_samples_without_an_estimate_are_made_up_for_by_more_samples(
+    tmp_path: Path, ask: Ask, refused: Callable[..., str]
+) -> None:
+    columns: dict[str, list[Any]] = drawn()
+    columns["flag"] = [int(row in (3, 50, 90, 110)) for row in range(120)]  # 0 in one sample of about 50
+    columns["y"][3] = columns["y"][50] = "yes"
+    columns["y"][90] = columns["y"][110] = "no"
+    run = fitted(tmp_path, columns, "l2=0")
+    line = refused(run, "replicates=39")
+    assert line.endswith("Set replicates=78, or train again with a penalty, such as l2=1e-3, or take more rows.")
+    assert "have no finite estimate" in ask(run, "interval=bootstrap replicates=78")["notes"][-1]
+
+
+def test_separated_classes_are_sent_to_a_penalty(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
+    columns = drawn()
+    columns["y"] = ["yes" if value > 0 else "no" for value in columns["a"]]
+    line = refused(fitted(tmp_path, columns, "l2=0"))
+    assert "'a' separates 'yes' from 'no'" in line
+    assert "Train again with a penalty, such as l2=1e-3, or leave columns out with dataset.drop" in line
+    assert ask(fitted(tmp_path, columns, "l2=1e-3"), "interval=bootstrap replicates=39")["interval"] == "bootstrap"
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from logreg.solvers.problem import Coordinates
 RATIO_STEP_TOLERANCE = 1e-4
 """Length of a Newton step, in standard errors, after which the value of a maximum is known to about 1e-12 nats."""
 
-AddedColumns = Callable[[Tensor], Tensor]
-"""Further columns (n, q), as a function of the standardized columns (n, P) of a design."""
+AddedColumns = Callable[[Tensor, Tensor], Tensor]
+"""Further columns (n, q), as a function of the standardized columns (n, P) of a design and of the logits (n,)."""
 
 
 class AddedScore(NamedTuple):
@@ -67,10 +67,11 @@ class ScoreTests(Pass[list[AddedScore]]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds scores and information of these rows."""
         columns = self._model.design.columns(rows.features, self._fold)
-        terms = self._model.terms(self._model.linear_predictor(columns), rows.labels)
+        logits = self._model.logits(columns, rows.offset)
+        terms = self._model.terms(logits, rows.labels)
         ones = None if rows.weights is None else rows.weights[:, 0]
         weight, residual = ((one if ones is None else one * ones) for one in (terms.weight, terms.residual))
-        sets = [one(columns) for one in self._added]
+        sets = [one(columns, logits) for one in self._added]
         together = torch.cat(sets, dim=1)
         self._scores -= residual @ together
         self._crossed += (columns * weight.unsqueeze(1)).T @ together
@@ -94,8 +95,9 @@ class ScoreTests(Pass[list[AddedScore]]):
 class _RowsWithColumns:
     """A `RowSource` of dense rows with further columns, which are computed block by block."""
 
-    def __init__(self, likelihood: Likelihood, added: AddedColumns, size: int) -> None:
+    def __init__(self, likelihood: Likelihood, found: Maximum, added: AddedColumns, size: int) -> None:
         self._likelihood, self._added, rows = likelihood, added, likelihood.rows
+        self._model = RowModel(likelihood, found)
         self.num_rows, self.num_features = rows.num_rows, rows.num_features + size
         self.is_sparse, self.may_be_held = rows.is_sparse, rows.may_be_held
         self.has_random_access, self.processes = rows.has_random_access, rows.processes
@@ -111,7 +113,8 @@ class _RowsWithColumns:
     def _with_columns(self, block: Batch) -> Batch:
         features = converted(block.features, torch.float64)
         columns = self._likelihood.design.columns(features, self._likelihood.problem.model)
-        return block._replace(features=torch.cat([features, self._added(columns)], dim=1))
+        logits = self._model.logits(columns, None if block.offset is None else block.offset.double().unsqueeze(1))
+        return block._replace(features=torch.cat([features, self._added(columns, logits)], dim=1))
 
 
 def likelihood_ratio(
@@ -133,7 +136,7 @@ def likelihood_ratio(
     size = len(score.coef)
     center, scale = problem.model
     coordinates = Coordinates(torch.cat([center, center.new_zeros(size)]), torch.cat([scale, scale.new_ones(size)]))
-    rows: RowSource = _RowsWithColumns(likelihood, added, size)
+    rows: RowSource = _RowsWithColumns(likelihood, found, added, size)
     more = tuple(f"{name} {number}" for number in range(1, size + 1))
     wider = replace(
         design,

@@ -115,8 +115,8 @@ def fit_statistics(
         class_totals: Weight of the rows of each class, (C,).
         rows: Number of rows, n.
         has_likelihood: Whether weights are counts, so that the weighted sum is a log-likelihood.
-        against_intercept: The test against the intercept alone, where offsets leave no closed form for that; else
-            ``None``.
+        against_intercept: The test against the intercept alone, where offsets or Firth's penalty leave no closed form
+            for that; else ``None``.
     """
     design = likelihood.design
     outputs, size = design.shape

@@ -59,9 +59,10 @@ class RowModel:
         self.sign = -1.0 if problem.coupled and design.outputs == (0,) else 1.0
         """-1 where the parameters of a softmax are those of the first class."""
 
-    def linear_predictor(self, columns: Tensor) -> Tensor:
-        """The logits of standardized columns (n, P): shape (n,)."""
-        return columns @ (self.sign * self.parameters[0])
+    def logits(self, columns: Tensor, offset: Tensor | None) -> Tensor:
+        """The logits (n,) of standardized columns (n, P), with offsets (n, 1)."""
+        logits = columns @ (self.sign * self.parameters[0])
+        return logits if offset is None else logits + offset[:, 0]
 
     def terms(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """The terms of rows with these logits and classes, (n,) each."""
@@ -86,7 +87,7 @@ class Survey(NamedTuple):
     leverage: Tensor
     """Shape (N,)."""
     pattern: Tensor
-    """A checksum of the features, (N,), int64: equal rows have the same."""
+    """A checksum of features and offset, (N,), int64: equal rows have the same."""
     sample: Tensor
     """Standardized columns of some rows, (n, P - 1)."""
     sample_weights: Tensor | None
@@ -130,7 +131,7 @@ class SurveyPass(Pass[Survey]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds these rows, which follow those before in the order of the source."""
         columns = self._model.design.columns(rows.features, self._fold)
-        logits = self._model.linear_predictor(columns)
+        logits = self._model.logits(columns, rows.offset)
         leverage = (columns @ self._inverse).mul_(columns).sum(1) * self._model.terms(logits, rows.labels).weight
         weights = None if rows.weights is None else rows.weights[:, 0]
         if weights is not None and not self._counts:
@@ -140,7 +141,10 @@ class SurveyPass(Pass[Survey]):
         self._logits.append(logits)
         self._labels.append(rows.labels)
         self._leverage.append(leverage)
-        self._pattern.append(_mixed(columns) @ self._multipliers)
+        pattern = _mixed(columns) @ self._multipliers
+        if rows.offset is not None:
+            pattern = pattern * self._multipliers[0] + _mixed(rows.offset)[:, 0]
+        self._pattern.append(pattern)
         self._sample.append(columns[chosen, :-1].clone())
         if weights is not None:
             self._weights.append(weights)
@@ -210,7 +214,7 @@ class BinnedResiduals(Pass[BinnedSums]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the residuals of these rows."""
         columns = self._model.design.columns(rows.features, self._fold)
-        terms = self._model.terms(self._model.linear_predictor(columns), rows.labels)
+        terms = self._model.terms(self._model.logits(columns, rows.offset), rows.labels)
         values = columns[:, self._positions].T.contiguous()
         places = (torch.searchsorted(self._edges, values) + self._first).flatten()
         ones = torch.ones_like(terms.target) if rows.weights is None else rows.weights[:, 0]

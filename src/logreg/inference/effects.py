@@ -18,6 +18,7 @@ from logreg.inference.design import Design
 from logreg.inference.likelihood import Likelihood, Maximum
 from logreg.losses import BinaryLink
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
+from logreg.solvers.passes.moments import MeanOffset
 
 
 class Effects(NamedTuple):
@@ -51,27 +52,6 @@ class _IsBinary(Pass[Tensor]):
     def result(self) -> Tensor:
         """The answer of all rows."""
         return self._distance < 1e-9
-
-
-class _MeanOffset(Pass[Tensor]):
-    """The weighted mean of the offsets, (1, 1)."""
-
-    sums = ("_total", "_weight")
-
-    def __init__(self, likelihood: Likelihood) -> None:
-        super().__init__(likelihood.problem, likelihood.problem.model)
-        self._total, self._weight = self.zeros(1, 1), self.zeros()
-
-    def accumulate(self, rows: PreparedRows) -> None:
-        """Adds the offsets of these rows."""
-        assert rows.offset is not None
-        weights = torch.ones_like(rows.offset) if rows.weights is None else rows.weights
-        self._total += weights.T @ rows.offset
-        self._weight += weights.sum()
-
-    def result(self) -> Tensor:
-        """The mean."""
-        return self._total / self._weight
 
 
 class EffectSums(Pass[Effects]):
@@ -190,7 +170,7 @@ def marginal_effects(likelihood: Likelihood, found: Maximum, mean: Tensor, std: 
         columns[:, -1] = 1.0
         offset = None
         if likelihood.problem.largest_offset is not None:
-            offset = drive(request(_MeanOffset(likelihood)), likelihood.rows)
+            offset = drive(request(MeanOffset(likelihood.problem)), likelihood.rows)
         sums.add_columns(columns, offset=offset)
         return sums.result()
     return drive(request(sums), likelihood.rows)

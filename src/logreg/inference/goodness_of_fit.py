@@ -94,7 +94,7 @@ def overdispersion(
     patterns = int(there.sum())
     degrees, repeated = patterns - parameters, float(rows.sum()) / max(patterns, 1)
     if repeated < MIN_PATTERN_ROWS:
-        return None, f"covariate patterns hardly repeat, with {repeated:.3g} rows each on average"
+        return None, f"covariate patterns hardly repeat, {patterns:,} of them in {float(rows.sum()):,.10g} rows"
     if degrees < 1:
         return None, f"{patterns:,} covariate patterns are not more than the {parameters:,} parameters"
     chi2 = float((excess[there].square() / variance[there]).sum())

@@ -27,6 +27,12 @@ ROUNDING_STEP = 1e-6
 """Length of a step, in standard errors, from which a step that does not halve is due to rounding."""
 
 
+MAX_OVERSHOOT = 0.25
+"""Slope after a step, relative to that before it, from which the step ends where the slope along it is 0 by the secant.
+
+Fisher scoring of Firth's likelihood overshoots by up to a factor of 2, where a row determines a coefficient alone."""
+
+
 class LikelihoodPass(Evaluate):
     """Negative log-likelihood, gradient and Hessian, and the predicted probabilities of the true classes."""
 
@@ -148,7 +154,7 @@ class Maximum:
 def maximize(
     likelihood: Likelihood, start: Evaluation, free: Tensor | None = None, tolerance: float = STEP_TOLERANCE
 ) -> Maximum:
-    """Maximizes the likelihood by Newton's method, with steps that are halved until the likelihood rises.
+    """Maximizes the likelihood by Newton's method, with steps that are shortened where the likelihood falls again.
 
     Args:
         likelihood: The likelihood.
@@ -175,6 +181,10 @@ def maximize(
         trial = likelihood.evaluate(parameters)
         while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < likelihood.max_steps:
             change, steps = change / 2, steps + 1
+            trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
+        before_step, after_step = float(change @ at.gradient), float(change @ trial.gradient)
+        if after_step > -MAX_OVERSHOOT * before_step:
+            change = change * (before_step / (before_step - after_step))
             trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
         at = trial
     moved = (parameters - start.parameters).flatten()

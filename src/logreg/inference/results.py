@@ -133,15 +133,9 @@ class FitStatistics:
     condition_number: float | None = None
     variance_inflation: Mapping[str, float] = field(default_factory=dict)
 
-    def of_penalized_likelihood(self, test: TermTest) -> FitStatistics:
-        """These statistics where the likelihood is penalized: criteria of the likelihood itself do not hold.
-
-        Args:
-            test: The test of all coefficients together.
-        """
-        assert self.log_likelihood is not None
-        null = self.log_likelihood - test.chi2 / 2
-        return replace(self, null_log_likelihood=null, aic=None, bic=None, mcfadden_r2=None, likelihood_ratio=test)
+    def of_penalized_likelihood(self) -> FitStatistics:
+        """These statistics where the likelihood is penalized: criteria of the likelihood itself do not hold."""
+        return replace(self, aic=None, bic=None, mcfadden_r2=None)
 
 
 class ResidualBin(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from logreg.errors import name_list
 from logreg.inference.results import Checks, Linearity, RowInfluence
-from logreg.reports.cells import MAX_SHOWN, Cells, aligned, number, p_value, short
+from logreg.reports.cells import MAX_SHOWN, Cells, aligned, counted, number, p_value, short
 
 TITLE = "checks of the assumptions"
 
@@ -45,7 +45,7 @@ def _linearity_in_words(found: Sequence[Linearity]) -> list[str]:
         return []
     small = [one for one in found if one.p < SMALL_P][:MAX_NAMED]
     named = [f"{short(one.feature)} (p {p_value(one.p)})" for one in small or found[:1]]
-    count = f"{len(found):,} numeric column{'s' if len(found) > 1 else ''}"
+    count = counted(len(found), "numeric column")
     if not small:
         return [f"linearity: a spline improves none of {count} at p < {SMALL_P:g}; the smallest is of {named[0]}"]
     return [f"linearity: a spline improves {name_list(named, last=' and ')}, of {count}"]
@@ -75,7 +75,7 @@ def tests_in_words(checks: Checks, rows: float) -> list[str]:
             f"p {p_value(spread.p)}"
         )
     if checks.influence:
-        lines.append(f"leverage above three times the mean: {checks.high_leverage:,} rows")
+        lines.append(f"leverage above three times the mean: {counted(checks.high_leverage, 'row')}")
     return [*lines, *(f"{name} left out: {why}" for name, why in checks.left_out.items())]
 
 

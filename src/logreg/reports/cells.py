@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 from logreg.terminal import on_one_line
 
 MAX_SHOWN = 100
@@ -33,13 +35,17 @@ def short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: kept // 2]}…{name[len(name) - (kept + 1) // 2 :]}"
 
 
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: 1 row, 2 rows."""
+    return f"{number:,.10g} {noun}{'' if number == 1 else 's'}"
+
+
 def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table; the first column is left-aligned, the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *cells)
-    ]
+    widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
+    lines = []
+    for row in (header, *cells):
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        first, *others = zip(row, gaps, strict=True)
+        lines.append("  ".join(["".join(first), *(gap + cell for cell, gap in others)]).rstrip())
+    return lines

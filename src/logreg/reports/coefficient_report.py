@@ -9,7 +9,7 @@ from rich.console import Console
 from logreg.errors import name_list
 from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.reports.assumption_report import check_lines
-from logreg.reports.cells import MAX_SHOWN, Cells, aligned, number, p_value, short
+from logreg.reports.cells import MAX_SHOWN, Cells, aligned, counted, number, p_value, short
 from logreg.terminal import on_one_line
 
 TESTS_IN_WORDS = "likelihood-ratio test of each column"
@@ -144,7 +144,7 @@ def test_cells(table: CoefficientTable) -> Cells:
 def statistics_in_words(table: CoefficientTable) -> list[str]:
     """Sentences on the whole fit."""
     fit = table.fit
-    lines = [f"{fit.rows:,.10g} rows, {fit.parameters:,} parameters"]
+    lines = [f"{counted(fit.rows, 'row')}, {counted(fit.parameters, 'parameter')}"]
     if fit.log_likelihood is not None and fit.likelihood_ratio is not None:
         test = fit.likelihood_ratio
         criteria = "" if fit.aic is None else f", AIC {fit.aic:.8g}, BIC {fit.bic:.8g}"

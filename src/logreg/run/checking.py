@@ -56,7 +56,7 @@ class SourceRows(NamedTuple):
     numbers: Tensor
     """Number of each row in the source, from 0, (N,)."""
     read: Callable[[Tensor], Batch]
-    """Reads the rows at some positions among the N, (m,)."""
+    """Reads the rows at some positions among the N, (m,), with an offset apart from the features."""
 
 
 def check_assumptions(
@@ -177,13 +177,13 @@ def _added_columns(
         left_out[f"linearity of {name_list(without)}"] = "nearly all rows have the smallest or the largest value"
     added: list[AddedColumns] = [partial(_spline_of, position, of_column) for position, of_column in knots.items()]
     sizes = [len(of_column) - 2 for of_column in knots.values()]
-    model = RowModel(likelihood, found)
-    if model.loss.gives_log_odds:
+    loss = RowModel(likelihood, found).loss
+    if loss.gives_log_odds:
         sides = [side for side, there in enumerate((survey.logits >= 0, survey.logits < 0)) if bool(there.any())]
-        added.append(partial(_tails_of, model, sides))
+        added.append(partial(_tails_of, sides))
         sizes.append(len(sides))
     else:
-        left_out[STUKEL] = f"it is of a logit link, and this one is {model.loss.name}"
+        left_out[STUKEL] = f"it is of a logit link, and this one is {loss.name}"
     if not added:
         return (), None, left_out
     scores = drive(request(ScoreTests(likelihood, found, added, sizes)), likelihood.rows)
@@ -237,12 +237,12 @@ def _in_source_units(values: Tensor, mean: Tensor, std: Tensor, feature: int) ->
     return in_units
 
 
-def _spline_of(position: int, knots: Tensor, columns: Tensor) -> Tensor:
+def _spline_of(position: int, knots: Tensor, columns: Tensor, logits: Tensor) -> Tensor:
     return spline_columns(columns[:, position], knots)
 
 
-def _tails_of(model: RowModel, sides: list[int], columns: Tensor) -> Tensor:
-    return stukel_columns(model.linear_predictor(columns))[:, sides]
+def _tails_of(sides: list[int], columns: Tensor, logits: Tensor) -> Tensor:
+    return stukel_columns(logits)[:, sides]
 
 
 def _numeric_positions(design: Design, facts: DataFacts) -> list[int]:

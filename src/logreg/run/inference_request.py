@@ -77,6 +77,31 @@ class InferenceRequest:
         """The loss of a row."""
         return self.trained.module.objective.row_loss
 
+    @property
+    def group(self) -> str | None:
+        """The column by whose groups the run was split; ``None`` for none."""
+        group: str | None = self.config.dataset.get("split", {}).get("group")
+        return group
+
+    @property
+    def against_bootstrap(self) -> list[str]:
+        """The settings that do not go with interval=bootstrap, as they are typed."""
+        covariance = self.covariance or CLUSTER
+        settings = {
+            "firth=true": self.firth,
+            "test=lrt": self.tests,
+            f"effects={self.effects}": self.effects != "none",
+            "checks=true": self.checks,
+            f"covariance={covariance}": not covariance.startswith(CLUSTER),
+        }
+        return [typed for typed, is_there in settings.items() if is_there]
+
+    @property
+    def may_advise_firth(self) -> bool:
+        """Whether firth=true goes with the rest of the request."""
+        others = self.replicates or self.checks or self.covariance not in (None, *OF_LIKELIHOOD)
+        return self.of_table and not others and self.group is None
+
 
 def check_fit(request: InferenceRequest, design: Design) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
@@ -93,10 +118,12 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     objective = module.objective
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
     if rows <= parameters and not (bootstrap and is_penalized(objective)):
+        advice = "Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), or leave columns out"
+        if is_penalized(objective) and request.of_table and not request.against_bootstrap:
+            advice = f"Set interval=bootstrap, or t{advice[1:]}"
         raise DataError(
             f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
-            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
-            "or leave columns out with dataset.drop, and train again."
+            f"{parameters:,} parameters. {advice} with dataset.drop, and train again."
         )
     if parameters > MAX_PARAMETERS:
         raise DataError(
@@ -111,8 +138,10 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     if is_penalized(objective) and not firth and not bootstrap:
         advice = f"train again with l2=0{' l1=0' if objective.l1 else ''}"
         if request.of_table:
-            advice = f"set interval=bootstrap for intervals of the penalized estimates, or {advice}"
-            advice += ", or set firth=true, which needs no other fit" if loss.gives_log_odds else ""
+            if not request.against_bootstrap:
+                advice = f"set interval=bootstrap for intervals of the penalized estimates, or {advice}"
+            if loss.gives_log_odds and request.may_advise_firth:
+                advice += ", or set firth=true, which needs no other fit"
         raise ConfigError(
             f"`ckpt_path` must be of a fit without penalty, got {penalty_as_typed(objective)}: a penalty moves the "
             f"estimates by more than their standard errors say. {advice[0].upper()}{advice[1:]}."
@@ -145,7 +174,9 @@ def separated(separation: str, request: InferenceRequest) -> DataError:
     """The refusal of a fit without a finite optimum, where ``separation`` says why."""
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
     advice = "leave columns out with dataset.drop and train again"
-    if request.of_table:
+    if request.replicates:
+        advice = f"train again with a penalty, such as l2=1e-3, or {advice}"
+    elif request.may_advise_firth:
         firth = "set firth=true" if request.loss.gives_log_odds else "train again with link=logit and set firth=true"
         advice = f"{firth} for finite estimates with standard errors, or {advice}"
     return DataError(
@@ -189,11 +220,13 @@ def check_options(request: InferenceRequest, design: Design) -> None:
             f"`{key}` must go with covariance=auto: the likelihood itself takes the model for true. "
             f"Leave out {key}, or covariance={covariance}."
         )
-    group = request.config.dataset.get("split", {}).get("group")
-    if group is not None and not covariance.startswith(CLUSTER):
+    if request.group is not None and not covariance.startswith(CLUSTER):
+        others = {"firth=true": request.firth, "interval=profile": request.profile, "test=lrt": request.tests}
+        without = " ".join(typed for typed, is_there in others.items() if is_there)
         raise ConfigError(
-            f"`covariance` must take the groups into account by which the run was split, since rows of one {group} "
-            f"are not independent. Set 'covariance={CLUSTER}{group}'."
+            "`covariance` must take the groups into account by which the run was split, since rows of one "
+            f"{request.group} are not independent. Set 'covariance={CLUSTER}{request.group}'"
+            f"{f', and leave out {without}' if without else ''}."
         )
 
 
@@ -203,20 +236,11 @@ def _check_bootstrap(request: InferenceRequest) -> None:
     Raises:
         ConfigError: One of them.
     """
-    others = {
-        "firth=true": request.firth,
-        "test=lrt": request.tests,
-        f"effects={request.effects}": request.effects != "none",
-        "checks=true": request.checks,
-        f"covariance={request.covariance}": request.covariance is not None
-        and not request.covariance.startswith(CLUSTER),
-    }
-    for typed, is_there in others.items():
-        if is_there:
-            raise ConfigError(
-                f"`{typed}` must not go with interval=bootstrap, which has the estimates of samples of the rows alone. "
-                "Leave out one of them."
-            )
+    for typed in request.against_bootstrap:
+        raise ConfigError(
+            f"`{typed}` must not go with interval=bootstrap, which has the estimates of samples of the rows alone. "
+            "Leave out one of them."
+        )
     least = least_replicates(request.confidence)
     if request.replicates < least:
         raise ConfigError(
@@ -259,7 +283,8 @@ def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
     """
     size = design.shape[1]
     combinations = linear_combinations(start.hessian[:size, :size])
-    if not combinations:
+    at_bounds = any(one.position == size - 1 for one in combinations)  # all probabilities are 0 or 1: no information
+    if not combinations or at_bounds:
         return
     by_position = {position: term.name for term in design.terms for position in term.positions}
     described = []
@@ -298,6 +323,25 @@ def check_gap(request: InferenceRequest, gap: float) -> None:
     raise DataError(
         f"`ckpt_path` must be of a fit at its optimum, and this one is {gap:.2g} of the value above it{stopped} "
         f"(tolerance={request.config.tolerance:g}). Train again {advice}."
+    )
+
+
+def check_replicates(request: InferenceRequest, finite: int) -> None:
+    """Refuses a bootstrap with too few samples that have an estimate for limits at the confidence.
+
+    Raises:
+        DataError: There are only ``finite`` ones.
+    """
+    least = least_replicates(request.confidence)
+    if finite >= least:
+        return
+    advice = "Train again with a penalty, such as l2=1e-3, or take more rows."
+    if 4 * finite > 3 * request.replicates:
+        advice = f"Set replicates={2 * least}, or t{advice[1:]}"
+    raise DataError(
+        f"`interval=bootstrap` must have at least {least:,} samples with finite estimates, and of "
+        f"{request.replicates:,} only {finite:,} have them: the classes of the others are separated, or a column is "
+        f"constant there. {advice}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, name_list
 from logreg.evaluation.temperature import Calibration
-from logreg.facts import DataFacts
+from logreg.facts import Batch, DataFacts
 from logreg.files import shown
 from logreg.inference.bootstrap import resampled_weights
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
@@ -23,11 +23,11 @@ from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
 from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
-from logreg.inference.results import LOGIT, CoefficientTable, FitStatistics
+from logreg.inference.results import LOGIT, Coefficient, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
-from logreg.rows import RowSource
+from logreg.rows import RowSource, with_offset_apart
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
 from logreg.run.building import build_data
 from logreg.run.checking import SourceRows, check_assumptions
@@ -39,14 +39,14 @@ from logreg.run.inference_request import (
     check_gap,
     check_options,
     check_rank,
+    check_replicates,
     kind_of_weights,
-    least_replicates,
     penalty_as_typed,
     separated,
 )
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
-from logreg.solvers.passes.moments import ColumnMoments
+from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel
@@ -148,7 +148,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     of = estimate(request, rows)
     likelihood, found, facts, design = of.likelihood, of.found, rows.data.facts, rows.design
-    table, limit_error = coefficient_rows(
+    coefficients, limit_error = coefficient_rows(
         likelihood, found, of.covariance, rows.mean, rows.std, request.confidence, request.profile, show_status
     )
     totals = torch.bincount(rows.data.labels("train"), rows.weights, facts.num_classes).double()
@@ -156,8 +156,8 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     if request.firth or facts.largest_offset is not None:
         against_intercept = drop_term(likelihood, found, Term("all", tuple(range(design.shape[1] - 1))))
     statistics = fit_statistics(likelihood, found, totals, rows.number, rows.counts, against_intercept)
-    if request.firth and against_intercept is not None:
-        statistics = statistics.of_penalized_likelihood(against_intercept)
+    if request.firth:
+        statistics = statistics.of_penalized_likelihood()
     tests = None
     if request.tests:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
@@ -170,37 +170,20 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         show_status("checking the assumptions ...")
         dependent = "" if rows.counts else "weights are sampling weights, which have no likelihood"
         dependent = "rows of one cluster are not independent" if rows.clusters is not None else dependent
-        source = SourceRows(rows.data.source_row_numbers("train"), partial(rows.data.rows, "train"))
+        source = SourceRows(rows.data.source_row_numbers("train"), partial(_rows_at, rows.data))
         checks = check_assumptions(
             *(facts, source, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
         )
     polished = (
         f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors"
     )
-    return CoefficientTable(
-        checkpoint=shown(request.checkpoint),
-        data=facts.title,
-        classes=facts.class_names,
-        reference_class=design.reference_class,
-        references=design.references,
-        confidence=request.confidence,
-        covariance=rows.covariance,
-        firth=request.firth,
-        interval="profile" if request.profile else "wald",
-        weights=rows.kind_of_weights,
-        coefficients=tuple(table),
-        fit=statistics,
+    notes = *_inflation_in_words(statistics.variance_inflation), FIRTH_IN_WORDS if request.firth else polished
+    return replace(
+        _table(request, rows, "profile" if request.profile else "wald", coefficients, statistics, notes),
         tests=tests,
         limit_error=limit_error,
         effects=effects,
         effects_at=request.effects,
-        notes=(
-            *_rows_in_words(request, rows),
-            *_inflation_in_words(statistics.variance_inflation),
-            *_link_in_words(request.loss, design),
-            FIRTH_IN_WORDS if request.firth else polished,
-        ),
-        link=_link_name(request.loss, design),
         checks=checks,
     )
 
@@ -221,13 +204,22 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         likelihood, maximum, gap = _maximum_of(request, rows)
         to_source = to_source_units(design, rows.mean, rows.std)
         found = bootstrap_likelihood(rows.data, likelihood, maximum, to_source, gap, samples, request.replicates)
-    least = least_replicates(request.confidence)
-    if len(found.values) < least:
-        raise DataError(
-            f"`interval=bootstrap` must have at least {least} samples with finite estimates, and of "
-            f"{request.replicates:,} only {len(found.values):,} have them: the classes of the others are separated, or "
-            "a column is constant there. Train again with a penalty, such as l2=1e-3, or take more rows."
-        )
+    check_replicates(request, len(found.values))
+    coefficients = bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)
+    statistics = FitStatistics(rows.number, design.shape[0] * design.shape[1])
+    return _table(request, rows, "bootstrap", coefficients, statistics, _bootstrap_in_words(request, found, rows))
+
+
+def _table(
+    request: InferenceRequest,
+    rows: Rows,
+    interval: str,
+    coefficients: Sequence[Coefficient],
+    fit: FitStatistics,
+    notes: Sequence[str],
+) -> CoefficientTable:
+    """The table, without what is asked for besides; ``notes`` follow those on the rows and the link."""
+    facts, design = rows.data.facts, rows.design
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -236,17 +228,13 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
         references=design.references,
         confidence=request.confidence,
         covariance=rows.covariance,
-        firth=False,
-        interval="bootstrap",
+        firth=request.firth,
+        interval=interval,
         weights=rows.kind_of_weights,
-        coefficients=tuple(bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)),
-        fit=FitStatistics(rows.number, design.shape[0] * design.shape[1]),
-        notes=(
-            *_rows_in_words(request, rows),
-            *_link_in_words(loss, design),
-            *_bootstrap_in_words(request, found, rows),
-        ),
-        link=_link_name(loss, design),
+        coefficients=tuple(coefficients),
+        fit=fit,
+        notes=(*_rows_in_words(request, rows), *_link_in_words(request.loss, design), *notes),
+        link=_link_name(request.loss, design),
     )
 
 
@@ -316,8 +304,12 @@ def _maximum_of(request: InferenceRequest, rows: Rows) -> tuple[Likelihood, Maxi
     facts, design = rows.data.facts, rows.design
     arguments = rows.problem, rows.source, design, facts.num_classes
     likelihood = Likelihood(*arguments)
-    point = torch.zeros(design.shape, dtype=torch.float64)
-    point = point if request.firth else _start(request.trained, design, facts, rows.mean, rows.std)
+    if request.firth:
+        point = torch.zeros(design.shape, dtype=torch.float64)
+        if facts.largest_offset is not None:
+            point[:, -1:] = -drive(request_pass(MeanOffset(rows.problem)), rows.source)
+    else:
+        point = _start(request.trained, design, facts, rows.mean, rows.std)
     start = likelihood.evaluate(point)
     check_rank(design, start, facts)
     if request.firth:
@@ -350,6 +342,12 @@ def data_in_float64(request: InferenceRequest) -> TensorDataModule:
             "checksum is another one. Train again."
         )
     return data
+
+
+def _rows_at(data: TensorDataModule, positions: Tensor) -> Batch:
+    """The train rows at some positions, (m,), with an offset apart from the features."""
+    found = data.rows("train", positions)
+    return found if data.facts.largest_offset is None else with_offset_apart(found)
 
 
 def clusters_of(data: TensorDataModule, column: str) -> Tensor:

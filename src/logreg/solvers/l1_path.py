@@ -29,6 +29,7 @@ from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.path import PathPoint, Strength
 from logreg.solvers.problem import Problem
 from logreg.solvers.prox_newton import WorkingSet, working_set_of
+from logreg.solvers.starting_point import first_point
 from logreg.solvers.state import SolverState
 
 MIN_STRENGTH_RATIO = {True: 1e-4, False: 1e-2}
@@ -167,7 +168,7 @@ def fit_elastic_net_path(
                 (yield from _fitted_alone(strength, SolverState(strength.of(problem), start, tolerance, seed)))
             )
             continue
-        start = problem.zeros() if working_set is None else working_set.state.solution
+        start = (yield from first_point(problem)) if working_set is None else working_set.state.solution
         state, passes = SolverState(strength.of(problem), start, tolerance, seed), 0
         if working_set is None:
             working_set = yield from working_set_of(state)

@@ -8,6 +8,8 @@ on few rows, or with cheap steps, replaces these passes:
    that of all rows, while its gradient is 0 at its own optimum.  One Newton step H^-1 g with the gradient g of more
    rows follows (a Newton step with a subsampled Hessian).
 3. No Hessian, and many rows: two passes of stochastic gradient descent with a step that falls to zero.
+4. Large offsets, as the logarithm of a large exposure: the intercept starts at minus their mean.  At zero all rows
+   would have probabilities near 0 or 1, where the curvature vanishes.
 
 References:
     Byrd, Chin, Neveitt and Nocedal (2011), On the use of stochastic Hessian information in optimization methods for
@@ -34,7 +36,7 @@ from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
-from logreg.solvers.passes.moments import sparse_coordinates
+from logreg.solvers.passes.moments import MeanOffset, sparse_coordinates
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
@@ -99,6 +101,10 @@ MAX_ROWS_PER_SAMPLED = 8
 MIN_BOUND_ROWS_PER_PARAMETER = 10
 """Rows of a sample for each parameter of one output from which the sample bounds the gap."""
 
+LARGE_OFFSET = 4.0
+"""Largest absolute offset up to which a start at zero is kept: its probability is 2 %, where Newton's method needs no
+safeguard."""
+
 MIN_SAMPLED_PASSES = 5
 """Time of a pass with a Hessian, in fixed times of a pass, below which no sample is solved first: the five passes over
 a sample would take as long."""
@@ -123,6 +129,8 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         The floating type to continue in.
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
+    if not state.point.any():
+        state.point = yield from first_point(problem)
     if problem.is_sparse:
         coordinates = yield from sparse_coordinates(problem)
         state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
@@ -149,6 +157,14 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
+
+
+def first_point(problem: Problem) -> PassRequests[Tensor]:
+    """Zero, but an intercept that balances large offsets, (K, D + 1)."""
+    point = problem.zeros()
+    if problem.intercept and (problem.largest_offset or 0.0) > LARGE_OFFSET:
+        point[:, -1:] = -(yield from request(MeanOffset(problem)))
+    return point
 
 
 def holds_hessian(problem: Problem) -> bool:

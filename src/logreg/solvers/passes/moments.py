@@ -1,8 +1,9 @@
-"""Means and deviations of sparse features, over all rows."""
+"""Means and deviations of sparse features, and the mean offset, over all rows."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from logreg.csr import squared
 from logreg.solvers.kernels import sum_over_rows
@@ -43,6 +44,28 @@ class ColumnMoments(Pass[Coordinates]):
         mean, square = self._sums / self._total, self._squares / self._total
         variance = square - mean.square()
         return Coordinates(mean, torch.where(variance > NEGLIGIBLE_VARIANCE * square, variance, 1.0).sqrt())
+
+
+class MeanOffset(Pass[Tensor]):
+    """The weighted mean of the offsets, (1, 1)."""
+
+    sums = ("_sum", "_total")
+    takes_sparse = True
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, problem.model, torch.float64)
+        self._sum, self._total = self.zeros(1, 1), self.zeros()
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Adds the offsets of these rows."""
+        assert rows.offset is not None
+        weights = torch.ones_like(rows.offset) if rows.weights is None else rows.weights
+        self._sum += weights.T @ rows.offset
+        self._total += weights.sum()
+
+    def result(self) -> Tensor:
+        """The mean."""
+        return self._sum / self._total
 
 
 def sparse_coordinates(problem: Problem) -> PassRequests[Coordinates]:
