@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +242,24 @@ def _run(arguments: list[str]) -> int:
             )
         # A running trial keeps other processes from removing the study.
         request = search.ask(plan.values["trials"])
+    with closing(search):
+        return _run_search(plan, search, folder, data, before, request, storage)
+
+
+def _run_search(
+    plan: Plan,
+    search: Search,
+    folder: Path,
+    data: dict[str, TensorDataModule],
+    before: int,
+    request: tuple[Any, dict[str, Any]] | None,
+    storage: str,
+) -> int:
+    """Runs the trials and gathers their results; returns the exit code.
+
+    Raises:
+        ConfigError: A mistake of all trials alike, or the storage is lost.
+    """
     try:
         _run_trials(plan, search, folder, data, before, request)
     except storage_errors() as error:

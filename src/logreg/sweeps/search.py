@@ -315,6 +315,14 @@ class Search:
 
         optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
 
+    def close(self) -> None:
+        """Closes the connections to the storage."""
+        held = self.study._storage
+        held.remove_session()
+        engine = getattr(getattr(held, "_backend", None), "engine", None)  # a journal file has none
+        if engine is not None:
+            engine.dispose()
+
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:
         """The best score and its values; ``None`` before a trial has a score."""
