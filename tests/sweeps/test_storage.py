@@ -65,9 +65,9 @@ def postgresql() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    made = [folder / "initdb", "-D", here / "data", "-U", "me", "--auth=scram-sha-256", "--no-sync"]
+    made: list[str | Path] = [folder / "initdb", "-D", here / "data", "-U", "me", "--auth=scram-sha-256", "--no-sync"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-    server = [folder / "pg_ctl", "-D", here / "data", "-w", "-l", here / "log"]
+    server: list[str | Path] = [folder / "pg_ctl", "-D", here / "data", "-w", "-l", here / "log"]
     how: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": here, **as_user}
     try:
         subprocess.run([*made, f"--pwfile={here / 'password'}"], **how)

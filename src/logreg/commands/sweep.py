@@ -389,7 +389,9 @@ def _trial(
     except (ConfigError, KeyboardInterrupt, Terminated):
         search.dropped(trial)
         raise
-    except (*storage_errors(), UpdateFinishedTrialError):
+    except storage_errors():
+        raise
+    except UpdateFinishedTrialError:
         raise
     except Exception as error:
         line = str(error) if isinstance(error, LogregError) else f"{type(error).__name__}: {error}"

@@ -161,6 +161,10 @@ class Search:
         if prune:
             # The first epochs favor large learning rates, also those that end badly.
             pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
+        unusable: tuple[type[Exception], ...] = (
+            *(*storage_errors(), optuna.exceptions.OptunaError),
+            *(ValueError, ImportError, AssertionError),
+        )
         for attempt in range(OPEN_ATTEMPTS):
             try:
                 self.study: Study = optuna.create_study(
@@ -173,7 +177,7 @@ class Search:
                 break
             except ConfigError:
                 raise
-            except (*storage_errors(), optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
+            except unusable as error:
                 # Its tables may be half created by another process.
                 if (
                     isinstance(error, storage_errors())

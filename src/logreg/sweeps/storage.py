@@ -163,7 +163,7 @@ def _journal(path: str) -> Any:
             with explaining():
                 yield from super().read_logs(log_number_from)
 
-        def append_logs(self, logs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]
+        def append_logs(self, logs: Sequence[dict[str, Any]]) -> None:
             with explaining():
                 super().append_logs(list(logs))
 
