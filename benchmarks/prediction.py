@@ -31,7 +31,7 @@ from common import (
     process_use,
     timed,
 )
-from logreg.commands.predict import predicted
+from logreg.commands.predicting import predicted
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.facts import DataFacts
 from logreg.training.checkpoint_reading import Predictor

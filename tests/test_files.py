@@ -81,8 +81,8 @@ def test_what_a_process_of_another_machine_writes_is_left_alone(tmp_path: Path) 
 def test_a_killed_predict_leaves_nothing_for_long(tmp_path: Path, models: Models) -> None:
     code = """
         import os, signal
-        import logreg.commands.predict as predict
-        predict.predicted = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        from logreg.commands import predict, predicting
+        predicting.predicted = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         predict.main()
     """
     typed = [f"ckpt_path={models.run('table').folder}", f"input={models('table') / 'train.csv'}"]

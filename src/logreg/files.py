@@ -182,7 +182,16 @@ def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = 
         raise ConfigError(f"`{key}` must be a file, got the folder {path}.")
     if path.exists() and not overwrite:
         raise ConfigError(f"`{key}` must not exist, and {path} does. Name another one, or set overwrite=true.")
-    there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+    check_writable(key, path.parent)
+
+
+def check_writable(key: str, place: Path) -> None:
+    """Checks that a folder, which may not exist yet, can be written to.
+
+    Raises:
+        ConfigError: It cannot; ``key`` is the setting that names it, or a file in it.
+    """
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"`{key}` must be a place to write to, and {there} is not. Name another folder.")
 

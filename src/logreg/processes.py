@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -166,12 +167,13 @@ class ProcessGroup:
 
 
 @contextmanager
-def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
+def process_group(placed: Placement, is_gpu: bool, patience: timedelta | None = None) -> Iterator[None]:
     """Makes torch.distributed's default group of the processes that a launcher started, and destroys it at the end.
 
     Args:
         placed: The place of this process.
         is_gpu: Whether it computes on the GPU of its local rank.
+        patience: How long a process waits for others that are alive; ``None`` for torch's default.
 
     Raises:
         ConfigError: The processes cannot meet.
@@ -180,7 +182,8 @@ def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
         torch.cuda.set_device(placed.local_rank)
     os.environ.update(zip(ADDRESS, placed.address, strict=True))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", rank=placed.rank, world_size=placed.size)
+        backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
+        dist.init_process_group(backend, rank=placed.rank, world_size=placed.size, timeout=patience)
     except dist.DistError as error:
         raise not_met(placed.address, error) from error
     except RuntimeError as error:

@@ -26,7 +26,7 @@ from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
 from logreg.errors import ConfigError, LogregError, LostProcessError, Terminated, did_you_mean, shell_line
 from logreg.invocation import as_started
-from logreg.launchers import placement
+from logreg.launchers import Placement, placement
 from logreg.run_folder import RUNS
 from logreg.settings import Setting
 from logreg.terminal import on_one_line, safe_terminal, show_status, without_passwords
@@ -96,9 +96,7 @@ def run_command(
             if placed is not None and not shares_rows:
                 if placed.rank:
                     return 0
-                print(
-                    f"one process does this: the first of {placed.size} that {placed.launcher} started", file=sys.stderr
-                )
+                print_alone(placed)
             if {"-h", "--help"} & set(typed):
                 print(as_started(help_text().rstrip("\n")), flush=True)
                 return 0
@@ -130,6 +128,11 @@ def run_command(
             early_end.after_interrupt(interrupt)
             return 130
         return code
+
+
+def print_alone(placed: Placement) -> None:
+    """Tells that one process does the work."""
+    print(f"one process does this: the first of {placed.size} that {placed.launcher} started", file=sys.stderr)
 
 
 def print_error(error: Exception) -> None:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
+from logreg.commands.command_line import (
+    ROOT,
+    TypedArguments,
+    importing_libraries,
+    parse_arguments,
+    print_alone,
+    run_command,
+)
 from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
+from logreg.commands.predicting import (
+    PATIENCE,
+    Prediction,
+    check_folders,
+    limits,
+    predict_folder,
+    predicted,
+    print_counts,
+)
 from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_free
+from logreg.launchers import placement
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
-from logreg.terminal import on_one_line, terminal
+from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from logreg.data.new_rows import NewRowsReader, Rows
-    from logreg.facts import DataFacts
+    from logreg.data.new_rows import Rows
     from logreg.inference.prediction import PredictionIntervals
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
@@ -47,8 +61,13 @@ OWN = {
         "files, or - for a CSV on standard input",
         shown="",
     ),
-    "output": Setting("-", text(), ".csv, .tsv, .parquet or .npz; - is a CSV on standard output"),
-    "overwrite": Setting(False, flag(), "true: the file may exist"),
+    "output": Setting(
+        "-",
+        text(),
+        ".csv, .tsv, .parquet or .npz; - is a CSV on standard output; for a folder of tables or matrices a folder, "
+        "which gets a file for each",
+    ),
+    "overwrite": Setting(False, flag(), "true: the file may exist; of a folder, files that are there are made again"),
     "threshold": Setting(
         None,
         optional(number(above=0, below=1)),
@@ -85,6 +104,8 @@ examples
   python scripts/predict.py input=pictures/ output=predictions.parquet  a folder of images
   python scripts/predict.py input=letters/ output=predictions.csv      .txt files of a folder, or one, as texts
   python scripts/predict.py input=- output=- < new.csv                  from standard input to standard output
+  python scripts/predict.py input=shards/ output=predictions/           a file for each file of a folder
+  torchrun --standalone --nproc-per-node=4 scripts/predict.py input=shards/ output=predictions/
   python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
   python scripts/predict.py hours=3.5 interval=0.95                     how sure the probability is
 
@@ -101,7 +122,7 @@ as none, and such rows are counted.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/predict.py``; the exit code is that of `run_command`."""
-    return run_command(help_text, _run, arguments)
+    return run_command(help_text, _run, arguments, shares_rows=True)
 
 
 def _run(arguments: list[str]) -> int:
@@ -109,16 +130,46 @@ def _run(arguments: list[str]) -> int:
     _check_combinations(typed)
     values = typed.values
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
-    if values["output"] != "-":
+    placed, is_folder = placement(), _has_folders(values)
+    if is_folder:
+        check_folders(Path(values["input"]), Path(values["output"]))
+    elif values["output"] != "-":
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
+    if placed is not None and not is_folder:
+        if placed.rank:
+            return 0
+        print_alone(placed)
+        placed = None
     with importing_libraries():
-        from logreg.data.new_rows import NewRowsReader
+        from logreg.processes import process_group
         from logreg.run.building import check_hardware, device_of
-        from logreg.training.checkpoint_reading import Predictor, TrainedModel
-        from logreg.training.module import DTYPES
 
+    check_hardware(values["accelerator"], 1 if placed is None else placed.local_size)
+    with ExitStack() as during:
+        if placed is not None:
+            is_gpu = device_of(values["accelerator"]).type == "cuda"
+            during.enter_context(process_group(placed, is_gpu, PATIENCE))
+        _predict_typed(checkpoint, typed, is_folder)
+    return 0
+
+
+def _has_folders(values: Mapping[str, Any]) -> bool:
+    """Whether the input is a folder whose files have a file of predictions each, in another folder."""
+    file, output = values["input"], Path(values["output"])
+    return (
+        file not in (None, "-") and Path(file).is_dir() and str(output) != "-" and output.suffix.lower() not in SUFFIXES
+    )
+
+
+def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> None:
+    """Predicts what was typed: a row, a file, or the files of a folder."""
+    from logreg.data.new_rows import NewRowsReader
+    from logreg.run.building import device_of
+    from logreg.training.checkpoint_reading import Predictor, TrainedModel
+    from logreg.training.module import DTYPES
+
+    values = typed.values
     trained = TrainedModel.load(checkpoint)
-    check_hardware(values["accelerator"])
     if values["threshold"] is not None and not trained.facts.is_binary:
         classes = trained.facts.num_classes
         raise ConfigError(f"`threshold` must go with two classes, and the model has {classes}. Leave it out.")
@@ -138,9 +189,18 @@ def _run(arguments: list[str]) -> int:
     intervals = None if values["interval"] is None else _intervals(checkpoint, trained, typed)
     if rows is not None:
         _print_single(trained, predictor, rows, values["threshold"], intervals)
-    else:
-        _predict(trained, predictor, reader, typed, intervals)
-    return 0
+        return
+    work = Prediction(trained, predictor, reader, values["threshold"], intervals)
+    started = time.perf_counter()
+    if is_folder:
+        predict_folder(work, checkpoint, Path(values["input"]), Path(values["output"]), values["overwrite"])
+        return
+    # A progress bar and rows on the same terminal would overwrite each other.
+    is_shown = not (values["output"] == "-" and sys.stdout.isatty())
+    counts = work.file(values["input"], values["output"], is_shown)
+    if not counts.rows:
+        raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
+    print_counts(trained.facts, counts, "", time.perf_counter() - started, values["output"])
 
 
 def _intervals(checkpoint: Path, trained: TrainedModel, typed: TypedArguments) -> PredictionIntervals:
@@ -191,7 +251,8 @@ def _check_combinations(typed: TypedArguments) -> None:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
     # not Path.resolve, which raises where links form a circle
     if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
-        raise ConfigError("`output` must be another file than `input`.")
+        what = "folder" if Path(values["input"]).is_dir() else "file"
+        raise ConfigError(f"`output` must be another {what} than `input`.")
     taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
     for name in values["keep"]:
         if str(name) in taken:
@@ -207,69 +268,6 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
         check("dataset.separator", own, SEPARATOR)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
-
-
-def _predict(
-    trained: TrainedModel,
-    predictor: Predictor,
-    reader: NewRowsReader,
-    typed: TypedArguments,
-    intervals: PredictionIntervals | None,
-) -> None:
-    import torch
-
-    from logreg.csr import rows_at
-    from logreg.export.predictions import open_writer
-    from logreg.rows import logit_rows
-
-    values, facts = typed.values, trained.facts
-    started, rows, unseen = time.perf_counter(), 0, dict[str, int]()
-    count, blocks = reader.read(values["input"])
-    first = next(blocks, None)
-    if first is None:
-        raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
-    at_once = logit_rows(facts.num_classes, torch.float64)
-    # A progress bar and rows on the same terminal would overwrite each other.
-    bar = _progress_bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
-    opened = open_writer(values["output"], facts.class_names, list(first.kept), intervals is not None)
-    with opened as writer, bar as advance:
-        block: Rows | None = first
-        while block is not None:
-            for start in range(0, block.features.shape[0], at_once):
-                features = rows_at(block.features, slice(start, start + at_once))
-                probabilities, labels = predicted(predictor, features, values["threshold"])
-                kept = {name: column.slice(start, at_once) for name, column in block.kept.items()}
-                writer.write(kept, labels, probabilities, *limits(facts, features, intervals))
-                rows += len(labels)
-                advance(len(labels))
-            for name, number_of_rows in block.unseen.items():
-                unseen[name] = unseen.get(name, 0) + number_of_rows
-            block = next(blocks, None)
-    texts = {column.name for column in facts.columns if column.kind == "text"}
-    for name, number_of_rows in unseen.items():
-        what = f"a level of {name} that the model does not know: encoded as no level"
-        if name in texts:
-            what = f"no n-gram of {name} that the model knows: all its features are 0"
-        print(on_one_line(f"{number_of_rows:,} rows have {what}"), file=sys.stderr)
-    seconds = time.perf_counter() - started
-    where = "" if values["output"] == "-" else f": {values['output']}"
-    print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)
-
-
-def predicted(predictor: Predictor, features: Tensor, threshold: float | None) -> tuple[Any, Any]:
-    """Probabilities (n, C) and labels (n,) of stored features (n, D), as NumPy arrays."""
-    import torch
-
-    with torch.inference_mode():
-        probabilities, labels = predictor(features, 0.5 if threshold is None else float(threshold))
-    return probabilities.cpu().numpy(), labels.cpu().numpy()
-
-
-def limits(facts: DataFacts, features: Tensor, intervals: PredictionIntervals | None) -> tuple[Any, ...]:
-    """Lower and upper limits (n, C) of the probabilities of stored features (n, D), as NumPy arrays; none without."""
-    if intervals is None:
-        return ()
-    return tuple(one.numpy() for one in intervals.limits(facts.stored.inverse_transform(features)))
 
 
 def _print_single(
@@ -289,30 +287,3 @@ def _print_single(
         print(on_one_line(f"  {float(probabilities[0, place]):.4f}{interval}  {names[place]}"))
     if shown < len(names):
         print(f"  and {len(names) - shown:,} more")
-
-
-@contextmanager
-def _progress_bar(count: int | None, shown: bool) -> Iterator[Any]:
-    """Yields a function that advances a progress bar on a terminal, and does nothing elsewhere."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda rows: None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=terminal(stderr=True), transient=True) as bar:
-        task = bar.add_task("predicting", total=count)
-        yield lambda rows: bar.update(task, advance=rows)

@@ -7,9 +7,10 @@ import json
 import re
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,13 @@ from logreg.commands.overrides import (
 )
 from logreg.config import SELECT, SETTINGS, RunConfig, is_path
 from logreg.constraints import flag, optional, text, whole
-from logreg.errors import ConfigError, LogregError, Terminated
+from logreg.errors import ConfigError, LogregError, Terminated, shell_line
 from logreg.files import folder_name, shown, write_text
+from logreg.invocation import command_words
 from logreg.settings import Setting, help_lines
-from logreg.sweeps.search import RANGE_FORMS, Range, Search, sqlite_url
+from logreg.sweeps.search import RANGE_FORMS, Range, Search
 from logreg.sweeps.search import shown as shown_value
+from logreg.sweeps.storage import check_storage, explained, sqlite_url, storage_errors
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
@@ -46,8 +49,9 @@ OWN = {
     "storage": Setting(
         None,
         optional(text()),
-        "URL of a database that several processes or machines share, each with the same command; null: study.db in the "
-        "folder of the sweep (which processes on one machine share as well)",
+        "what several machines share, each with the same command: the URL of a database, such as "
+        "postgresql://user@host/name, or a journal file in a shared folder (.log or .journal); null: study.db in the "
+        "folder of the sweep, which processes on one machine share",
     ),
     "prune": Setting(True, flag(), "stops trials that are behind half of the others"),
 }
@@ -55,6 +59,9 @@ OWN = {
 
 LOCK = ".lock"
 """The file, in the folder of a sweep, that is locked while the folder is made or removed."""
+
+POLL_S = 1.0
+"""Seconds between two looks at the trials of other processes, when none is left for this one."""
 
 REFUSED = {
     "ckpt_path": "Each trial starts from scratch.",
@@ -167,6 +174,8 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError.broken("study", "be made of letters, digits and -_.", values["study"])
     if values["study"] is not None and values["study"][0] in ".-":
         raise ConfigError.broken("study", "begin with a letter or a digit", values["study"])
+    if values["storage"] is not None:
+        check_storage(values["storage"])
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
     plan = Plan(values, tuple(ranges), tuple(settings), trial_config(settings, first))
     for one in ranges:
@@ -225,10 +234,36 @@ def _run(arguments: list[str]) -> int:
             raise
         search.fail_killed_trials()
         before = len(search.counted)
+        if not before and any(folder.glob("*/summary.json")):
+            search.forget()
+            raise ConfigError(
+                f"`study` must be a new name, since the storage has no trial of {plan.study} and {shown(folder)} has "
+                "some. Type the storage of these, or study=NAME."
+            )
         # A running trial keeps other processes from removing the study.
         request = search.ask(plan.values["trials"])
+    with closing(search):
+        return _run_search(plan, search, folder, data, before, request, storage)
+
+
+def _run_search(
+    plan: Plan,
+    search: Search,
+    folder: Path,
+    data: dict[str, TensorDataModule],
+    before: int,
+    request: tuple[Any, dict[str, Any]] | None,
+    storage: str,
+) -> int:
+    """Runs the trials and gathers their results; returns the exit code.
+
+    Raises:
+        ConfigError: A mistake of all trials alike, or the storage is lost.
+    """
     try:
         _run_trials(plan, search, folder, data, before, request)
+    except storage_errors() as error:
+        raise explained(storage, error, "The same command continues from here.") from error
     except ConfigError:  # a mistake of all trials alike
         with _locked(folder):
             if not search.counted and not list(folder.rglob("summary.json")):
@@ -301,17 +336,29 @@ def _run_trials(
     before: int,
     request: tuple[Any, dict[str, Any]] | None,
 ) -> None:
-    """Runs the trial that was requested, and all that are left."""
-    total = plan.values["trials"]
+    """Runs the trial that was requested, and all that are left; waits for those that other processes run."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    total, is_waiting = plan.values["trials"], False
     if before:
         print(f"{plan.study}: continuing from {before} of {total} trials", file=sys.stderr)
     with _progress(total, before, plan.study, plan.score) as report:
-        while request is not None:
-            trial, values = request
-            typed = {key: shown_value(value) for key, value in values.items()}
-            name = folder_name("_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())]))
-            outcome = _trial(plan, search, trial, typed, folder / name, data)
-            report(len(search.counted), search.best, f"trial {trial.number}: {outcome}")
+        while request is not None or (awaited := search.awaited(total)):
+            if request is not None:
+                trial, values = request
+                typed = {key: shown_value(value) for key, value in values.items()}
+                name = folder_name("_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())]))
+                try:
+                    with search.alive(trial):
+                        outcome = _trial(plan, search, trial, typed, folder / name, data)
+                except UpdateFinishedTrialError:  # this process was suspended, or far from the storage
+                    outcome = "another process took it for killed, and makes it again"
+                report(len(search.counted), search.best, f"trial {trial.number}: {outcome}")
+            else:
+                if not is_waiting:
+                    print(f"{plan.study}: waiting for {awaited} trials of other processes", file=sys.stderr)
+                    is_waiting = True
+                time.sleep(POLL_S)
             request = search.ask(total)
 
 
@@ -319,6 +366,8 @@ def _trial(
     plan: Plan, search: Search, trial: Any, typed: Mapping[str, str], folder: Path, shared: dict[str, TensorDataModule]
 ) -> str:
     """Runs one trial; returns its outcome in words."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
     from logreg.run.building import build_data
     from logreg.run.train import train
     from logreg.training.pruning import Pruned, Pruning
@@ -337,8 +386,12 @@ def _trial(
         _write_unfinished(folder, "pruned", overrides, reached)
         search.pruned(trial, shown(folder))
         return f"{values}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt, Terminated):
         search.dropped(trial)
+        raise
+    except storage_errors():
+        raise
+    except UpdateFinishedTrialError:
         raise
     except Exception as error:
         line = str(error) if isinstance(error, LogregError) else f"{type(error).__name__}: {error}"
@@ -367,7 +420,15 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
         files = draw_search(folder, plan.study, search.history, search.importance(), plan.score, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
     # A trial that was killed after its summary was written has been tried again.
-    gather(folder, {str(trial.number) for trial in search.counted})
+    numbers = {str(trial.number) for trial in search.counted}
+    gather(folder, numbers)
+    elsewhere = numbers - {path.parent.name.partition("_")[0] for path in folder.glob("*/summary.json")}
+    if elsewhere and search.best is not None:
+        score, values = search.best
+        settings = [*plan.settings, *(f"{key}={shown_value(value)}" for key, value in values.items())]
+        print(f"{len(elsewhere)} of {len(numbers)} trials have their folders on other machines")
+        best = shell_line([*command_words("train"), *settings])
+        print(on_one_line(f"best of all machines, {plan.score} {score:.4f}: {best}"))
     return 0 if search.best is not None else 1
 
 

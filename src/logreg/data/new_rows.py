@@ -22,7 +22,7 @@ from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.folders import files_with
+from logreg.data.formats.folders import files_with, walk_files
 from logreg.data.formats.images import (
     IMAGE_SUFFIXES,
     DecodingOptions,
@@ -34,7 +34,7 @@ from logreg.data.formats.images import (
 from logreg.data.formats.table_errors import NUMBER_ADVICE
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.formats.text_tables import mark_missing
+from logreg.data.formats.text_tables import SEPARATORS, mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
@@ -42,6 +42,9 @@ from logreg.rows import BLOCK_ROWS
 
 STANDARD_INPUT = "-"
 """Path that means standard input."""
+
+TABLE_SUFFIXES = (*SEPARATORS, *BINARY_SUFFIXES)
+"""Suffixes of tables."""
 
 FILES_AT_ONCE = 1_000
 """Text files of a folder that are read at once."""
@@ -127,7 +130,8 @@ class NewRowsReader:
             return self._text_files(file)
         if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
             what = "images" if is_image_file or self.facts.image_shape else "a folder"
-            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {what}: {path}.")
+            advice = " A folder of such files needs output=FOLDER." if file.is_dir() else ""
+            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {what}: {path}.{advice}")
         if suffix_of(file) in MATRIX_SUFFIXES or (file.suffix.lower() == ".parquet" and not self.columns):
             if self.facts.columns:
                 raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
@@ -135,6 +139,21 @@ class NewRowsReader:
         if not self.columns:
             raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
         return self._table(path)
+
+    def files(self, folder: Path) -> list[str]:
+        """The tables or matrices in a folder and the folders below it, relative to ``folder``, in order.
+
+        Raises:
+            DataError: There are none.
+        """
+        suffixes = TABLE_SUFFIXES if self.columns else (*MATRIX_SUFFIXES, ".parquet")
+        names = [name for name, _ in walk_files(folder) if suffix_of(name) in suffixes]
+        if not names:
+            raise DataError(
+                f"`input` must have files to predict, got none in {folder} ({', '.join(suffixes)}). The predictions of "
+                "a folder of images or texts are one file, such as output=predictions.csv."
+            )
+        return sorted(names, key=lambda name: name.split("/"))
 
     def single(self, typed: Sequence[str]) -> Rows:
         """Reads one row from arguments of the command line.

@@ -180,6 +180,26 @@ SUFFIXES = (*TABLES, ".npz")
 """Suffixes of files that predictions can be written to."""
 
 
+def output_name(name: str) -> str:
+    """The name of the file with the predictions of an input file: in the same format, where it can be written.
+
+    Example:
+        >>> output_name("2026/a.csv.gz"), output_name("b.feather"), output_name("c.npy")
+        ('2026/a.csv', 'b.parquet', 'c.npz')
+    """
+    from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+    from logreg.data.formats.compression import suffix_of
+    from logreg.data.formats.text_tables import SEPARATORS
+
+    suffix = suffix_of(name)
+    stem = name[: name.lower().rindex(suffix)]
+    if suffix in SUFFIXES:
+        return stem + suffix
+    if suffix in SEPARATORS:
+        return f"{stem}.tsv"
+    return f"{stem}.parquet" if suffix in BINARY_SUFFIXES else f"{stem}.npz"
+
+
 @contextmanager
 def open_writer(
     output: str, class_names: Sequence[str], kept: Sequence[str], has_limits: bool = False

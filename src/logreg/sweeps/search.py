@@ -1,4 +1,4 @@
-"""A tuned sweep: proposes trials, and keeps them in a database, so that a killed sweep continues where it stopped."""
+"""A tuned sweep: proposes trials, and keeps them in a storage, so that a killed sweep continues where it stopped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import hashlib
 import os
 import re
 import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logreg.errors import ConfigError
+from logreg.sweeps.storage import explained, open_storage, storage_errors
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -27,8 +30,14 @@ RANGE_FORMS = "log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
 OPEN_ATTEMPTS = 10
 """Number of attempts to open a database that another process is creating."""
 
-BEING_CREATED = re.compile("exists|unique|duplicate|locked", re.IGNORECASE)
+BEING_CREATED = re.compile("already exists|unique|duplicate|locked", re.IGNORECASE)
 """Errors of a database whose tables another process is creating at the same moment."""
+
+BEAT_S = 10.0
+"""Seconds between two signs of life of a running trial."""
+
+SILENT_S = 60.0
+"""Seconds without a sign of life after which a trial counts as killed: some beats may be late, the clock is ours."""
 
 RANDOM_TRIALS = 10
 """Number of trials that are drawn at random before the sampler models the scores."""
@@ -106,11 +115,17 @@ def shown(value: Any) -> str:
 
 
 class Search:
-    """A study in a database, which several processes may share.
+    """A study in a storage, which several processes and machines may share.
 
-    Trials that have ended and trials that are running count toward the total; a trial that was killed does not.  The
-    next trial depends on the seed and on the trials that have ended, so that a killed sweep that continues makes the
-    same trials as one that was never killed.
+    Trials that have ended and trials that are running count toward the total; a trial that was killed does not.  Each
+    trial has the smallest place in the sequence of draws that no trial before it has, and its values depend on the
+    seed, the place, and the trials that have ended.  So a killed sweep that continues makes the same trials as one that
+    was never killed, and processes that ask at the same moment get different ones.
+
+    A process of this machine that was killed is known by its number.  That of another machine is known by its silence:
+    a running trial gives a sign of life every ``BEAT_S`` seconds, and fails where none comes for ``SILENT_S`` seconds
+    on the clock of the process that waits for it, so that the clocks of machines need not agree.  (Optuna's own
+    heartbeat is for databases and `Study.optimize` alone.)
     """
 
     def __init__(
@@ -127,7 +142,7 @@ class Search:
 
         Args:
             name: Name of the study.
-            storage: URL of the database.
+            storage: URL of a database, or path of a journal file.
             ranges: The values to search.
             settings: All other settings as typed; a study continues only with the same ones.
             seed: Seed of the sampler.
@@ -135,41 +150,43 @@ class Search:
             sign: 1 where a higher score is better, else -1.
 
         Raises:
-            ConfigError: The study searched something else, or the database cannot be opened.
+            ConfigError: The study searched something else, or the storage cannot be opened.
         """
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.ranges, self.seed = {one.key: one for one in ranges}, seed
+        self._beats: dict[int, tuple[int, float]] = {}
         pruner: Any = optuna.pruners.NopPruner()
         if prune:
             # The first epochs favor large learning rates, also those that end badly.
             pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-        # A process waits for a database that is busy, and tries again where its tables are only half created.
-        wait = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+        unusable: tuple[type[Exception], ...] = (
+            *(*storage_errors(), optuna.exceptions.OptunaError),
+            *(ValueError, ImportError, AssertionError),
+        )
         for attempt in range(OPEN_ATTEMPTS):
             try:
-                held = optuna.storages.RDBStorage(storage, engine_kwargs=wait)
                 self.study: Study = optuna.create_study(
-                    storage=held,
+                    storage=open_storage(storage),
                     study_name=name,
                     load_if_exists=True,
                     direction="minimize" if sign < 0 else "maximize",
                     pruner=pruner,
                 )
                 break
-            except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
+            except ConfigError:
+                raise
+            except unusable as error:
+                # Its tables may be half created by another process.
                 if (
-                    isinstance(error, SQLAlchemyError)
+                    isinstance(error, storage_errors())
                     and BEING_CREATED.search(str(error))
                     and attempt < OPEN_ATTEMPTS - 1
                 ):
                     time.sleep(0.5)
                     continue
-                reason = " ".join(str(error).split())[:200]
-                constraint = "be the URL of a database that can be written to"
-                raise ConfigError(f"`storage` must {constraint}, got {storage!r}: {reason}.") from error
+                raise explained(storage, error) from error
         wanted = {"search": {one.key: one.text for one in ranges}, "settings": sorted(settings), "seed": seed}
         known = self.study.user_attrs.get("logreg")
         if known is None:
@@ -192,47 +209,84 @@ class Search:
         ]
 
     def fail_killed_trials(self) -> int:
-        """Fails running trials whose process on this machine has died; returns their number."""
+        """Fails running trials whose process has died; returns their number."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        gone = 0
+        gone, now, machine = 0, time.monotonic(), _machine()
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            beat = int(trial.user_attrs.get("beat", 0))
+            if self._beats.get(trial.number, (-1, now))[0] != beat:
+                self._beats[trial.number] = beat, now
+            is_silent = now - self._beats[trial.number][1] > SILENT_S
             host, pid = trial.user_attrs.get("host"), trial.user_attrs.get("pid")
-            if host == socket.gethostname() and pid is not None and not _is_alive(int(pid)):
-                with suppress(ValueError):  # another process was quicker
+            if is_silent or (host == machine and pid is not None and not _is_alive(int(pid))):
+                with suppress(ValueError, UpdateFinishedTrialError):  # another process was quicker
                     self.study.tell(trial.number, state=TrialState.FAIL)
                     gone += 1
         return gone
 
+    @contextmanager
+    def alive(self, trial: Trial) -> Iterator[None]:
+        """Gives signs of life of a trial until the end of the block."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            for number in count(1):
+                if ended.wait(BEAT_S):
+                    return
+                with suppress(Exception):  # what is wrong with the storage is told by the trial's own calls
+                    trial.set_user_attr("beat", number)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     def ask(self, total: int) -> tuple[Trial, dict[str, Any]] | None:
         """The next trial and its values; ``None`` where ``total`` trials count already."""
+        import optuna
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
-        before = self.counted
-        if len(before) >= total:
+        self.fail_killed_trials()
+        if len(self.counted) >= total:
             return None
-        ended = sum(trial.state != TrialState.RUNNING for trial in before)
-        digest = hashlib.sha256(f"{self.seed} {ended} {len(before)}".encode()).digest()
+        trial_id = self._begin()
+        number = self.study._storage.get_trial_number_from_id(trial_id)
+        ahead = [other for other in self.counted if other.number < number]
+        if len(ahead) >= total:  # another process took the last one at the same moment
+            self.study._storage.set_trial_user_attr(trial_id, "surplus", True)
+            self.study.tell(number, state=TrialState.FAIL)
+            return None
+        taken: set[int] = set()
+        for other in ahead:  # one that begins at this moment will find the same place for itself
+            taken.add(other.user_attrs.get("place", _smallest_not_in(taken)))
+        place = _smallest_not_in(taken)
+        self.study._storage.set_trial_user_attr(trial_id, "place", place)
+        digest = hashlib.sha256(f"{self.seed} {place}".encode()).digest()
         self.study.sampler = TPESampler(
             n_startup_trials=RANDOM_TRIALS, seed=int.from_bytes(digest[:4], "big"), constant_liar=True
         )
-        trial = self._new_trial()
-        ahead = [other for other in self.counted if other.number < trial.number]
-        if len(ahead) >= total:  # another process took the last one at the same moment
-            trial.set_user_attr("surplus", True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            return None
+        trial = optuna.trial.Trial(self.study, trial_id)
         return trial, {key: trial._suggest(key, kind) for key, kind in self._distributions.items()}
 
-    def _new_trial(self) -> Trial:
-        """A new trial that has its process in the database from its first moment, for `fail_killed_trials`."""
+    def awaited(self, total: int) -> int:
+        """Number of the first ``total`` trials that are running, in other processes where this one runs none."""
+        from optuna.trial import TrialState
+
+        return sum(trial.state == TrialState.RUNNING for trial in self.counted[:total])
+
+    def _begin(self) -> int:
+        """Makes a trial that has its process in the storage from its first moment; returns its id."""
         import optuna
 
-        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        owner = {"host": _machine(), "pid": os.getpid()}
         template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=owner)
-        number = self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
-        return optuna.trial.Trial(self.study, number)
+        return self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
 
     def finished(self, trial: Trial, score: float, folder: str) -> None:
         """Records the score of a trial."""
@@ -264,6 +318,14 @@ class Search:
         import optuna
 
         optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
+
+    def close(self) -> None:
+        """Closes the connections to the storage."""
+        held = self.study._storage
+        held.remove_session()
+        engine = getattr(getattr(held, "_backend", None), "engine", None)  # a journal file has none
+        if engine is not None:
+            engine.dispose()
 
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:
@@ -326,6 +388,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def sqlite_url(file: Path) -> str:
-    """The URL of a database in a file, which may not exist yet."""
-    return f"sqlite:///{file.as_posix()}"
+def _machine() -> str:
+    """The machine, or the container of it, whose processes can be seen from here by their numbers."""
+    with suppress(OSError):  # containers may have one host name, each with processes of its own
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
+
+
+def _smallest_not_in(taken: set[int]) -> int:
+    return next(number for number in count() if number not in taken)

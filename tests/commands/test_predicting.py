@@ -1,0 +1,235 @@
+"""`scripts/predict.py` on folders: a file of predictions for each file, whoever writes it, and what stops it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+from models import TABLE_HEADER, Models, table_rows
+from whole_runs import Answer, left_in
+
+RunCommand = Callable[..., Answer]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT))
+
+FILES = ("2026/a.csv", "2026/b.tsv", "c.csv.gz", "d.parquet", "e.feather", "f.pq")
+"""Files of a folder, some of them below it."""
+
+OUTPUTS = ("2026/a.csv", "2026/b.tsv", "c.csv", "d.parquet", "e.parquet", "f.parquet")
+"""Files that they give."""
+
+
+def write_shards(folder: Path) -> None:
+    """Writes tables of 10, 11, ... rows under the names of `FILES`."""
+    for place, name in enumerate(FILES):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [TABLE_HEADER, *table_rows(10 + place, seed=place)]
+        text = "\n".join(lines) + "\n"
+        if name.endswith(".gz"):
+            file.write_bytes(gzip.compress(text.encode()))
+        elif name.endswith((".csv", ".tsv")):
+            file.write_text(text.replace(",", "\t") if name.endswith(".tsv") else text)
+        else:
+            (folder / "rows.csv").write_text(text)
+            table = pyarrow.csv.read_csv(folder / "rows.csv")
+            (folder / "rows.csv").unlink()
+            (pyarrow.feather.write_feather if name.endswith("feather") else pyarrow.parquet.write_table)(table, file)
+
+
+def files_in(folder: Path) -> list[str]:
+    return [name for name in left_in(folder) if (folder / name).is_file()]
+
+
+def table_of(file: Path) -> pa.Table:
+    if file.suffix == ".parquet":
+        return pyarrow.parquet.read_table(file)
+    options = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix == ".tsv" else ",")
+    return pyarrow.csv.read_csv(file, parse_options=options)
+
+
+@pytest.fixture
+def here(models: Models, tmp_path: Path) -> Path:
+    """A folder with the run of a table, and with shards in ``in``."""
+    shutil.copytree(models("table") / "runs", tmp_path / "runs", symlinks=True)
+    write_shards(tmp_path / "in")
+    return tmp_path
+
+
+def test_each_file_has_the_predictions_that_it_has_alone(here: Path, run_command: RunCommand) -> None:
+    answer = run_command(here, "predict", "input=in", "output=out/deep")
+    assert answer.code == 0, answer.err
+    assert files_in(here / "out" / "deep") == sorted(OUTPUTS)
+    for source, target in zip(FILES, OUTPUTS, strict=True):
+        alone = "alone" + Path(target).suffix
+        assert run_command(here, "predict", f"input=in/{source}", f"output={alone}", "overwrite=true").code == 0
+        assert table_of(here / "out" / "deep" / target).equals(table_of(here / alone))
+    last = answer.err.splitlines()[-1]
+    assert last.startswith("75 rows of 6 files in ")
+    assert last.endswith(" s: out/deep")
+
+
+def test_the_same_command_goes_on_with_the_missing_files(here: Path, run_command: RunCommand) -> None:
+    assert run_command(here, "predict", "input=in", "output=out").code == 0
+    whole = {name: (here / "out" / name).read_bytes() for name in OUTPUTS}
+    stamps = {name: (here / "out" / name).stat().st_mtime_ns for name in OUTPUTS[2:]}
+    for name in OUTPUTS[:2]:
+        (here / "out" / name).unlink()
+    answer = run_command(here, "predict", "input=in", "output=out")
+    assert answer.err.splitlines()[0] == "4 files are in out already; overwrite=true makes them again"
+    assert answer.err.splitlines()[-1].startswith("21 rows of 2 files in ")
+    assert {name: (here / "out" / name).stat().st_mtime_ns for name in stamps} == stamps
+    assert {name: (here / "out" / name).read_bytes() for name in OUTPUTS} == whole
+    answer = run_command(here, "predict", "input=in", "output=out", "overwrite=true")
+    assert answer.err.splitlines()[-1].startswith("75 rows of 6 files in ")
+
+    later = time.time_ns() + 10**9
+    os.utime(here / "in" / FILES[3], ns=(later, later))
+    answer = run_command(here, "predict", "input=in", "output=out")
+    assert answer.code == 2
+    assert answer.err == (
+        "`output` must have no file that is older than its input or the model, got out/d.parquet. Name another folder, "
+        "or set overwrite=true.\n"
+    )
+
+
+def test_a_file_with_other_columns_is_named_before_anything_is_written(here: Path, run_command: RunCommand) -> None:
+    (here / "in" / "z.csv").write_text("size,color\n1,red\n")
+    answer = run_command(here, "predict", "input=in", "output=out")
+    assert answer.code == 2
+    assert answer.err == "`input` must have the column 'wet' that the model learned from [in z.csv].\n"
+    assert not (here / "out").exists()
+
+
+def test_a_file_that_breaks_off_is_not_written_and_the_others_are_whole(here: Path, run_command: RunCommand) -> None:
+    lines = table_rows(400, seed=9)
+    (here / "in" / "z.csv").write_text("\n".join([TABLE_HEADER, *lines[:300], "wide,red,true,1,2,3,4,5", ""]))
+    answer = run_command(here, "predict", "input=in", "output=out")
+    assert answer.code == 2
+    assert "z.csv" in answer.err
+    assert answer.err.count("\n") == 1
+    assert "z.csv" not in files_in(here / "out")
+    for name in files_in(here / "out"):
+        assert table_of(here / "out" / name).num_rows >= 10
+
+
+def test_a_file_without_rows_gives_one(here: Path, run_command: RunCommand) -> None:
+    empty = pyarrow.parquet.read_table(here / "in" / "d.parquet").slice(0, 0)
+    pyarrow.parquet.write_table(empty, here / "in" / "d.parquet")
+    answer = run_command(here, "predict", "input=in", "output=out", "keep=[size]")
+    assert answer.code == 0, answer.err
+    tables = [table_of(here / "out" / name) for name in ("d.parquet", "f.parquet")]
+    assert tables[0].num_rows == 0
+    assert tables[0].schema.equals(tables[1].schema)
+
+
+def test_matrices_give_arrays(models: Models, tmp_path: Path, run_command: RunCommand) -> None:
+    shutil.copytree(models("features") / "runs", tmp_path / "runs", symlinks=True)
+    (tmp_path / "in").mkdir()
+    rows = np.load(models("features") / "train.npz")["features"]
+    np.save(tmp_path / "in" / "a.npy", rows)
+    np.savez(tmp_path / "in" / "b.npz", features=rows[:3])
+    (tmp_path / "in" / "notes.txt").write_text("no matrix")
+    answer = run_command(tmp_path, "predict", "input=in", "output=out")
+    assert answer.code == 0, answer.err
+    whole, part = (np.load(tmp_path / "out" / name)["probabilities"] for name in ("a.npz", "b.npz"))
+    assert len(whole) == len(rows)
+    np.testing.assert_allclose(whole[:3], part, rtol=1e-6)
+
+
+def test_two_files_of_one_output_are_refused(here: Path, run_command: RunCommand) -> None:
+    shutil.copy(here / "in" / "2026" / "a.csv", here / "in" / "c.csv")
+    answer = run_command(here, "predict", "input=in", "output=out")
+    assert answer.code == 2
+    assert answer.err == "`input` must not have both c.csv and c.csv.gz, whose output is c.csv.\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (("input=in", "output=in"), "`output` must be another folder than `input`.\n"),
+        (("input=in", "output=in/out"), "`output` must be outside of the folder in, got in/out.\n"),
+        (("input=in", "output=file"), "`output` must be a folder, as `input` is, got the file file.\n"),
+        (
+            ("input=in", "output=file/out"),
+            "`output` must be a place to write to, and file is not. Name another folder.\n",
+        ),
+        (("input=empty", "output=out"), "`input` must have files to predict, got none in empty (.csv, "),
+        (("input=in",), "`input` must be a table with the columns "),
+    ],
+)
+def test_folders_that_do_not_go_together_are_refused(
+    typed: tuple[str, ...], sentence: str, here: Path, run_command: RunCommand
+) -> None:
+    (here / "file").touch()
+    (here / "empty").mkdir()
+    answer = run_command(here, "predict", *typed)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(sentence)
+    assert not (here / "out").exists()
+    if len(typed) == 1:
+        assert answer.err.endswith(" A folder of such files needs output=FOLDER.\n")
+
+
+def torchrun(here: Path, *typed: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        (*TORCHRUN, *typed), cwd=here, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_processes_share_the_files_and_one_speaks(here: Path, run_command: RunCommand) -> None:
+    assert run_command(here, "predict", "input=in", "output=alone").code == 0
+    done = torchrun(here, "input=in", "output=out")
+    assert done.returncode == 0, done.stderr
+    assert files_in(here / "out") == sorted(OUTPUTS)
+    for name in OUTPUTS:
+        assert (here / "out" / name).read_bytes() == (here / "alone" / name).read_bytes()
+    assert done.stderr.count("75 rows of 6 files in ") == 1
+    assert done.stdout == ""
+
+    (here / "in" / "z.csv").write_text("size,color\n1,red\n")  # the smallest one is of the second process
+    shutil.rmtree(here / "out")
+    failed = torchrun(here, "input=in", "output=out")
+    sentence = "`input` must have the column 'wet' that the model learned from [in z.csv].\n"
+    assert failed.stderr.count(sentence) == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT) not in failed.stderr
+    assert not (here / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_leaves_whole_files_and_goes_on(here: Path) -> None:
+    table = pyarrow.parquet.read_table(here / "in" / "d.parquet")
+    shutil.rmtree(here / "in")
+    (here / "in").mkdir()
+    for number in range(12):
+        pyarrow.parquet.write_table(pa.concat_tables([table] * 20_000), here / "in" / f"{number}.parquet")
+    words = (sys.executable, str(SCRIPT), "input=in", "output=out")
+    process = subprocess.Popen(words, cwd=here, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list((here / "out").glob("[0-9]*.parquet"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made = list((here / "out").glob("[0-9]*.parquet"))
+    assert 2 <= len(made) < 12
+    for file in made:
+        assert pyarrow.parquet.read_table(file).num_rows == 20_000 * table.num_rows
+    again = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
+    assert again.stderr.startswith(f"{len(made)} files are in out already; ")
+    assert files_in(here / "out") == sorted(f"{number}.parquet" for number in range(12))
