@@ -357,8 +357,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         nearest to 1 / (1 + cost_ratio), which is the best threshold of calibrated probabilities.
     """
     order = torch.from_numpy(np.argsort(predicted.positive.numpy()))
-    edges = F.pad(predicted.positive[order], (1, 1))
-    edges[-1] = 1
+    edges = torch.cat([torch.zeros(1), predicted.positive[order], torch.ones(1)])
     is_one = (predicted.labels == 1)[order]
     weight = None if predicted.sample_weight is None else predicted.sample_weight[order]
     ideal = 1 / (1 + cost_ratio)
@@ -681,12 +680,14 @@ def _baseline(weights: Tensor, rates: Tensor) -> dict[str, float]:
 
 def _confusion(predicted: Predicted, classes: int) -> Tensor:
     """See `Evaluation.confusion`."""
-    parts = []
+    cells, weights = [], []
     for _, part in predicted.parts():
-        cells = torch.stack([part.labels, part.decided.long()])
-        parts.append(torch.sparse_coo_tensor(cells, part.weight, (classes, classes), check_invariants=True).coalesce())
-    cells, weights = torch.cat([part.indices() for part in parts], 1), torch.cat([part.values() for part in parts])
-    return torch.sparse_coo_tensor(cells, weights, (classes, classes), check_invariants=False).coalesce()
+        of_part, place = (part.labels * classes + part.decided).unique(return_inverse=True)
+        cells.append(of_part)
+        weights.append(torch.bincount(place, part.weight))
+    cell = torch.cat(cells)
+    places = torch.stack([cell // classes, cell % classes])
+    return torch.sparse_coo_tensor(places, torch.cat(weights), (classes, classes), check_invariants=True).coalesce()
 
 
 def frequent_mistakes(confusion: Tensor, most: int | None = None) -> list[tuple[int, int, float]]:

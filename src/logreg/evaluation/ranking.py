@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,8 +77,8 @@ class Ranking(NamedTuple):
             of_both = weights.double()[self.order]
             hits = positive * of_both
         if not bool(self.is_last.all()):
-            first = np.append(0, self.last.numpy()[:-1] + 1)
-            hits, of_both = (torch.from_numpy(np.add.reduceat(one.numpy(), first)) for one in (hits, of_both))
+            first = torch.cat([self.is_last[-1:], self.is_last[:-1]]).nonzero()[:, 0].numpy()
+            hits, of_both = (_sums_from(first, each) for each in (hits, of_both))
         return Steps(hits, of_both.sub_(hits))
 
 
@@ -182,6 +182,11 @@ class _StepsPart(NamedTuple):
         taken, precision = self.hits_so_far + self.alarms_so_far, self.precision
         share = torch.where(taken > 0, self.hits / taken, 0.0)
         return share * (1 - precision), share * precision
+
+
+def _sums_from(first: np.ndarray[Any, Any], values: Tensor) -> Tensor:
+    """The sums of adjacent values, each from one of the places ``first`` to the next, in the type of the values."""
+    return torch.from_numpy(np.add.reduceat(values.numpy(), first, dtype=values.numpy().dtype))
 
 
 def log_odds(logits: Tensor) -> Tensor:
