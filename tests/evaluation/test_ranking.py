@@ -101,7 +101,7 @@ def test_the_derivatives_are_those_of_finite_differences(name: str, levels: int)
     scores, labels = made(60, levels=levels)
     weight, small = weights(60), 1e-6
     found, group = steps_of(scores, labels, weight), Ranking.of(scores).group
-    of_positive, of_negative = getattr(found, f"{name}_derivatives")()
+    of_positive, of_negative = map(torch.cat, zip(*getattr(found, f"{name}_derivatives")(), strict=True))
     derivatives = torch.where(labels == 1, of_positive[group], of_negative[group])
     for row in range(60):
         moved = [

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
-from logreg.evaluation.ranking import TIE_RTOL, Ranking
+from logreg.evaluation.ranking import TIE_RTOL, Ranking, Steps
 from logreg.losses import decided
 
 CONFIDENCE = 0.95
@@ -33,6 +35,12 @@ MAX_REPEATED_CELLS = 2 * 10**7
 
 MAX_KEPT_CLASSES = 20
 """Largest number of classes whose probabilities are kept for all rows, for their curves."""
+
+MAX_KEPT_CELLS = 2**25
+"""Largest number of rows times classes of more than two classes whose probabilities are kept: 256 MiB."""
+
+ROWS_AT_ONCE = 2**16
+"""Number of rows that are summed at once, so that what is computed of each row stays small."""
 
 CLASS_SCORES_AT_ONCE = 2**22
 """Number of classes times bootstrap samples whose scores are computed at once; as float64 they take 32 MiB."""
@@ -89,7 +97,7 @@ class RowSummary(NamedTuple):
     """What scores need of the probabilities that a model predicts for N rows: some numbers for each row, on the CPU."""
 
     decided: Tensor
-    """The predicted class, (N,), int64."""
+    """The predicted class, (N,), int64, or int32 of many rows."""
     confidence: Tensor
     """The largest probability, (N,), float64."""
     right: Tensor
@@ -97,8 +105,8 @@ class RowSummary(NamedTuple):
     squares: Tensor
     """The sum of the squared probabilities, (N,), float64."""
     ahead: Tensor
-    """The number of classes before the right one in the order of the probabilities, (N,), int64; where they are equal,
-    the first class comes first, as in the decision."""
+    """The number of classes before the right one in the order of the probabilities, (N,), of the type of ``decided``;
+    where they are equal, the first class comes first, as in the decision."""
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor) -> RowSummary:
@@ -119,7 +127,7 @@ class RowSummary(NamedTuple):
     @classmethod
     def empty(cls, rows: int) -> RowSummary:
         """Room for the numbers of so many rows, to be filled block by block."""
-        whole, real = (torch.empty(rows, dtype=dtype) for dtype in (torch.int64, torch.float64))
+        whole, real = (torch.empty(rows, dtype=dtype) for dtype in (torch.int32, torch.float64))
         return cls(whole, real, torch.empty_like(real), torch.empty_like(real), torch.empty_like(whole))
 
 
@@ -128,8 +136,8 @@ class Predicted:
     """Rows of known class and the probabilities that a model predicts for them.
 
     Attributes:
-        kept: The probabilities, shape (N, C), float64, on the CPU; rows sum to 1.  ``None`` for more classes than
-            `MAX_KEPT_CLASSES`, with ``summary`` in their place.
+        kept: The probabilities, shape (N, C), float64, on the CPU; rows sum to 1.  ``None`` where `are_kept` says no,
+            with ``summary`` in their place.
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
         groups: Group of each row, shape (N,), int64; the bootstrap draws the rows of a group together.  ``None``: the
@@ -166,6 +174,24 @@ class Predicted:
         if self.sample_weight is None:
             return torch.ones(len(self.labels), dtype=torch.float64)
         return self.sample_weight
+
+    @property
+    def effective_rows(self) -> float:
+        """See `effective_rows`."""
+        if self.sample_weight is None:
+            return float(len(self.labels))
+        return effective_rows(self.sample_weight, self.counts)
+
+    def parts(self) -> Iterator[tuple[slice, Predicted]]:
+        """The rows, some at a time, with their places."""
+        for first in range(0, len(self.labels), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            of_rows = {
+                name: None if (whole := getattr(self, name)) is None else whole[rows]
+                for name in ("kept", "sample_weight", "groups", "log_odds")
+            }
+            summary = None if self.summary is None else RowSummary(*(column[rows] for column in self.summary))
+            yield rows, Predicted(labels=self.labels[rows], counts=self.counts, summary=summary, **of_rows)
 
     def repeated(self) -> Predicted:
         """The same rows with each row repeated as often as its weight counts, and without weights.
@@ -212,6 +238,11 @@ class Predicted:
         return -self.rows.right.clamp(min=MIN_PROBABILITY).log()
 
 
+def are_kept(rows: int, classes: int) -> bool:
+    """Whether the probabilities of all rows are kept: of two classes, and of few classes of not too many rows."""
+    return classes == 2 or (classes <= MAX_KEPT_CLASSES and rows * classes <= MAX_KEPT_CELLS)
+
+
 def evaluate(
     predicted: Predicted,
     class_names: Sequence[str],
@@ -247,14 +278,14 @@ def evaluate(
     sums = _Sums(predicted, len(class_names))
     scores, classes = _sampled(predicted, sums, class_names, seed)
     metrics = {name: interval(float(both[0]), both[1:]) for name, both in scores.items()}
-    metrics["accuracy"] = wilson(metrics["accuracy"].value, effective_rows(predicted.weight, predicted.counts))
+    metrics["accuracy"] = wilson(metrics["accuracy"].value, predicted.effective_rows)
     for name in ("ece", "ece_positive"):
         if name in metrics:
             value_of, low, high = metrics[name]
             metrics[name] = Measured(value_of, max(0.0, 2 * value_of - high), max(value_of, 2 * value_of - low))
     if sums.classes == 2:
         metrics |= _ranked(predicted)
-    baseline = _baseline(predicted, torch.tensor(base_rates, dtype=torch.float64))
+    baseline = _baseline(sums.of_labels, torch.tensor(base_rates, dtype=torch.float64))
     return Evaluation(
         rows=rows,
         metrics={name: metrics[name] for name in NAMES if name in metrics},
@@ -297,7 +328,7 @@ def effective_rows(weight: Tensor, counts: bool) -> float:
 def _weights(predicted: Predicted) -> RowWeights | None:
     if predicted.sample_weight is None:
         return None
-    return RowWeights(predicted.counts, effective_rows(predicted.weight, predicted.counts))
+    return RowWeights(predicted.counts, predicted.effective_rows)
 
 
 def wilson(accuracy: float, rows: float) -> Measured:
@@ -325,23 +356,38 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         In [0, 1], halfway between two probabilities that occur.  Of several thresholds with the lowest cost, the
         nearest to 1 / (1 + cost_ratio), which is the best threshold of calibrated probabilities.
     """
-    positive, order = predicted.positive.sort()
-    labels, weight = predicted.labels[order], predicted.weight[order]
-    misses = torch.cat([torch.zeros(1, dtype=torch.float64), (weight * (labels == 1)).cumsum(0)])
-    alarms = (weight * (labels == 0)).sum() - torch.cat(
-        [torch.zeros(1, dtype=torch.float64), (weight * (labels == 0)).cumsum(0)]
-    )
-    edges = torch.cat([torch.zeros(1, dtype=torch.float64), positive, torch.ones(1, dtype=torch.float64)])
-    places = (edges[:-1] + edges[1:]) / 2  # i rows lie below threshold i
-    # Rounding parts rows of equal logits, and no threshold does.
-    apart = edges[1:] - edges[:-1] > TIE_RTOL * edges[1:]
-    cost = torch.where(apart, cost_ratio * misses + alarms, math.inf)
+    order = torch.from_numpy(np.argsort(predicted.positive.numpy()))
+    edges = torch.cat([torch.zeros(1), predicted.positive[order], torch.ones(1)])
+    is_one = (predicted.labels == 1)[order]
+    weight = None if predicted.sample_weight is None else predicted.sample_weight[order]
     ideal = 1 / (1 + cost_ratio)
-    # The cost is constant between two neighboring probabilities: take the point nearest to the ideal.
-    inside = torch.minimum(torch.maximum(torch.tensor(ideal, dtype=torch.float64), edges[:-1]), edges[1:])
-    places = torch.where((inside > edges[:-1]) & (inside < edges[1:]), inside, places)
-    least = cost <= cost.min() * (1 + 1e-12)
-    return float(places[(places - ideal).abs().masked_fill(~least, math.inf).argmin()])
+    all_alarms = float((~is_one).sum() if weight is None else weight @ (~is_one).double())
+
+    def costs() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The probabilities below and above each threshold, and its cost, of some thresholds at a time."""
+        misses, passed = 0.0, 0.0  # the weight of class 1, and of class 0, below the threshold
+        for first in range(0, len(order) + 1, ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            low, high, one = edges[:-1][rows], edges[1:][rows], is_one[rows].double()
+            own = torch.ones_like(one) if weight is None else weight[rows]
+            of_one = F.pad(own * one, (1, 0), value=misses).cumsum(0)
+            of_zero = F.pad(own * (1 - one), (1, 0), value=passed).cumsum(0)
+            misses, passed = float(of_one[-1]), float(of_zero[-1])
+            cost = cost_ratio * of_one[: len(low)] + (all_alarms - of_zero[: len(low)])
+            # Rounding parts rows of equal logits, and no threshold does.
+            yield low, high, torch.where(high - low > TIE_RTOL * high, cost, math.inf)
+
+    least = min(float(cost.min()) for _, _, cost in costs()) * (1 + 1e-12)
+    best, found = math.inf, ideal
+    for low, high, cost in costs():
+        # The cost is constant between two neighboring probabilities: take the point nearest to the ideal.
+        inside = low.clamp(min=ideal).minimum(high)
+        places = torch.where((inside > low) & (inside < high), inside, (low + high) / 2)
+        distance = (places - ideal).abs().masked_fill(cost > least, math.inf)
+        nearest = int(distance.argmin())
+        if float(distance[nearest]) < best:
+            best, found = float(distance[nearest]), float(places[nearest])
+    return found
 
 
 class _Sums:
@@ -349,24 +395,36 @@ class _Sums:
 
     def __init__(self, predicted: Predicted, classes: int) -> None:
         self.units, self.unit = units_of(predicted)
-        self.classes, self.labels, self.weight = classes, predicted.labels, predicted.weight
-        self.decided, confidence, right, squares, ahead = predicted.rows
-        self.hit = (self.decided == self.labels).double()
-        brier = squares - 2 * right + 1
-        if classes == 2:
-            brier = brier / 2  # by convention, the score of two classes is that of the positive one alone
-        columns = [torch.ones_like(self.weight), predicted.losses, self.hit, brier, (ahead < TOP_K).double()]
-        self.means = torch.zeros(self.units, len(columns), dtype=torch.float64)
-        self.means.index_add_(0, self.unit, torch.stack(columns, 1) * self.weight[:, None])
-        self.off = self._binned(confidence, self.hit)
-        if classes == 2:
-            self.off_positive = self._binned(predicted.positive, (self.labels == 1).double())
+        self.classes, self.predicted = classes, predicted
+        self.means = torch.zeros(self.units, 5, dtype=torch.float64)
+        self.off, self.off_positive = torch.zeros(2, self.units, BINS, dtype=torch.float64)
+        self.of_labels = torch.zeros(classes, dtype=torch.float64)
+        """Weight of the rows of each class, shape (C,)."""
+        self.tables = None
+        """Weight of the rows of a class, of those predicted as it, and of both, in each unit, (units, C) each; of many
+        classes ``None``."""
+        if self.units * classes <= CLASS_SCORES_AT_ONCE:
+            self.tables = torch.zeros(3, self.units, classes, dtype=torch.float64)
+        for rows, part in predicted.parts():
+            self._add(part, self.unit[rows].long())
 
-    def _binned(self, probability: Tensor, happened: Tensor) -> Tensor:
-        """The weighted sum of the errors of a probability in each bin, (units, BINS)."""
-        bins = (probability * BINS).long().clamp(max=BINS - 1)
-        sums = torch.zeros(self.units, BINS, dtype=torch.float64)
-        return sums.index_put_((self.unit, bins), self.weight * (probability - happened), accumulate=True)
+    def _add(self, part: Predicted, unit: Tensor) -> None:
+        """Adds some rows, whose units are given."""
+        labels, weight = part.labels, part.weight
+        decided_as, confidence, right, squares, ahead = part.rows
+        hit = (decided_as == labels).double()
+        brier = squares - 2 * right + 1
+        if self.classes == 2:
+            brier = brier / 2  # by convention, the score of two classes is that of the positive one alone
+            _add_errors(self.off_positive, unit, part.positive, (labels == 1).double(), weight)
+        columns = [torch.ones_like(weight), part.losses, hit, brier, (ahead < TOP_K).double()]
+        self.means.index_add_(0, unit, torch.stack(columns, 1) * weight[:, None])
+        _add_errors(self.off, unit, confidence, hit, weight)
+        self.of_labels.index_add_(0, labels, weight)
+        if self.tables is not None:
+            chosen = (labels, weight), (decided_as.long(), weight), (labels, weight * hit)
+            for table, (label, of_row) in zip(self.tables, chosen, strict=True):
+                table.index_put_((unit, label), of_row, accumulate=True)
 
     def scores(self, counts: Tensor) -> dict[str, Tensor]:
         """The scores of samples that need no single classes, (B, units) -> (B,) each."""
@@ -386,9 +444,13 @@ class _Sums:
 
     def of_classes(self, counts: Tensor, part: range) -> dict[str, Tensor]:
         """The scores of some classes in samples, (B, units) -> (B, len(part)) each."""
-        actual = self._per_class(counts, part, self.labels, self.weight)
-        taken = self._per_class(counts, part, self.decided, self.weight)
-        both = self._per_class(counts, part, self.labels, self.weight * self.hit)
+        if self.tables is not None:
+            actual, taken, both = (counts @ table[:, part.start : part.stop] for table in self.tables)
+        else:
+            labels, decided_as, weight = self.predicted.labels, self.predicted.decided, self.predicted.weight
+            actual = self._per_class(counts, part, labels, weight)
+            taken = self._per_class(counts, part, decided_as, weight)
+            both = self._per_class(counts, part, labels, weight * (decided_as == labels))
         return {
             "precision": torch.where(taken > 0, both / taken, 0.0),
             "recall": torch.where(actual > 0, both / actual, math.nan),
@@ -398,7 +460,7 @@ class _Sums:
     def _per_class(self, counts: Tensor, part: range, chosen: Tensor, weight: Tensor) -> Tensor:
         """The weight of the rows for which each class is chosen, in samples: (B, len(part))."""
         mine = ((chosen >= part.start) & (chosen < part.stop)).nonzero()[:, 0]
-        place, unit, weight = chosen[mine] - part.start, self.unit[mine], weight[mine]
+        place, unit, weight = chosen[mine].long() - part.start, self.unit[mine].long(), weight[mine]
         if GATHERED_RATIO * len(mine) >= self.units * len(part):
             table = torch.zeros(self.units, len(part), dtype=torch.float64)
             return counts @ table.index_put_((unit, place), weight, accumulate=True)
@@ -406,6 +468,12 @@ class _Sums:
         for some in torch.arange(len(mine)).split(max(1, CLASS_SCORES_AT_ONCE // len(counts))):
             total.index_add_(0, place[some], of_units[unit[some]] * weight[some, None])
         return total.T
+
+
+def _add_errors(sums: Tensor, unit: Tensor, probability: Tensor, happened: Tensor, weight: Tensor) -> None:
+    """Adds the weighted errors of a probability to those of each unit and bin, (units, BINS)."""
+    bins = (probability * BINS).long().clamp(max=BINS - 1)
+    sums.index_put_((unit, bins), weight * (probability - happened), accumulate=True)
 
 
 def _sampled(
@@ -416,7 +484,7 @@ def _sampled(
     Where classes are many, the same samples are drawn again for each part of them.
     """
     ones, classes = torch.ones(1, sums.units, dtype=torch.float64), len(class_names)
-    weights, at_once = torch.bincount(sums.labels, sums.weight, classes).tolist(), CLASS_SCORES_AT_ONCE // RESAMPLES
+    weights, at_once = sums.of_labels.tolist(), CLASS_SCORES_AT_ONCE // RESAMPLES
     scores, of_classes = [sums.scores(ones)], list[ClassScores]()
     total, number = torch.zeros(()), torch.zeros(())  # of the classes that occur in each sample
     for first in range(0, classes, at_once):
@@ -446,13 +514,13 @@ def units_of(predicted: Predicted) -> tuple[int, Tensor]:
     """The units that the bootstrap draws: groups, or rows, or random bundles of rows where there are many.
 
     Returns:
-        The number of units; the unit of each row, shape (N,).
+        The number of units; the unit of each row, shape (N,), int64 or, of many rows, int32.
     """
     n = len(predicted.labels)
     if predicted.groups is not None:
         unit = predicted.groups.unique(return_inverse=True)[1]
     elif n > MAX_UNITS and not predicted.counts:
-        unit = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % MAX_UNITS
+        unit = torch.randperm(n, generator=torch.Generator().manual_seed(0), dtype=torch.int32).remainder_(MAX_UNITS)
     else:
         unit = torch.arange(n)
     return int(unit.max()) + 1, unit
@@ -491,63 +559,82 @@ def interval(value: float, sampled: Tensor) -> Measured:
 
 def _ranked(predicted: Predicted) -> dict[str, Measured]:
     """AUROC and average precision; empty where a class is missing."""
-    there = predicted.labels[predicted.weight > 0]
+    weight = predicted.sample_weight
+    there = predicted.labels if weight is None else predicted.labels[weight > 0]
     if not 0 < int(there.sum()) < len(there):
         return {}
     ranking = Ranking.of(predicted.scores)
-    steps, group = ranking.steps(predicted.labels, predicted.sample_weight), ranking.group
-    negative, positive = _class_rows(predicted)
+    steps = ranking.steps(predicted.labels, weight)
+    by_weight = {"auroc": steps.auroc_derivatives(), "average_precision": steps.average_precision_derivatives()}
+    if predicted.groups is None:
+        # Two equal rows add two equal squares, and so does a row of count 2.
+        is_sampled = weight is not None and not predicted.counts
+        squares = ranking.steps(predicted.labels, weight.square()) if is_sampled else steps
+        totals = [(float(total.sum()), float(square.sum())) for total, square in zip(steps, squares, strict=True)]
+        positive, negative = (total**2 / square if is_sampled else total for total, square in totals)
+        products = {name: _products_of_rows(squares, each) for name, each in by_weight.items()}
+    else:
+        group = predicted.groups.unique(return_inverse=True)[1]
+        sums = torch.zeros(2, int(group.max()) + 1, dtype=torch.float64)
+        sums.index_put_((predicted.labels, group), predicted.weight, accumulate=True)
+        negative, positive = (effective_rows(each, counts=False) for each in sums)
+        products = {name: _products_of_groups(predicted, group, ranking, each) for name, each in by_weight.items()}
     scores = {
-        "auroc": (steps.auroc, steps.auroc_derivatives(), min(negative, positive)),
-        "average_precision": (steps.average_precision, steps.average_precision_derivatives(), positive),
+        "auroc": (steps.auroc, min(negative, positive)),
+        "average_precision": (steps.average_precision, positive),
     }
     return {
-        name: ranked_interval(value, _ranked_variance(predicted, group, by_row, (negative, positive)), rows)
-        for name, (value, by_row, rows) in scores.items()
+        name: ranked_interval(value, _ranked_variance(products[name], negative, positive), rows)
+        for name, (value, rows) in scores.items()
     }
 
 
-def _class_rows(predicted: Predicted) -> tuple[float, float]:
-    """The effective number of rows, or of groups, that have rows of class 0 and of class 1."""
-    counts = predicted.counts and predicted.groups is None
-    parts = [_unit_sums(predicted, predicted.weight * (predicted.labels == label)) for label in (0, 1)]
-    return effective_rows(parts[0], counts), effective_rows(parts[1], counts)
+def _products_of_rows(squares: Steps, derivatives: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The sums of the products of the derivatives of a score by rows of class 0 and of class 1, shape (2, 2).
+
+    Args:
+        squares: The squared weights of the rows, or counts.
+        derivatives: Derivatives by the weight of a row of class 1 and of class 0 in each group of ties.
+    """
+    products, first = torch.zeros(2, 2, dtype=torch.float64), 0
+    for by_hit, by_alarm in derivatives:
+        mine = slice(first, first := first + len(by_hit))
+        products[0, 0] += squares.alarms[mine].double() @ by_alarm.square()
+        products[1, 1] += squares.hits[mine].double() @ by_hit.square()
+    return products
 
 
-def _unit_sums(predicted: Predicted, values: Tensor) -> Tensor:
-    """The sum of the rows' values (N,) in each group; the values themselves where there are no groups."""
-    if predicted.groups is None:
-        return values
-    return torch.bincount(predicted.groups.unique(return_inverse=True)[1], values)
+def _products_of_groups(
+    predicted: Predicted, group: Tensor, ranking: Ranking, derivatives: Iterable[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """`_products_of_rows`, where the rows of a group, shape (N,), are added up first."""
+    sums = torch.zeros(2, int(group.max()) + 1, dtype=torch.float64)
+    weight, sizes, first, tie = predicted.weight, ranking.sizes, 0, 0
+    for by_hit, by_alarm in derivatives:
+        times = sizes[tie : (tie := tie + len(by_hit))]
+        rows = ranking.order[first : (first := first + int(times.sum()))]
+        label = predicted.labels[rows]
+        by_row = torch.where(label == 1, by_hit.repeat_interleave(times), by_alarm.repeat_interleave(times))
+        sums.index_put_((label, group[rows]), by_row * weight[rows], accumulate=True)
+    return sums @ sums.T
 
 
-def _ranked_variance(
-    predicted: Predicted, group: Tensor, by_row: tuple[Tensor, Tensor], rows: tuple[float, float]
-) -> float:
+def _ranked_variance(products: Tensor, negative: float, positive: float) -> float:
     """The variance of a score of a ranking, by the infinitesimal jackknife.
 
     Of the AUROC it is that of DeLong, DeLong and Clarke-Pearson (1988), and with groups that of Obuchowski (1997),
     Nonparametric analysis of clustered ROC curve data.
 
     Args:
-        predicted: The rows.
-        group: Group of ties of each row, shape (N,).
-        by_row: Derivatives of the score by the weight of a row of class 1 and of class 0 in each group of ties.
-        rows: The effective number of rows of class 0 and of class 1.
+        products: The sums of the products of the derivatives of the score by rows, or groups, of class 0 and 1, (2, 2).
+        negative: The effective number of rows, or groups, of class 0.
+        positive: That of class 1.
     """
-    if min(rows) <= 1:
+    if min(negative, positive) <= 1:
         return math.inf
-    positive, weight = predicted.labels == 1, predicted.weight
-    if predicted.counts and predicted.groups is None:
-        weight = weight.sqrt()  # a row of weight 2 adds two equal squares
-    of_class = [
-        _unit_sums(predicted, torch.where(is_mine, derivative[group] * weight, 0.0))
-        for is_mine, derivative in zip((~positive, positive), reversed(by_row), strict=True)
-    ]
     # The squares are those of deviations from estimated means: n / (n - 1), as in every sample variance.
-    (of_negative, of_positive), factors = of_class, [n / (n - 1) for n in (*rows, sum(rows))]
-    squares = factors[0] * of_negative @ of_negative + factors[1] * of_positive @ of_positive
-    return float(squares + 2 * factors[2] * of_negative @ of_positive)
+    of_negative, of_positive, of_both = (n / (n - 1) for n in (negative, positive, negative + positive))
+    return float(of_negative * products[0, 0] + of_positive * products[1, 1] + 2 * of_both * products[0, 1])
 
 
 def ranked_interval(value: float, variance: float, rows: float) -> Measured:
@@ -572,29 +659,35 @@ def ranked_interval(value: float, variance: float, rows: float) -> Measured:
     return Measured(value, *(ends + math.log(value / (1 - value))).sigmoid().tolist())
 
 
-def _baseline(predicted: Predicted, rates: Tensor) -> dict[str, float]:
-    """The scores of a model that predicts the class rates of train for every row."""
-    labels, rows = predicted.labels, len(predicted.labels)
-    order = torch.empty_like(rates, dtype=torch.int64)
-    order[rates.argsort(descending=True, stable=True)] = torch.arange(len(rates))
+def _baseline(weights: Tensor, rates: Tensor) -> dict[str, float]:
+    """The scores of a model that predicts the class rates of train for every row, from the weight of each class."""
+    classes = len(rates)
+    labels, order = torch.arange(classes), torch.empty(classes, dtype=torch.int64)
+    order[rates.argsort(descending=True, stable=True)] = labels
     one = RowSummary.of(rates.unsqueeze(0), torch.zeros(1, dtype=torch.int64))
-    same = [part.expand(rows) for part in (one.decided, one.confidence, one.squares)]
-    summary = RowSummary(same[0], same[1], rates[labels], same[2], order[labels])
-    kept = rates.expand(rows, -1) if len(rates) == 2 else None
-    sums = _Sums(Predicted(kept, labels, predicted.sample_weight, summary=summary), len(rates))
-    ones = torch.ones(1, sums.units, dtype=torch.float64)
+    same = [part.expand(classes) for part in (one.decided, one.confidence, one.squares)]
+    summary = RowSummary(same[0], same[1], rates, same[2], order)
+    kept = rates.expand(classes, -1) if classes == 2 else None
+    sums = _Sums(Predicted(kept, labels, weights, groups=torch.zeros_like(labels), summary=summary), classes)
+    ones = torch.ones(1, 1, dtype=torch.float64)
     scores = sums.scores(ones)
-    scores["balanced_accuracy"] = sums.of_classes(ones, range(len(rates)))["recall"].nanmean(1)
+    scores["balanced_accuracy"] = sums.of_classes(ones, range(classes))["recall"].nanmean(1)
     found = {name: float(scores[name][0]) for name in NAMES if name in scores}
-    if len(rates) == 2:
-        weight = predicted.weight
-        found |= {"auroc": 0.5, "average_precision": float(weight @ (labels == 1).double() / weight.sum())}
+    if classes == 2:
+        found |= {"auroc": 0.5, "average_precision": float(weights[1] / weights.sum())}
     return found
 
 
 def _confusion(predicted: Predicted, classes: int) -> Tensor:
-    cells = torch.stack([predicted.labels, predicted.decided])
-    return torch.sparse_coo_tensor(cells, predicted.weight, (classes, classes), check_invariants=True).coalesce()
+    """See `Evaluation.confusion`."""
+    cells, weights = [], []
+    for _, part in predicted.parts():
+        of_part, place = (part.labels * classes + part.decided).unique(return_inverse=True)
+        cells.append(of_part)
+        weights.append(torch.bincount(place, part.weight))
+    cell = torch.cat(cells)
+    places = torch.stack([cell // classes, cell % classes])
+    return torch.sparse_coo_tensor(places, torch.cat(weights), (classes, classes), check_invariants=True).coalesce()
 
 
 def frequent_mistakes(confusion: Tensor, most: int | None = None) -> list[tuple[int, int, float]]:
@@ -616,6 +709,10 @@ def _threshold(predicted: Predicted, chosen: tuple[float, str] | None, cost_rati
 
 
 def _cost(predicted: Predicted, threshold: float, cost_ratio: float) -> float:
-    yes, weight = decided(predicted.probabilities, threshold) == 1, predicted.weight
-    alarm, miss = yes & (predicted.labels == 0), ~yes & (predicted.labels == 1)
-    return float(weight @ (alarm.double() + cost_ratio * miss.double()) / weight.sum())
+    cost = total = 0.0
+    for _, part in predicted.parts():
+        yes, weight = decided(part.probabilities, threshold) == 1, part.weight
+        alarm, miss = yes & (part.labels == 0), ~yes & (part.labels == 1)
+        cost += float(weight @ (alarm.double() + cost_ratio * miss.double()))
+        total += float(weight.sum())
+    return cost / total

@@ -73,7 +73,7 @@ class SplitScorer:
         if self.auroc and logits.shape[1] <= 2:
             # Ranked by logits: probabilities of logits above 37 are all 1, and sigmoids of equal logits may differ.
             self._scores.append(log_odds(logits.detach()).cpu())
-            self._labels.append(labels.cpu())
+            self._labels.append(labels.to("cpu", torch.uint8))
 
     def compute(self, processes: Processes | None = None) -> Scores:
         """The metrics of all rows since the last ``clear``; then forgets the rows.
@@ -102,8 +102,8 @@ class SplitScorer:
             "accuracy": hits / weight if weight else math.nan,
         }
         if self.auroc and split.samples["labels"] and weight:
-            ranked, labels = torch.cat(split.samples["scores"]), torch.cat(split.samples["labels"])
-            weight_of_row = torch.cat(split.samples["weights"]) if split.samples["weights"] else None
+            (ranked,), (labels,), weighted = (_joined(split.samples[name]) for name in ("scores", "labels", "weights"))
+            weight_of_row = weighted[0] if weighted else None
             there = labels if weight_of_row is None else labels[weight_of_row > 0]
             if 0 < int(there.sum()) < len(there):
                 scores["auroc"] = area_under_roc(ranked, labels, weight_of_row)
@@ -111,8 +111,8 @@ class SplitScorer:
 
 
 def _joined(parts: list[Tensor]) -> list[Tensor]:
-    """The tensors as one on the CPU, or none: a copy, since a view would be sent with all the memory that it is of."""
-    return [torch.cat(parts).cpu()] if parts else []
+    """The tensors as one on the CPU, or none: a copy of several, since a view would be sent with all that it is of."""
+    return [(parts[0] if len(parts) == 1 else torch.cat(parts)).cpu()] if parts else []
 
 
 def _number(total: Tensor) -> Tensor | float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logreg.data import TensorDataModule
-from logreg.evaluation.held_out import MAX_KEPT_CLASSES, Predicted, RowSummary, are_counts
+from logreg.evaluation.held_out import Predicted, RowSummary, are_counts, are_kept
 from logreg.evaluation.ranking import log_odds
 from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration, fit_calibration
@@ -40,28 +40,27 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
     """
     labels, facts, processes = data.labels(split), module.facts, data.processes
     own = len(labels) if processes is None else len(share(len(labels), processes.rank, processes.size))
-    summary, first = RowSummary.empty(own), 0
-    few = facts.num_classes <= MAX_KEPT_CLASSES
-    kept = torch.empty(own, facts.num_classes if few else 0, dtype=torch.float64)
+    are_few, first = are_kept(len(labels), facts.num_classes), 0
+    kept = torch.empty(own, facts.num_classes, dtype=torch.float64) if are_few else None
+    summary = None if are_few else RowSummary.empty(own)
     odds = torch.empty(own, dtype=torch.float64) if facts.is_binary else None
-    for block in data.blocks(
-        split, is_share=True
-    ):  # the numbers of the rows are small, their probabilities may be many
+    for block in data.blocks(split, is_share=True):
         logits = module.to(block.features.device).model(block.features)
         probabilities = module.calibration.probabilities(logits, module.objective.loss)
         rows = slice(first, first := first + len(logits))
-        for all_rows, of_block in zip(summary, RowSummary.of(probabilities, block.labels), strict=True):
-            all_rows[rows] = of_block
-        if few:
+        if kept is not None:
             kept[rows] = probabilities
+        if summary is not None:
+            for all_rows, of_block in zip(summary, RowSummary.of(probabilities, block.labels), strict=True):
+                all_rows[rows] = of_block
         if odds is not None:
             odds[rows] = log_odds(logits)
     if processes is not None:
-        kept, *of_rows = map(torch.cat, zip(*processes.gather((kept, *summary)), strict=True))
-        summary = RowSummary(*of_rows)
-        odds = None if odds is None else torch.cat(processes.gather(odds))
+        parts, summaries, all_odds = zip(*processes.gather((kept, summary, odds)), strict=True)
+        kept, odds = (None if each[0] is None else torch.cat(each) for each in (parts, all_odds))
+        summary = None if summary is None else RowSummary(*map(torch.cat, zip(*summaries, strict=True)))
     weight, groups = data.sample_weight(split), data.groups(split)
-    return Predicted(kept if few else None, labels, weight, groups, odds, weights_are_counts(data), summary)
+    return Predicted(kept, labels, weight, groups, odds, weights_are_counts(data), summary)
 
 
 def weights_are_counts(data: TensorDataModule) -> bool:
