@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from process_groups import free_port
+from process_groups import free_port, typed_in_processes
 from whole_runs import SCRIPT, Answer, Run, left_in, newest, train
 
 SECONDS = 240
@@ -77,56 +77,53 @@ def numbers_in(plain: Any) -> Iterator[float]:
 
 
 RUNS = {
-    "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
+    "binary, newton": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
+    "one-vs-rest, l1": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
+    "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
+    "path, calibrated": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
     "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
-    "one-vs-rest, l1, devices=2": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
-    "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 4),
-    "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
 }
 """Settings, and the number of processes; 0 for torchrun with two."""
 
-ALWAYS = ("softmax, lbfgs, torchrun", "more processes than rows", "path, calibrated, devices=2")
-"""The runs of the default suite; tests/solvers/passes/test_reduction.py always has the optima of the others."""
 
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ALWAYS else SLOW) for name in RUNS])
+@pytest.mark.parametrize("name", RUNS)
 def test_several_processes_give_the_answer_of_one(tmp_path: Path, name: str) -> None:
-    settings, devices = RUNS[name]
+    settings, several = RUNS[name]
     settings = [*settings, "precision=64", "report=brief"]
     (tmp_path / "alone").mkdir()
     (tmp_path / "together").mkdir()
     alone = train(tmp_path / "alone", *settings)
-    words = [sys.executable, str(SCRIPT), f"devices={devices}"]
-    if not devices:
-        words = [*TORCHRUN, "--nproc-per-node=2", str(SCRIPT)]
-    answer = typed(tmp_path / "together", *words, *settings)
-    assert answer.returncode == 0, answer.stderr
+    if several:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(several)}
+        places = [{**address, "RANK": str(rank)} for rank in range(several)]
+        codes, outs, errs = zip(*typed_in_processes(tmp_path / "together", places, *settings), strict=True)
+        code, out, err = max(codes), "".join(outs), "".join(errs)
+    else:
+        answer = typed(tmp_path / "together", *TORCHRUN, "--nproc-per-node=2", str(SCRIPT), *settings)
+        code, out, err = answer.returncode, answer.stdout, answer.stderr
+    assert code == 0, err
     run = newest(tmp_path / "together")
-    assert_same(run, alone, answer.stderr)
+    assert_same(run, alone, err)
     assert len(left_in(tmp_path / "together")) == len(left_in(tmp_path / "alone"))  # one process wrote
-    assert answer.stdout.count("baseline: ") == 1
-    assert "Traceback" not in answer.stderr
+    assert out.count("baseline: ") == 1
+    assert "Traceback" not in err
 
 
 def test_tasks_of_slurm_train_together(tmp_path: Path) -> None:
     port = free_port()
-    tasks = []
-    for rank in range(2):
-        step = {
-            "SLURM_JOB_ID": "7",
-            "MASTER_PORT": str(port),
-            "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank),
-            "SLURM_STEP_NUM_TASKS": "2",
-            "SLURM_STEP_TASKS_PER_NODE": "2",
-            "SLURM_STEP_NODELIST": "localhost",
-        }
-        words = [sys.executable, str(SCRIPT), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
-        tasks.append(subprocess.Popen(words, cwd=tmp_path, env=environment(**step), stdout=subprocess.PIPE, text=True))
-    said = [task.communicate(timeout=SECONDS)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0]
-    assert "optimal to" in said[0]
-    assert said[1] == ""
+    step = {
+        "SLURM_JOB_ID": "7",
+        "MASTER_PORT": str(port),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+    tasks = [{**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+    settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
+    first, second = typed_in_processes(tmp_path, tasks, *settings)
+    assert first[0] == 0
+    assert "optimal to" in first[1]
+    assert second == (0, "", "")
     assert newest(tmp_path).summary["optimality"]["converged"]
 
 
