@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
@@ -18,6 +19,12 @@ from torch.multiprocessing.spawn import start_processes
 
 from logreg.processes import Accumulators, ProcessGroup, share
 from logreg.rows import MemoryRows
+from logreg.training.fast_import import import_lightning
+
+import_lightning()  # before all else in the process that the others are forked from, which saves seconds
+
+PRELOADED = [__name__, "pytest", "hydra.main", "logreg.data", "logreg.run.train", "logreg.commands.train"]
+"""What the process that all others are forked from imports, once, which takes seconds."""
 
 
 class Simulated:
@@ -96,7 +103,7 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
     ``work`` must be a function of a module, since the processes import it.  They are forked from a process that has
     imported torch and Lightning once, which takes seconds.
     """
-    set_forkserver_preload(["logreg.data", "logreg.training.module"])
+    set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         start_processes(
             _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="forkserver"
@@ -112,6 +119,40 @@ def _work(rank: int, size: int, port: int, folder: str, work: Callable[..., Any]
         torch.save(work(ProcessGroup(), *arguments), Path(folder) / str(rank))
     finally:
         dist.destroy_process_group()
+
+
+def typed_in_processes(
+    folder: Path, environments: Sequence[Mapping[str, str]], *typed: str
+) -> list[tuple[int, str, str]]:
+    """What ``python scripts/train.py`` answers in each of several processes that a launcher has started.
+
+    Args:
+        folder: The working folder.
+        environments: What the launcher sets in each process.
+        typed: The settings.
+
+    Returns:
+        Exit code, output, and what was written to stderr, of each process.
+    """
+    set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as said:
+        arguments = (folder, Path(said), environments, typed)
+        start_processes(_type, args=arguments, nprocs=len(environments), start_method="forkserver")
+        texts = [[(Path(said) / f"{rank}-{to}").read_text() for to in range(3)] for rank in range(len(environments))]
+    return [(int(code), out, err) for code, out, err in texts]
+
+
+def _type(rank: int, folder: Path, said: Path, environments: Sequence[Mapping[str, str]], typed: Sequence[str]) -> None:
+    from logreg.commands.train import main
+
+    torch.set_num_threads(1)
+    os.environ.update(environments[rank])
+    os.chdir(folder)
+    for number in (1, 2):
+        os.dup2(os.open(said / f"{rank}-{number}", os.O_WRONLY | os.O_CREAT), number)
+    code = main(typed)
+    sys.stdout.flush()
+    (said / f"{rank}-0").write_text(str(code))
 
 
 def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:

@@ -81,14 +81,21 @@ def imports_in(name: str, tree: ast.AST, lazy: bool = False) -> Iterator[Import]
             yield from imports_in(name, node, lazy or inside)
 
 
-IMPORTS = [
-    found
-    for name, file in MODULES.items()
-    for found in imports_in(name, ast.parse(file.read_text(encoding="utf-8"), str(file)))
-]
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module: parsing takes a second, which no other test should wait for."""
+    return {name: ast.parse(file.read_text(encoding="utf-8"), str(file)) for name, file in MODULES.items()}
 
-OURS = [found._replace(of=found.of.removeprefix("logreg.")) for found in IMPORTS if found.of.startswith("logreg.")]
-"""Imports of one module by another."""
+
+@pytest.fixture(scope="module")
+def imports(trees: dict[str, ast.Module]) -> list[Import]:
+    return [found for name, tree in trees.items() for found in imports_in(name, tree)]
+
+
+@pytest.fixture(scope="module")
+def ours(imports: list[Import]) -> list[Import]:
+    """Imports of one module by another."""
+    return [found._replace(of=found.of.removeprefix("logreg.")) for found in imports if found.of.startswith("logreg.")]
 
 
 def folder_of(module: str) -> str:
@@ -105,11 +112,11 @@ def test_every_folder_has_its_layer() -> None:
     assert sorted(names) == sorted({folder_of(name) for name in MODULES})
 
 
-def test_the_walk_sees_imports_at_the_top_and_inside_functions() -> None:
+def test_the_walk_sees_imports_at_the_top_and_inside_functions(imports: list[Import], ours: list[Import]) -> None:
     # else the tests below would hold of anything
-    assert Import("run.train", "run.building", lazy=False) in OURS
-    assert Import("commands.train", "run.train", lazy=True) in OURS
-    assert any(found.of.partition(".")[0] == "torch" for found in IMPORTS)
+    assert Import("run.train", "run.building", lazy=False) in ours
+    assert Import("commands.train", "run.train", lazy=True) in ours
+    assert any(found.of.partition(".")[0] == "torch" for found in imports)
 
 
 def test_the_package_itself_imports_nothing_of_its_own() -> None:
@@ -123,37 +130,37 @@ def is_for_type_checkers(node: ast.If) -> bool:
     return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def test_no_command_imports_another_command() -> None:
+def test_no_command_imports_another_command(ours: list[Import]) -> None:
     commands = {f"commands.{name}" for name in COMMANDS}
     assert commands <= set(MODULES)
-    assert [found for found in OURS if {found.by, found.of} <= commands and found.by != found.of] == []
+    assert [found for found in ours if {found.by, found.of} <= commands and found.by != found.of] == []
 
 
-def test_imports_go_downward_only() -> None:
-    assert [found for found in OURS if layer_of(found.of) > layer_of(found.by)] == []
+def test_imports_go_downward_only(ours: list[Import]) -> None:
+    assert [found for found in ours if layer_of(found.of) > layer_of(found.by)] == []
 
 
-def test_no_two_modules_import_each_other() -> None:
+def test_no_two_modules_import_each_other(ours: list[Import]) -> None:
     below: dict[str, set[str]] = {}
-    for found in OURS:
+    for found in ours:
         if found.of != found.by:
             below.setdefault(found.by, set()).add(found.of)
     # raises CycleError, which names the circle
     TopologicalSorter(below).prepare()
 
 
-def test_no_two_folders_import_each_other() -> None:
+def test_no_two_folders_import_each_other(ours: list[Import]) -> None:
     below: dict[str, set[str]] = {}
-    for found in OURS:
+    for found in ours:
         by, of = folder_of(found.by), folder_of(found.of)
         if by != of:
             below.setdefault(by, set()).add(of)
     TopologicalSorter(below).prepare()
 
 
-def test_data_and_solvers_do_not_know_each_other() -> None:
+def test_data_and_solvers_do_not_know_each_other(ours: list[Import]) -> None:
     # They meet in Batch and DataFacts alone, so either can be exchanged; so do data and the Lightning module.
-    pairs = {(folder_of(found.by), folder_of(found.of)) for found in OURS}
+    pairs = {(folder_of(found.by), folder_of(found.of)) for found in ours}
     assert pairs & {("data", "solvers"), ("solvers", "data"), ("data", "training"), ("training", "data")} == set()
 
 
@@ -174,37 +181,34 @@ def uses_of_rows(name: str, tree: ast.AST) -> list[str]:
     return found
 
 
-def test_only_data_holds_tables() -> None:
+def test_only_data_holds_tables(trees: dict[str, ast.Module]) -> None:
     # Rows that are streamed or shared among processes have no table in memory: callers ask for what they need.
     assert uses_of_rows("x", ast.parse("data.tables['train'].matrix; data.blocks(split).dataset; config.dataset"))
-    found = [
-        use
-        for name, file in MODULES.items()
-        if folder_of(name) != "data"
-        for use in uses_of_rows(name, ast.parse(file.read_text(encoding="utf-8"), str(file)))
-    ]
+    found = [use for name, tree in trees.items() if folder_of(name) != "data" for use in uses_of_rows(name, tree)]
     assert found == []
 
 
 @pytest.mark.parametrize("module", BASE)
-def test_the_base_stands_on_torch_and_the_standard_library_alone(module: str) -> None:
+def test_the_base_stands_on_torch_and_the_standard_library_alone(
+    module: str, imports: list[Import], ours: list[Import]
+) -> None:
     theirs = {
-        found.of.partition(".")[0] for found in IMPORTS if folder_of(found.by) == module and found.of[:7] != "logreg."
+        found.of.partition(".")[0] for found in imports if folder_of(found.by) == module and found.of[:7] != "logreg."
     }
     assert theirs - set(sys.stdlib_module_names) <= BASE[module]
-    ours = {folder_of(found.of) for found in OURS if folder_of(found.by) == module}
+    its_own = {folder_of(found.of) for found in ours if folder_of(found.by) == module}
     with_torch = bool(BASE[module])
     # mathematics imports mathematics, the words of the command line import words
-    assert ours <= {name for name, others in BASE.items() if bool(others) == with_torch}
+    assert its_own <= {name for name, others in BASE.items() if bool(others) == with_torch}
 
 
-def test_only_losses_know_the_names_of_losses() -> None:
+def test_only_losses_know_the_names_of_losses(trees: dict[str, ast.Module]) -> None:
     # a name in another file would be a branch that the next loss must add to
     named = [
         (name, node.lineno)
-        for name, file in MODULES.items()
+        for name, tree in trees.items()
         if folder_of(name) not in ("losses", "config")  # config.py types the setting, without torch
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and node.value in ("bce", "cross_entropy")
     ]
     assert named == []

@@ -8,18 +8,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from process_groups import free_port
-from whole_runs import SCRIPT, Run, left_in, newest, train
+from process_groups import free_port, typed_in_processes
+from whole_runs import SCRIPT, Answer, Run, left_in, newest, train
 
 SECONDS = 240
 """Limit of a run in seconds: one that hangs fails."""
+
+SLOW = pytest.mark.slow
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -39,6 +41,11 @@ def typed(folder: Path, *words: str, **variables: str) -> subprocess.CompletedPr
         check=False,
     )
 
+
+RunCommand = Callable[..., Answer]
+
+ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+"""Where processes would meet."""
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
@@ -70,68 +77,79 @@ def numbers_in(plain: Any) -> Iterator[float]:
 
 
 RUNS = {
-    "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
-    "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
-    "one-vs-rest, l1, devices=2": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
+    "binary, newton": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
+    "one-vs-rest, l1": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
     "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
-    "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
+    "path, calibrated": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
+    "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
 }
 """Settings, and the number of processes; 0 for torchrun with two."""
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_several_processes_give_the_answer_of_one(tmp_path: Path, name: str) -> None:
-    settings, devices = RUNS[name]
+    settings, several = RUNS[name]
     settings = [*settings, "precision=64", "report=brief"]
     (tmp_path / "alone").mkdir()
     (tmp_path / "together").mkdir()
     alone = train(tmp_path / "alone", *settings)
-    words = [sys.executable, str(SCRIPT), f"devices={devices}"]
-    if not devices:
-        words = [*TORCHRUN, "--nproc-per-node=2", str(SCRIPT)]
-    answer = typed(tmp_path / "together", *words, *settings)
-    assert answer.returncode == 0, answer.stderr
+    if several:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(several)}
+        places = [{**address, "RANK": str(rank)} for rank in range(several)]
+        codes, outs, errs = zip(*typed_in_processes(tmp_path / "together", places, *settings), strict=True)
+        code, out, err = max(codes), "".join(outs), "".join(errs)
+    else:
+        answer = typed(tmp_path / "together", *TORCHRUN, "--nproc-per-node=2", str(SCRIPT), *settings)
+        code, out, err = answer.returncode, answer.stdout, answer.stderr
+    assert code == 0, err
     run = newest(tmp_path / "together")
-    assert_same(run, alone, answer.stderr)
+    assert_same(run, alone, err)
     assert len(left_in(tmp_path / "together")) == len(left_in(tmp_path / "alone"))  # one process wrote
-    assert answer.stdout.count("baseline: ") == 1
-    assert "Traceback" not in answer.stderr
+    assert out.count("baseline: ") == 1
+    assert "Traceback" not in err
 
 
 def test_tasks_of_slurm_train_together(tmp_path: Path) -> None:
     port = free_port()
-    tasks = []
-    for rank in range(2):
-        step = {
-            "SLURM_JOB_ID": "7",
-            "MASTER_PORT": str(port),
-            "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank),
-            "SLURM_STEP_NUM_TASKS": "2",
-            "SLURM_STEP_TASKS_PER_NODE": "2",
-            "SLURM_STEP_NODELIST": "localhost",
-        }
-        words = [sys.executable, str(SCRIPT), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
-        tasks.append(subprocess.Popen(words, cwd=tmp_path, env=environment(**step), stdout=subprocess.PIPE, text=True))
-    said = [task.communicate(timeout=SECONDS)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0]
-    assert "optimal to" in said[0]
-    assert said[1] == ""
+    step = {
+        "SLURM_JOB_ID": "7",
+        "MASTER_PORT": str(port),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+    tasks = [{**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+    settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
+    first, second = typed_in_processes(tmp_path, tasks, *settings)
+    assert first[0] == 0
+    assert "optimal to" in first[1]
+    assert second == (0, "", "")
     assert newest(tmp_path).summary["optimality"]["converged"]
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["dataset=table", "dataset.path=none.csv", "dataset.target=y"], "`dataset.path` must be a file, and none.csv"),
         (["-m", "l2=0.1,1"], "`-m` must go with one process"),
         (["num_nodes=2"], "`num_nodes=2` must go with MASTER_ADDR in the environment"),
     ],
 )
-def test_a_mistake_is_one_line_once(tmp_path: Path, settings: Sequence[str], line: str) -> None:
-    answer = typed(tmp_path, sys.executable, str(SCRIPT), *settings, "optimizer=newton", "devices=2")
+def test_what_cannot_go_with_several_processes_is_one_line(
+    run_command: RunCommand, tmp_path: Path, settings: Sequence[str], line: str
+) -> None:
+    answer = run_command(tmp_path, "train", *settings, "optimizer=newton", "devices=2")
+    assert answer.code == 2
+    assert answer.err.startswith(line)
+    assert answer.err.count("\n") == 1
+    assert answer.out == ""
+    assert answer.left == []
+
+
+def test_a_mistake_that_all_processes_meet_is_one_line_once(tmp_path: Path) -> None:
+    settings = ["dataset=table", "dataset.path=none.csv", "dataset.target=y", "optimizer=newton", "devices=2"]
+    answer = typed(tmp_path, sys.executable, str(SCRIPT), *settings)
     assert answer.returncode == 2
-    assert answer.stderr.startswith(line)
+    assert answer.stderr.startswith("`dataset.path` must be a file, and none.csv")
     assert answer.stderr.count("\n") == 1
     assert answer.stdout == ""
     assert left_in(tmp_path) == []
@@ -183,7 +201,8 @@ def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+# tests/commands/test_restarts.py always sends SIGTERM
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=SLOW), (signal.SIGINT, 130)])
 def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int) -> None:
     words = disturbing(tmp_path, "open(f'{rank}-{os.getpid()}', 'w').close(); time.sleep(600)")
     process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
@@ -202,13 +221,18 @@ def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int) ->
             os.kill(int(file.name[2:]), 0)
 
 
-def test_other_commands_are_run_by_the_first_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_other_commands_are_run_by_the_first_process(
+    run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
     train(tmp_path, "max_epochs=2")
-    words = [*TORCHRUN, "--nproc-per-node=2", str(SCRIPT.with_name("evaluate.py"))]
-    answer = typed(tmp_path, *words, "split=train")
-    assert answer.returncode == 0
-    assert answer.stderr.count("one process does this: the first of 2 that torchrun started\n") == 1
-    assert answer.stdout.count("log loss") == 1
+    for name, value in {**ADDRESS, "RANK": str(rank), "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    answer = run_command(tmp_path, "evaluate", "split=train")
+    assert answer.code == 0
+    assert answer.err.count("one process does this: the first of 2 that torchrun started\n") == 1 - rank
+    assert answer.out.count("log loss") == 1 - rank
+    assert not rank or not answer.err
 
 
 def test_two_machines_train_together(tmp_path: Path) -> None:
@@ -231,21 +255,25 @@ def test_two_machines_train_together(tmp_path: Path) -> None:
     assert said[1] == ""
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [{"NODE_RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "2"}], ids=["by hand", "task"])
+def test_a_port_in_use_is_one_line(
+    run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: dict[str, str]
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        by_hand = typed(tmp_path, sys.executable, str(SCRIPT), "num_nodes=2", NODE_RANK="0", **address)
-        task = typed(tmp_path, sys.executable, str(SCRIPT), "optimizer=newton", RANK="0", WORLD_SIZE="2", **address)
-    for answer in (by_hand, task):
-        assert answer.returncode == 2
-        assert answer.stderr.startswith(f"`MASTER_PORT` must be a free port of MASTER_ADDR=127.0.0.1, got {port}: ")
-        assert answer.stderr.count("\n") == 1
-    assert left_in(tmp_path) == []
+        for name, value in {**ADDRESS, "MASTER_PORT": port, **numbers}.items():
+            monkeypatch.setenv(name, value)
+        by_hand = ["num_nodes=2"] if "NODE_RANK" in numbers else []
+        answer = run_command(tmp_path, "train", "optimizer=newton", *by_hand)
+    assert answer.code == 2
+    assert answer.err.startswith(f"`MASTER_PORT` must be a free port of MASTER_ADDR=127.0.0.1, got {port}: ")
+    assert answer.err.count("\n") == 1
+    assert answer.left == []
 
 
+@SLOW  # tests/training/test_shared_batches.py always continues fits of several processes, the test below a run
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     settings = ["dataset=digits", "optimizer=lbfgs", "l2=0.1", "report=brief", "tolerance=1e-12", "precision=64"]
     begun = train(tmp_path, *settings, "max_epochs=5")

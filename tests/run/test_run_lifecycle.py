@@ -764,7 +764,10 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
 
 KILLING = """
 import importlib, json, os, signal, sys
+from logreg.training.fast_import import import_lightning
+import_lightning()
 from logreg.commands.train import main
+import hydra.main
 import logreg.run.train
 
 def killed(typed, here, place, calls):

@@ -34,6 +34,8 @@ from process_groups import in_processes
 
 EPOCHS = 4
 
+SLOW = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -148,25 +150,31 @@ def all_fitted(processes: Processes | None, fits: list[Fit]) -> list[dict[str, A
 
 
 OPTIMIZERS, LOSSES = ("sgd", "adam", "adamw"), (("auto", 2), ("auto", 3), ("bce", 3))
+EVERY = [Fit(optimizer, *loss, kind) for optimizer, loss, kind in product(OPTIMIZERS, LOSSES, ("dense", "sparse"))]
 FITS = [
-    *(Fit(optimizer, *loss, kind) for optimizer, loss, kind in product(OPTIMIZERS, LOSSES, ("dense", "sparse"))),
+    *(EVERY[number] for number in (0, 5, 7, 8, 15, 16)),  # each kind of rows with each loss and each optimizer
     Fit(kind="pixels", classes=2),
     Fit(kind="pixels", arguments={"augment": {"shift": {"pixels": 1}}}),
     Fit(batch_size=None),
-    Fit(batch_size=None, kind="sparse"),
     Fit(batch_size=1),  # all but one process have no row of a batch
     Fit(batch_size=2, arguments={"reduction": "sum", "intercept": False}),
-    Fit("adam", precision="32"),
     Fit("sgd", kind="sparse", precision="32"),
     Fit(arguments={"polish": True}),
 ]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_fit_what_one_does(size: int) -> None:
-    alone = all_fitted(None, FITS)
-    every = in_processes(size, all_fitted, FITS)
-    for fit, one, *of_rank in zip(FITS, alone, *every, strict=True):
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        (3, FITS),
+        pytest.param(2, [*EVERY, Fit(batch_size=None, kind="sparse"), Fit("adam", precision="32")], marks=SLOW),
+    ],
+    ids=["three", "two"],
+)
+def test_several_processes_fit_what_one_does(size: int, fits: list[Fit]) -> None:
+    alone = all_fitted(None, fits)
+    every = in_processes(size, all_fitted, fits)
+    for fit, one, *of_rank in zip(fits, alone, *every, strict=True):
         tolerance = 1e-12 if fit.precision == "64" else 1e-6
         for rank, several in enumerate(of_rank):
             assert several["steps"] == one["steps"] > 0, fit
@@ -193,9 +201,12 @@ class Trial:
         return self.is_behind
 
 
-def decided(processes: Processes, deciding: int) -> tuple[int, int]:
-    """Epochs until the time of one process is over, and until a trial is behind in the eyes of one."""
-    decides = processes.rank == deciding
+def decided(processes: Processes) -> list[tuple[int, int]]:
+    """Epochs until the time of each process is over, and until a trial is behind in the eyes of each."""
+    return [_decided(processes, processes.rank == deciding) for deciding in range(processes.size)]
+
+
+def _decided(processes: Processes, decides: bool) -> tuple[int, int]:
     limit = TimeLimit(timedelta(hours=1))
     limit.on_fit_start = lambda *arguments: None  # type: ignore[method-assign]  # the time is over after an epoch
     limit._offset = 7200 if decides else 0  # by the clock of this process
@@ -207,8 +218,7 @@ def decided(processes: Processes, deciding: int) -> tuple[int, int]:
 
 
 def test_the_first_process_decides_on_time_and_pruning() -> None:
-    assert in_processes(2, decided, 0) == [(1, 1)] * 2
-    assert in_processes(2, decided, 1) == [(EPOCHS, EPOCHS)] * 2
+    assert in_processes(2, decided) == [[(1, 1), (EPOCHS, EPOCHS)]] * 2
 
 
 # checkpoints
@@ -235,10 +245,10 @@ def continued(
     return results
 
 
-def interrupted(processes: Processes, folder: Path, fits: Sequence[Fit]) -> list[dict[str, Any]]:
-    """Each of the fits after an interruption."""
+def interrupted(processes: Processes, folder: Path, fits: list[Fit]) -> tuple[list[dict[str, Any]], ...]:
+    """Each of the fits without an interruption, and after one."""
     continued(processes, folder, 2, fits)
-    return continued(processes, folder, None, fits)
+    return all_fitted(processes, fits), continued(processes, folder, None, fits)
 
 
 def test_a_fit_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
@@ -259,9 +269,8 @@ def test_a_fit_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
 
 def test_an_interruption_changes_no_bit(tmp_path: Path) -> None:
     first_order = [fit for fit in RESUMED if fit.optimizer not in EXACT and not fit.arguments]
-    whole, resumed = in_processes(2, all_fitted, first_order), in_processes(2, interrupted, tmp_path, first_order)
-    for of_rank, expected in zip(resumed, whole, strict=True):
-        for fit, result, its in zip(first_order, of_rank, expected, strict=True):
+    for whole, resumed in in_processes(2, interrupted, tmp_path, first_order):
+        for fit, result, its in zip(first_order, resumed, whole, strict=True):
             assert result["steps"] == its["steps"], fit
             assert torch.equal(result["coef"], its["coef"]), fit
             assert torch.equal(result["intercept"], its["intercept"]), fit

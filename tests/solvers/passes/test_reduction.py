@@ -359,7 +359,8 @@ def _all_solved(processes: Processes | None) -> list[tuple[Tensor, Bound]]:
     return [_solved(processes, name) for name in OPTIMA]
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+# the test above has two simulated ones
+@pytest.mark.parametrize("processes", [*(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2)), 3])
 def test_real_processes_find_and_certify_the_optimum_of_one(processes: int) -> None:
     of_ranks = in_processes(processes, _all_solved)
     for number, (solution, bound) in enumerate(_all_solved(None)):
