@@ -54,7 +54,7 @@ class Work(NamedTuple):
     """A pass, or a step, over rows that several processes share."""
 
     kind: str
-    """\"gradient\", "hessian" (with the gradient), "step" of a first-order optimizer, or "all-reduce" of numbers alone."""
+    """A pass for the "gradient" or, with it, the "hessian"; a first-order "step"; or an "all-reduce" of numbers."""
     rows: int
     """N; of a step those of the batch; of an all-reduce 0."""
     features: int

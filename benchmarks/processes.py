@@ -5,7 +5,8 @@ compared with others.  The efficiency of 2 processes is that against 1 process, 
 
 Without an option everything is measured, and the predictions have the fitted constants.  With --predict and without
 --measure they have those of `logreg.solvers.costs`, by which solvers choose their method.  Predictions of machines rest
-on the stated memory, disk and network.  On a busy machine, --process-time leaves waiting out.
+on the stated memory, disk and network.  On a busy machine, --process-time leaves waiting out; the time of two threads
+is then the sum of theirs.
 """
 
 from __future__ import annotations
@@ -343,15 +344,16 @@ def print_efficiency(workers: dict[int, Workers], work: Work, mnist: Path | None
         )
     print("\n| work | 2 processes, s | against | its time, s | ratio | target |\n|---|--:|---|--:|--:|---|")
     for name, seconds in timed.items():
-        taken: dict[str, list[float]] = {"ours": [], **{other: [] for other in TARGETS}}
+        taken: dict[str, list[float]] = {other: [] for other in ("ours", *TARGETS)}
         for _ in range(repeats):
             taken["ours"].append(seconds(workers[2]))
             for threads, other in enumerate(TARGETS, start=1):
                 workers[1].call(set_threads, threads)
                 taken[other].append(seconds(workers[1]))
             workers[1].call(set_threads, 1)
-        ours, *others = (statistics.median(some) for some in taken.values())
-        for (other, target), theirs in zip(TARGETS.items(), others, strict=True):
+        ours = statistics.median(taken["ours"])
+        for other, target in TARGETS.items():
+            theirs = statistics.median(taken[other])
             print(
                 f"| {name} | {ours:.4f} | {other} | {theirs:.4f} | {theirs / ours:.2f} | >= {target}: "
                 f"{met(theirs / ours >= target)} |"
@@ -434,8 +436,8 @@ def print_predictions(arguments: argparse.Namespace, constants: Constants) -> No
         f"{arguments.latency:g} us; all-reduce in a ring (gloo) / by halving and doubling"
     )
     print(
-        "\n| rows | way | passes with a Hessian + others | machines | GB of each | work, s | all-reduces, s | sample, s | "
-        "fit, s |\n|---|---|--:|--:|--:|--:|--:|--:|--:|"
+        "\n| rows | way | passes with a Hessian + others | machines | GB of each | work, s | all-reduces, s | sample, s "
+        "| fit, s |\n|---|---|--:|--:|--:|--:|--:|--:|--:|"
     )
     for work in FAR:
         for optimizer, l2 in WAYS:
@@ -491,8 +493,8 @@ def dominated_from(work: Work, arguments: argparse.Namespace, constants: Constan
 def print_messages(arguments: argparse.Namespace) -> None:
     """Prints how the other messages of a pass grow with the number of machines; see `ProcessGroup`."""
     print(
-        "\n| machines | a maximum in slots, ms | all slots, ms | an all-reduce of their own, ms | gathered numbers, ms | "
-        "gathered samples, GB | s |\n|--:|--:|--:|--:|--:|--:|--:|"
+        "\n| machines | a maximum in slots, ms | all slots, ms | an all-reduce of their own, ms | gathered numbers, ms "
+        "| gathered samples, GB | s |\n|--:|--:|--:|--:|--:|--:|--:|"
     )
     for one in clusters(arguments):
         slots = (Work("all-reduce", 0, number) for number in (one.machines, MAX_SLOTS))  # they add bytes, not rounds
