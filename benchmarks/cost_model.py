@@ -30,10 +30,12 @@ Constants = Mapping[str, float]
 
 ASSUMED: Constants = {
     "pass": costs.SECONDS_PER_PASS,
-    "step": 1e-4,
+    "step": 2e-5,
+    "step logit": 2e-9,
     "number": costs.SECONDS_PER_NUMBER,
     "logit": costs.SECONDS_PER_LOGIT,
     "product": costs.SECONDS_PER_PRODUCT,
+    "sparse row": 0.0,
     "nonzero": costs.SECONDS_PER_NONZERO,
     "sparse product": costs.SECONDS_PER_SPARSE_PRODUCT,
     "Hessian product": costs.SECONDS_PER_GRAM_PRODUCT,
@@ -41,7 +43,11 @@ ASSUMED: Constants = {
     "round": 5e-5,
     "byte": 1e-9,
 }
-"""The constants of `logreg.solvers.costs`, by which solvers choose their method, and those of a common network."""
+"""The constants of `logreg.solvers.costs`, by which solvers choose their method; of a step and of messages, which these
+do not have, rough ones.  A sparse row costs nothing there beyond its non-zero features."""
+
+NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "round", "byte")
+"""The units that `logreg.solvers.costs` does not have."""
 
 UNITS = tuple(ASSUMED)
 """What a pass consists of; `Work.units` counts them."""
@@ -90,11 +96,12 @@ class Work(NamedTuple):
         units["byte"] = 2 * (processes - 1) / processes * self.reduced_bytes
         if self.kind == "all-reduce":
             return units
-        units["step" if self.kind == "step" else "pass"] = 1
-        units["logit"] = rows * k
+        one, logit = ("step", "step logit") if self.kind == "step" else ("pass", "logit")  # a step needs no curvature
+        units[one], units[logit] = 1, rows * k
         if self.nonzeros is None:
             units["number"], units["product"] = rows * d, rows * d * k
         else:
+            units["sparse row"] = rows
             units["nonzero"], units["sparse product"] = rows * self.nonzeros, rows * self.nonzeros * k
         if self.kind == "hessian":  # a sparse row is made dense for it
             units["Hessian number"] = rows * self.parameters
