@@ -172,7 +172,8 @@ class Workers:
     def seconds(self, work: Work, repeats: int, is_busy: bool) -> float:
         """Seconds of the slowest process: the least of ``repeats``, since other programs only add to it."""
         times = repeats * MORE_REPEATS if work.kind in SHORT else repeats
-        return min(map(max, zip(*self.call(time_work, work, times, is_busy), strict=True)))
+        turns: list[list[float]] = self.call(time_work, work, times, is_busy)
+        return min(max(turn) for turn in zip(*turns, strict=True))
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
@@ -227,7 +228,8 @@ def prepared_step(work: Work, processes: ProcessGroup | None) -> Callable[[], ob
     targets = one_vs_rest(labels, work.outputs, torch.float32).T.contiguous().T
     logits, objective = torch.empty_like(targets[:own]), problem_of_work(work).objective
     coef, intercept = torch.zeros(work.outputs, work.features), torch.zeros(work.outputs)
-    coef.grad, intercept.grad = torch.zeros_like(coef), torch.zeros_like(intercept)
+    own_gradients = {"coef": torch.zeros_like(coef), "intercept": torch.zeros_like(intercept)}
+    coef.grad, intercept.grad = own_gradients.values()
     number = 0
 
     def step() -> None:
@@ -238,7 +240,7 @@ def prepared_step(work: Work, processes: ProcessGroup | None) -> Callable[[], ob
         objective.gradient_(
             features[some], targets[some], coef, intercept, 1.0, logits, of_rows=work.rows, is_penalized=rank == 0
         )
-        gradients = {"coef": coef.grad, "intercept": intercept.grad}
+        gradients = own_gradients
         if processes is not None:
             gradients = processes.reduce(Accumulators(gradients, {}, {})).sums
         coef.sub_(gradients["coef"], alpha=0.01)
@@ -348,7 +350,7 @@ def print_efficiency(workers: dict[int, Workers], work: Work, mnist: Path | None
         images = MNIST(str(mnist), train=True)
         features, labels = (images.data.flatten(1) / 255).share_memory_(), images.targets.share_memory_()
         timed["the optimum of MNIST"] = lambda some: max(
-            taken for (taken,) in some.call(time_fit, features, labels, is_busy)
+            float(taken) for (taken,) in some.call(time_fit, features, labels, is_busy)
         )
     print("\n| work | 2 processes, s | against | its time, s | ratio | target |\n|---|--:|---|--:|--:|---|")
     for name, seconds in timed.items():
@@ -400,9 +402,9 @@ class Passes(NamedTuple):
     """Those that gather a sample of the rows."""
 
 
-def count_passes(work: Work, optimizer: str, l2: float) -> Passes:
-    """Counts the passes of a fit of `COUNTED_ROWS` rows of this kind."""
-    some = work._replace(rows=COUNTED_ROWS)
+def count_passes(work: Work, optimizer: str, l2: float, rows: int) -> Passes:
+    """Counts the passes of a fit of so many rows of this kind."""
+    some = work._replace(rows=rows)
     features, _ = generated(some, some.rows, 0)
     draw = torch.Generator().manual_seed(1)
     coef = torch.randn(work.features, 1, generator=draw) / (work.nonzeros or work.features) ** 0.5
@@ -441,7 +443,8 @@ def print_predictions(arguments: argparse.Namespace, constants: Constants) -> No
     print(
         f"\nmachines of {arguments.cores} cores, {arguments.memory:g} GB, {arguments.memory_bandwidth:g} GB/s from "
         f"memory, {arguments.storage_bandwidth:g} GB/s from disk, {arguments.network:g} Gbit/s, "
-        f"{arguments.latency:g} us; all-reduce in a ring (gloo) / by halving and doubling"
+        f"{arguments.latency:g} us; passes as of {COUNTED_ROWS:,} rows; all-reduce in a ring (gloo) / by halving and "
+        "doubling"
     )
     print(
         "\n| rows | way | passes: with Hessian + others | machines | GB of each | work, s | all-reduces, s | sample, s "
@@ -449,7 +452,7 @@ def print_predictions(arguments: argparse.Namespace, constants: Constants) -> No
     )
     for work in FAR:
         for optimizer, l2 in WAYS:
-            passes = count_passes(work, optimizer, l2)
+            passes = count_passes(work, optimizer, l2, COUNTED_ROWS // (10 if arguments.tiny else 1))
             for one in clusters(arguments):
                 print(fit_line(work, f"{optimizer}, l2={l2:g}", passes, one, constants))
     print("\n| pass or step | the all-reduce takes longer than the work from so many machines on |\n|---|--:|")

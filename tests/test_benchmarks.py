@@ -63,7 +63,9 @@ FAST = [
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
     SmokeRun("sparse", "--epochs 2 --rows 300 --features 60", ["sgd, an epoch", "SGDClassifier"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
-    SmokeRun("processes", "--predict --simulate --runs 2", ["| 1e+11 x 1,000 |", "slowest of 1,024", "simulated, h"]),
+    SmokeRun(
+        "processes", "--predict --simulate --tiny --runs 2", ["| 1e+11 x 1,000 |", "slowest of 1,024", "simulated, h"]
+    ),
     SmokeRun("inference", "--repeats 1 --rows 200 --features 2", ["200 x 2", "HC3", "average effects", "checks"]),
     SmokeRun(
         "wide_categories",
