@@ -13,7 +13,7 @@ from fake_mnist import write_fake_mnist
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-SHARED = {"common", "training_loops"}
+SHARED = {"common", "cost_model", "training_loops"}
 """Files that benchmarks import; they measure nothing."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's about short fits, which the benchmarks silence
@@ -63,6 +63,9 @@ FAST = [
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
     SmokeRun("sparse", "--epochs 2 --rows 300 --features 60", ["sgd, an epoch", "SGDClassifier"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
+    SmokeRun(
+        "processes", "--predict --simulate --tiny --runs 2", ["| 1e+11 x 1,000 |", "slowest of 1,024", "simulated, h"]
+    ),
     SmokeRun("inference", "--repeats 1 --rows 200 --features 2", ["200 x 2", "HC3", "average effects", "checks"]),
     SmokeRun(
         "wide_categories",
@@ -77,6 +80,11 @@ SLOW = [
     SmokeRun("commands", "--repeats 1 --only table --rows 1000", ["1,000 x 30 in CSV: peak memory, GiB"]),
     SmokeRun("text", "--repeats 1 --text {text} --gap 1e-3", ["3 classes", "ours: accuracy", "scikit-learn: accuracy"]),
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
+    SmokeRun(
+        "processes",
+        "--measure --tiny --repeats 1 --processes 1 --processes 2 --file 0.01 --mnist-root {mnist}",
+        ["| all-reduce of 20 | 2 |", "largest error", "1 process x 2 threads", "the optimum of MNIST", "mapped file"],
+    ),
     SmokeRun("scale", "--rows 2000 --features 3", ["2,000 x 3 in 1 files", "ours, mapped", "anonymous memory"]),
     SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
     SmokeRun(

@@ -412,7 +412,7 @@ def test_a_command_that_is_only_named_is_understood(
 
 def test_the_benchmarks_page_names_every_benchmark_and_its_options() -> None:
     named = re.findall(r"`((\w+)\.py[^`]*)`", text_of("docs/benchmarks.md"))
-    shared = {"common", "training_loops"}
+    shared = {"common", "cost_model", "training_loops"}
     assert {name for _, name in named} == {file.stem for file in (PROJECT / "benchmarks").glob("*.py")} - shared
     cases = {case for command, _ in named for case in re.findall(r"--case ([\w.-]+)", command)}
     source = (PROJECT / "benchmarks" / "map.py").read_text(encoding="utf-8")

@@ -1,0 +1,246 @@
+"""A cost model of passes in several processes, and simulations of slow and of lost machines.  It measures nothing.
+
+The time of a pass is that of the process with the most rows, plus that of one all-reduce:
+
+    max_i rows_i * (numbers read, products, logits, ...) * seconds of each + rounds * latency + bytes / bandwidth.
+
+A ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes 2 log2(P).  In both
+each process sends 2 (P - 1) / P times the reduced bytes.
+
+References:
+    Thakur, Rabenseifner and Gropp (2005), Optimization of collective communication operations in MPICH.
+    Young (1974), A first order approximation to the optimum checkpoint interval.
+    Daly (2006), A higher order estimate of the optimum checkpoint interval for restart dumps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from logreg.solvers import costs
+
+Constants = Mapping[str, float]
+"""Seconds of one unit of each of `UNITS`."""
+
+ASSUMED: Constants = {
+    "pass": costs.SECONDS_PER_PASS,
+    "step": 2e-5,
+    "step logit": 2e-9,
+    "number": costs.SECONDS_PER_NUMBER,
+    "logit": costs.SECONDS_PER_LOGIT,
+    "product": costs.SECONDS_PER_PRODUCT,
+    "sparse row": 0.0,
+    "nonzero": costs.SECONDS_PER_NONZERO,
+    "sparse product": costs.SECONDS_PER_SPARSE_PRODUCT,
+    "Hessian product": costs.SECONDS_PER_GRAM_PRODUCT,
+    "Hessian number": costs.SECONDS_PER_GRAM_NUMBER,
+    "round": 5e-5,
+    "byte": 1e-9,
+}
+"""The constants of `logreg.solvers.costs`, by which solvers choose their method; of a step and of messages, which these
+do not have, rough ones.  A sparse row costs nothing there beyond its non-zero features."""
+
+NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "round", "byte")
+"""The units that `logreg.solvers.costs` does not have."""
+
+UNITS = tuple(ASSUMED)
+"""What a pass consists of; `Work.units` counts them."""
+
+OF_NETWORK = ("round", "byte")
+"""The units of an all-reduce."""
+
+
+class Work(NamedTuple):
+    """A pass, or a step, over rows that several processes share."""
+
+    kind: str
+    """A pass for the "gradient" or, with it, the "hessian"; a first-order "step"; or an "all-reduce" of numbers."""
+    rows: int
+    """N; of a step those of the batch; of an all-reduce 0."""
+    features: int
+    """D; of an all-reduce the numbers that are reduced."""
+    outputs: int = 1
+    """K."""
+    nonzeros: int | None = None
+    """Non-zero features of a row; ``None`` for dense rows."""
+
+    @property
+    def parameters(self) -> int:
+        """K * (D + 1)."""
+        return self.outputs * (self.features + 1)
+
+    @property
+    def reduced_bytes(self) -> int:
+        """Bytes of the sums, which are reduced in float64."""
+        if self.kind == "all-reduce":
+            return 8 * self.features
+        joint = self.outputs**2 if self.kind != "step" and self.outputs > 1 else 0
+        return 8 * (self.parameters + joint + (self.parameters**2 if self.kind == "hessian" else 0))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in float32, with a column of 4 bytes for each non-zero feature."""
+        return 4 * self.features if self.nonzeros is None else 8 * self.nonzeros
+
+    def units(self, processes: int, rounds: int | None = None) -> dict[str, float]:
+        """The number of each of `UNITS` for the process that has most rows; ``rounds`` are those of a ring."""
+        rows, d, k = -(-self.rows // processes), self.features, self.outputs
+        units = dict.fromkeys(UNITS, 0.0)
+        units["round"] = ring_rounds(processes) if rounds is None else rounds
+        units["byte"] = 2 * (processes - 1) / processes * self.reduced_bytes
+        if self.kind == "all-reduce":
+            return units
+        one, logit = ("step", "step logit") if self.kind == "step" else ("pass", "logit")  # a step needs no curvature
+        units[one], units[logit] = 1, rows * k
+        if self.nonzeros is None:
+            units["number"], units["product"] = rows * d, rows * d * k
+        else:
+            units["sparse row"] = rows
+            units["nonzero"], units["sparse product"] = rows * self.nonzeros, rows * self.nonzeros * k
+        if self.kind == "hessian":  # a sparse row is made dense for it
+            units["Hessian number"] = rows * self.parameters
+            units["Hessian product"] = rows * self.parameters**2
+        return units
+
+    def __str__(self) -> str:
+        if self.kind == "all-reduce":
+            return f"all-reduce of {self.features:,}"
+        sparse = "" if self.nonzeros is None else f", {self.nonzeros} non-zero"
+        outputs = "" if self.outputs == 1 else f" x {self.outputs}"
+        return f"{self.kind}, {self.rows:,} x {self.features:,}{outputs}{sparse}"
+
+
+class Measured(NamedTuple):
+    """The measured time of a pass."""
+
+    work: Work
+    processes: int
+    seconds: float
+
+
+def ring_rounds(processes: int) -> int:
+    """Messages that follow each other in an all-reduce around a ring."""
+    return 2 * (processes - 1)
+
+
+def halving_rounds(processes: int) -> int:
+    """Messages that follow each other in an all-reduce by recursive halving and doubling."""
+    return 2 * math.ceil(math.log2(processes))
+
+
+def scaled_units(work: Work, processes: int, cores: int) -> dict[str, float]:
+    """The units of a pass on one machine, where more processes than cores take turns."""
+    turns = max(1.0, processes / cores)
+    return {unit: number * turns for unit, number in work.units(processes).items()}
+
+
+def seconds_of(units: Mapping[str, float], constants: Constants) -> float:
+    """Predicted seconds of so many units."""
+    return sum(number * constants[unit] for unit, number in units.items())
+
+
+def fitted(measured: Sequence[Measured], cores: int) -> dict[str, float]:
+    """The constants >= 0 of least squared relative errors; 0 for a unit that nothing measured has."""
+    rows = [[*scaled_units(one.work, one.processes, cores).values()] for one in measured]
+    matrix = np.array(rows) / np.array([[one.seconds] for one in measured])
+    size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)  # the units differ by many powers of ten
+    return dict(zip(UNITS, nnls(matrix / size, np.ones(len(measured)))[0] / size, strict=True))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines with one process each, which uses all cores.
+
+    Attributes:
+        machines: Number of machines.
+        cores: Cores of each.
+        memory: Bytes of each that rows may take.
+        memory_bandwidth: Bytes that it reads from memory in a second.
+        storage_bandwidth: Bytes that it reads from its disk in a second.
+        network_bandwidth: Bytes that it sends in a second.
+        latency: Seconds of a small message.
+    """
+
+    machines: int
+    cores: int
+    memory: float
+    memory_bandwidth: float
+    storage_bandwidth: float
+    network_bandwidth: float
+    latency: float
+
+    def share_bytes(self, work: Work) -> float:
+        """Bytes of the rows of a machine."""
+        return work.rows / self.machines * work.row_bytes
+
+    def work_seconds(self, work: Work, constants: Constants) -> float:
+        """Time for the rows of a machine: that of its cores, or that of reading where this takes longer."""
+        units = work.units(self.machines)
+        computing = seconds_of({unit: n for unit, n in units.items() if unit not in OF_NETWORK}, constants) / self.cores
+        size = self.share_bytes(work)
+        return max(computing, size / (self.memory_bandwidth if size <= self.memory else self.storage_bandwidth))
+
+    def reduce_seconds(self, work: Work, rounds: int) -> float:
+        """Time of the all-reduce in so many rounds."""
+        return rounds * self.latency + work.units(self.machines)["byte"] / self.network_bandwidth
+
+    def gather_seconds(self, size: float) -> float:
+        """Time to gather an object of ``size`` bytes from each process on all: around a ring, its length first."""
+        others = self.machines - 1
+        return 2 * others * self.latency + others * size / self.network_bandwidth
+
+
+def factor_seconds(work: Work) -> float:
+    """Time of a Cholesky factorization of the Hessian, which each process makes."""
+    return costs.SECONDS_PER_FACTOR_PRODUCT / 3 * float(work.parameters) ** 3
+
+
+def slowest(processes: int, deviation: float, passes: int, seed: int = 0) -> float:
+    """Mean time of a pass whose processes each take exp(deviation * normal), simulated: the slowest one counts."""
+    draw = np.random.default_rng(seed)
+    return float(np.exp(deviation * draw.standard_normal((passes, processes)).max(axis=1)).mean())
+
+
+@dataclass(frozen=True)
+class Failures:
+    """A long computation on machines that fail at random; all start again from the last checkpoint.
+
+    Attributes:
+        work: Seconds that it takes without failures and without checkpoints.
+        checkpoint: Seconds to write a checkpoint.
+        restart: Seconds from a failure until the computation goes on.
+        between: Mean seconds between two failures of any machine.
+    """
+
+    work: float
+    checkpoint: float
+    restart: float
+    between: float
+
+    @property
+    def young_interval(self) -> float:
+        """Seconds of work between two checkpoints that take the least time, to first order (Young)."""
+        return math.sqrt(2 * self.checkpoint * self.between)
+
+    def expected(self, interval: float) -> float:
+        """Expected seconds with a checkpoint after each ``interval`` seconds of work (Daly)."""
+        segment, mean = interval + self.checkpoint, self.between
+        return mean * math.exp(self.restart / mean) * math.expm1(segment / mean) * self.work / interval
+
+    def simulated(self, interval: float, draw: np.random.Generator) -> float:
+        """Seconds of one run with a checkpoint after each ``interval`` seconds of work; it may fail while it starts."""
+        segment, left, spent, starting = interval + self.checkpoint, self.work, 0.0, 0.0
+        while True:
+            needed = starting + left + math.ceil(left / interval) * self.checkpoint
+            up = draw.exponential(self.between)
+            if up >= needed:
+                return spent + needed
+            spent += up
+            left -= interval * (max(up - starting, 0.0) // segment)
+            starting = self.restart
