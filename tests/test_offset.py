@@ -562,7 +562,7 @@ def test_each_sample_of_a_bootstrap_has_the_offsets_of_its_rows(
         assert typed(coefficients.main, tmp_path, *arguments) == 0
         rows = json.loads(capsys.readouterr().out)["coefficients"]
         (weights,) = resampled_weights(torch.ones(120, dtype=torch.float64), 39, seed=0)
-        objective = Objective("bce", **{penalty[:2]: 0.02})
+        objective = Objective("bce", l2=0.02) if penalty == "l2=0.02" else Objective("bce", l1=0.02)
         found = [
             fit(x / scale, y, objective, sample_weight=own, offset=offset, tolerance=1e-12)
             for own in (torch.ones(120, dtype=torch.float64), *weights)
