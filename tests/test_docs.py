@@ -25,6 +25,8 @@ import yaml  # type: ignore[import-untyped]  # PyYAML brings no types
 
 from logreg.commands.coefficients import OWN as COEFFICIENTS
 from logreg.commands.overrides import CONF
+from logreg.commands.predict import OWN as PREDICT
+from logreg.commands.sweep import OWN as SWEEP
 from logreg.config import SECTIONS, RunConfig
 from logreg.data import DATASETS
 from test_architecture import LAYERS
@@ -403,7 +405,8 @@ def test_a_command_that_is_only_named_is_understood(
         if script == "scripts/train.py":
             check_train(typed, run_command, tmp_path)
         elif script == "scripts/sweep.py":
-            check_train([one for one in typed if not one.startswith(("search.", "trials="))], run_command, tmp_path)
+            own = tuple(f"{key}=" for key in SWEEP)
+            check_train([one for one in typed if not one.startswith(("search.", *own))], run_command, tmp_path)
         elif script.startswith("scripts/"):
             check_command(Path(script).stem, typed, run_command, tmp_path)
         elif typed:
@@ -470,7 +473,7 @@ def known_keys() -> set[str]:
     return known
 
 
-OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"} | set(COEFFICIENTS)
+OF_COMMANDS = {"coef", "cost_ratio", *COEFFICIENTS, *PREDICT, *SWEEP}
 """Keys of commands other than scripts/train.py."""
 
 OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "solver", "sparse_output", "warm_start"}

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from models import TABLE_HEADER, Models, table_rows
-from whole_runs import Answer, left_in
+from whole_runs import Answer, left_in, train
 
 RunCommand = Callable[..., Answer]
 
@@ -151,6 +151,25 @@ def test_matrices_give_arrays(models: Models, tmp_path: Path, run_command: RunCo
     whole, part = (np.load(tmp_path / "out" / name)["probabilities"] for name in ("a.npz", "b.npz"))
     assert len(whole) == len(rows)
     np.testing.assert_allclose(whole[:3], part, rtol=1e-6)
+
+
+def test_folders_named_by_values_are_columns(tmp_path: Path, run_command: RunCommand) -> None:
+    lines = [f"{row % 7 - 3},{'yes' if row % 7 + row % 2 * 2 > 3 else 'no'}" for row in range(80)]
+    for month, part in ((1, lines[::2]), (2, lines[1::2])):
+        for zone in ("north", "south"):
+            folder = tmp_path / "in" / f"month={month}" / f"zone={zone}"
+            folder.mkdir(parents=True)
+            (folder / "a.csv").write_text("\n".join(["x,y", *part]) + "\n")
+    whole = ["x,month,zone,y"]
+    for month, part in ((1, lines[::2]), (2, lines[1::2])):
+        for zone in ("north", "south"):
+            whole += [line.replace(",", f",{month},{zone},") for line in part]
+    (tmp_path / "whole.csv").write_text("\n".join(whole) + "\n")
+    train(tmp_path, "dataset=table", "dataset.path=in", "dataset.target=y", "l2=0.01", "report=brief")
+    assert run_command(tmp_path, "predict", "input=in", "output=out", "keep=[month,zone]").code == 0
+    assert run_command(tmp_path, "predict", "input=whole.csv", "output=whole.out.csv", "keep=[month,zone]").code == 0
+    parts = [table_of(tmp_path / "out" / name) for name in files_in(tmp_path / "out")]
+    assert pa.concat_tables(parts).equals(table_of(tmp_path / "whole.out.csv"))
 
 
 def test_two_files_of_one_output_are_refused(here: Path, run_command: RunCommand) -> None:

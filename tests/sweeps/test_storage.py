@@ -104,6 +104,15 @@ def opened() -> Iterator[Opened]:
         one.close()
 
 
+def in_time(ask: Callable[[], Any]) -> Any:
+    """The first answer that is not nothing."""
+    until = time.monotonic() + 20
+    while not (answer := ask()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return answer
+
+
 def in_processes(number: int, work: Callable[[], None]) -> list[int]:
     """Exit codes of processes that begin the same work at the same moment."""
     ready, go = os.pipe(), os.pipe()
@@ -186,8 +195,7 @@ def test_a_trial_of_a_killed_machine_is_made_again(
     if not child:
         work()
         os._exit(1)
-    while not here.counted:
-        time.sleep(0.01)
+    in_time(lambda: here.counted)
     until = time.monotonic() + 1.2
     while time.monotonic() < until:  # longer than the silence of a killed one
         assert here.ask(1) is None
@@ -195,9 +203,7 @@ def test_a_trial_of_a_killed_machine_is_made_again(
     assert here.awaited(1) == 1
     os.waitpid(child, 0)
     killed = here.counted[0]
-    while (asked := here.ask(1)) is None:
-        time.sleep(0.02)
-    trial, values = asked
+    trial, values = in_time(lambda: here.ask(1))
     assert (trial.number, values) == (1, killed.params)
     assert [one.number for one in here.counted] == [1]
     assert here.counted[0].user_attrs["host"] == machine
@@ -210,8 +216,7 @@ def test_a_suspended_process_learns_that_its_trial_is_lost(
     one, other = (opened(str(tmp_path / "trials.log"), "s") for _ in "ab")
     trial, _ = one.ask(1) or (None, None)
     assert trial is not None
-    while other.ask(1) is None:
-        time.sleep(0.02)
+    in_time(lambda: other.ask(1))
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         one.finished(trial, 0.0, "")
     assert [one.number for one in other.counted] == [1]

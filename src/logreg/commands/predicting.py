@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -64,7 +64,14 @@ class Prediction:
     threshold: float | None
     intervals: PredictionIntervals | None
 
-    def file(self, source: str, target: str, is_shown: bool, takes_no_rows: bool = False) -> Counts:
+    def file(
+        self,
+        source: str,
+        target: str,
+        is_shown: bool,
+        takes_no_rows: bool = False,
+        constants: Mapping[str, Any] | None = None,
+    ) -> Counts:
         """Reads, predicts and writes the rows of a file; an error leaves no file.
 
         Args:
@@ -72,6 +79,7 @@ class Prediction:
             target: Path of the output; "-" for standard output.
             is_shown: Whether a terminal shows a progress bar.
             takes_no_rows: Whether a file without rows has an output without rows; else it has none.
+            constants: Values of further columns; ``None`` for none.
 
         Raises:
             LogregError: The input is broken, or not of the kind that the model was trained on.
@@ -82,7 +90,7 @@ class Prediction:
         from logreg.rows import logit_rows
 
         facts, counts = self.trained.facts, Counts()
-        number, blocks = self.reader.read(source)
+        number, blocks = self.reader.read(source, constants)
         block = next(blocks, None)
         if block is None and not takes_no_rows:
             return counts
@@ -118,8 +126,9 @@ def check_folders(source: Path, target: Path) -> None:
 def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Path, overwrite: bool) -> None:
     """Predicts the files of a folder, each into a file of the same name in another folder.
 
-    A file that is there stays, so that the same command goes on where it was stopped.  Each of several processes takes
-    whole files, the largest first.  The columns of all files are checked before the first one is written.
+    Folders named ``column=value`` (hive partitions) are columns, as in training.  A file that is there stays, so that
+    the same command goes on where it was stopped.  Each of several processes takes whole files, the largest first.  The
+    columns of all files are checked before the first one is written.
 
     Args:
         work: What predicts a file.
@@ -140,14 +149,14 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
     own = pairs if processes is None else pairs[processes.rank :: processes.size]
 
     def check() -> None:
-        for file, _ in own:
-            work.reader.read(file)
+        for file, _, constants in own:
+            work.reader.read(file, constants)
 
     def predict() -> Counts:
         counts = Counts()
         with progress_bar(len(own), "files", True) as advance:
-            for file, output in own:
-                counts += work.file(file, output, is_shown=False, takes_no_rows=True)
+            for file, output, constants in own:
+                counts += work.file(file, output, is_shown=False, takes_no_rows=True, constants=constants)
                 advance(1)
         return counts
 
@@ -160,13 +169,19 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
 
 def _pairs(
     reader: NewRowsReader, checkpoint: Path, source: Path, target: Path, overwrite: bool
-) -> tuple[list[tuple[str, str]], int]:
-    """The files to predict, each with its output, the largest first; and the number of outputs that are there.
+) -> tuple[list[tuple[str, str, dict[str, Any]]], int]:
+    """The files to predict, the largest first, each with its output and the columns that its folders are.
+
+    Returns:
+        The files, and the number of outputs that are there.
 
     Raises:
         LogregError: There is no file, two have one output, or an output is older than its input or the model.
     """
+    from logreg.data.formats.shards import folder_values
+
     names = reader.files(source)
+    values = dict(zip(names, folder_values(names), strict=True))
     inputs: dict[str, str] = {}
     for name in names:
         other = inputs.setdefault(output_name(name), name)
@@ -183,9 +198,9 @@ def _pairs(
                 )
             there += 1
             continue
-        pairs.append((file.stat().st_size, str(file), str(made)))
+        pairs.append((file.stat().st_size, (str(file), str(made), values[name])))
     pairs.sort(key=lambda pair: -pair[0])
-    return [(file, made) for _, file, made in pairs], there
+    return [pair for _, pair in pairs], there
 
 
 def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float, output: str) -> None:

@@ -103,11 +103,13 @@ class NewRowsReader:
         # Named features that were never columns have no value that fills a missing one.
         return tuple(Column(name, "number", fill=float("nan")) for name in self.facts.feature_names)
 
-    def read(self, path: str) -> tuple[int | None, Iterator[Rows]]:
+    def read(self, path: str, constants: Mapping[str, Any] | None = None) -> tuple[int | None, Iterator[Rows]]:
         """Reads a file, a folder of images, or a CSV on standard input.
 
         Args:
             path: Path of the input; "-" for standard input.
+            constants: Values of further columns of a table, such as those in the names of its folders; ``None`` for
+                none.
 
         Returns:
             The number of rows, or ``None`` where it is not known beforehand; and the blocks.
@@ -138,7 +140,7 @@ class NewRowsReader:
             return self._matrix(file)
         if not self.columns:
             raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
-        return self._table(path)
+        return self._table(path, constants or {})
 
     def files(self, folder: Path) -> list[str]:
         """The tables or matrices in a folder and the folders below it, relative to ``folder``, in order.
@@ -211,16 +213,26 @@ class NewRowsReader:
             return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
         return f"a matrix of {facts.num_features} features ({', '.join(MATRIX_SUFFIXES)})"
 
-    def _table(self, path: str) -> tuple[int | None, Iterator[Rows]]:
-        """Reads a table."""
+    def _table(self, path: str, constants: Mapping[str, Any]) -> tuple[int | None, Iterator[Rows]]:
+        """Reads a table, to which columns of one value each are added that it does not have."""
+        import pyarrow as pa
+
         source = "standard input" if path == STANDARD_INPUT else Path(path).name
         numbers = [column.name for column in self.columns if column.kind == "number"]
         words = self.facts.missing_values
         is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY_SUFFIXES
+        added: list[str] = []
+
+        def choose(names: Sequence[str]) -> list[str]:
+            others = [name for name in constants if name not in names]
+            chosen = self._choose([*names, *others], source, index_columns(path, names))
+            added.extend(name for name in chosen if name in others)
+            return [name for name in chosen if name not in others]
+
         count, blocks = open_blocks(
             path,
             "input",
-            lambda names: self._choose(names, source, index_columns(path, names)),
+            choose,
             {*numbers} - {*self.keep},
             words,
             self.separator,
@@ -229,6 +241,13 @@ class NewRowsReader:
         def rows() -> Iterator[Rows]:
             start = 0
             for table in blocks:
+                for name in added:
+                    value = constants[name]
+                    if value is None:
+                        column = pa.nulls(table.num_rows, pa.float64() if name in numbers else pa.string())
+                    else:
+                        column = pa.array([value if name in numbers else str(value)] * table.num_rows)
+                    table = table.append_column(name, column)
                 yield self._encoded(table, source, start, words if is_text else None)
                 start += table.num_rows
 

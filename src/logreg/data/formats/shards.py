@@ -424,7 +424,7 @@ def find_shards(path: str, key: str) -> Shards:
     empty = next((one.path for one in files if not one.size), None)
     if empty is not None:
         raise DataError(f"`{key}` must hold complete files, and {empty} is empty. Write it again.")
-    values = _folder_values([_below(one.path, base) for one in files])
+    values = folder_values([_below(one.path, base) for one in files])
     shards = [
         Shard(one.path, one.size, _version(filesystem, one), of_file)
         for one, of_file in zip(files, values, strict=True)
@@ -504,7 +504,7 @@ def _regex(parts: Sequence[str]) -> str:
     return f"{pattern.removesuffix('/')}(?:/.*)?" if parts[-1] != "**" else pattern + ".*"
 
 
-def _folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
+def folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The values that the folders of each path state, whole numbers where all values of a column are."""
     found: list[dict[str, Any]] = []
     for path in paths:
