@@ -23,6 +23,7 @@ from logreg.commands.overrides import CONF, parse_overrides, plain_config
 from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
+from logreg.facts import DataFacts
 from logreg.run.building import build_data
 from logreg.run_folder import latest_run
 
@@ -129,6 +130,6 @@ def composed(dataset: str, *arguments: str) -> DictConfig:
     return config
 
 
-def data_of(dataset: str, *arguments: str) -> TensorDataModule:
-    """The DataModule of ``scripts/train.py dataset=... arguments``."""
-    return build_data(RunConfig.from_mapping(plain_config(composed(dataset, *arguments))))
+def data_of(dataset: str, *arguments: str, model: DataFacts | None = None) -> TensorDataModule:
+    """The DataModule of ``scripts/train.py dataset=... arguments``; or that of a model trained with these."""
+    return build_data(RunConfig.from_mapping(plain_config(composed(dataset, *arguments))), model)

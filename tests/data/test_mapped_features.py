@@ -141,7 +141,7 @@ def test_a_file_that_is_cut_off_or_changes(
 
 def test_a_folder_without_matrices(tmp_path: Path, run_command: RunCommand) -> None:
     (tmp_path / "many").mkdir()
-    assert "and many has none. Name another folder." in refusal(run_command, tmp_path)
+    assert "and the folder many has none. Name another folder, or a file." in refusal(run_command, tmp_path)
 
 
 def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -> None:

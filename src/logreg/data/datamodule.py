@@ -22,7 +22,7 @@ from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
 from logreg.data.base import BayesClassifier, ColumnSource, Dataset, MappedSource, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
-from logreg.data.formats.cache import ArrayFiles, load_or_write_arrays, referenced
+from logreg.data.formats.cache import ArrayFiles, load_arrays, load_or_write_arrays, referenced
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.memory import Allocate, mapped_array
 from logreg.data.prepare import (
@@ -51,7 +51,7 @@ from logreg.processes import Processes, in_each, in_turn, share
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
-PREPARED_VERSION = 1
+PREPARED_VERSION = 2
 """Version of prepared rows in the cache: raise it when rows are read, split, encoded or measured in another way."""
 
 CONVERTED_BYTES = 2**30
@@ -71,6 +71,8 @@ class _Prepared:
     to_store: StoredForm | None = None
     """Takes the features of the tables to the stored form of the blocks; ``None`` where they have that form."""
     leaks: Leaks = field(default_factory=Leaks)
+    notes_for_model: tuple[str, ...] = ()
+    """The notes without those on what was learned of the rows, for a model that has learned it already."""
     datasets: dict[Split, BlockDataset] = field(default_factory=dict)
     """The splits as they are served; made when they are first needed."""
     converted: BlockDataset | None = None
@@ -92,7 +94,8 @@ class _Prepared:
         stored = None if self.to_store is None else tuple(self.to_store)
         leaks = {"target": self.leaks.target, "duplicates": dict(self.leaks.duplicates), "advice": self.leaks.advice}
         facts = self.facts.as_dict()
-        return {"raw": raw, "tables": tables, "facts": facts, "notes": self.notes, "stored": stored, "leaks": leaks}
+        notes = {"notes": self.notes, "notes_for_model": self.notes_for_model}
+        return {"raw": raw, "tables": tables, "facts": facts, "stored": stored, "leaks": leaks, **notes}
 
     @classmethod
     def of_content(cls, path: Path, content: Mapping[str, Any]) -> _Prepared:
@@ -113,6 +116,7 @@ class _Prepared:
             tuple(content["notes"]),
             None if content["stored"] is None else StoredForm(*content["stored"]),
             Leaks(**content["leaks"]),
+            tuple(content["notes_for_model"]),
             is_mapped=True,
         )
 
@@ -215,26 +219,31 @@ class TensorDataModule(pl.LightningDataModule):
         if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
             is_mapped = isinstance(self.dataset, MappedSource) and self.dataset.is_mapped
             return dataclasses.replace(self._prepare(mapped_array), is_mapped=is_mapped)
+        place = self.dataset.cache, self.dataset.name
+        if self.model is not None and not self.augmentation.strengths:
+            # The rows that the model was trained on, as they were encoded for its fit, are encoded for the model.
+            of_fit = load_arrays(*place, [PREPARED_VERSION, key, self._settings(None)], _Prepared.of_content)
+            if of_fit is not None and of_fit.facts == self.model:
+                return dataclasses.replace(of_fit, notes=of_fit.notes_for_model, leaks=Leaks())
         return load_or_write_arrays(
-            self.dataset.cache,
-            self.dataset.name,
-            [PREPARED_VERSION, key, self._settings()],
+            *place,
+            [PREPARED_VERSION, key, self._settings(self.model)],
             lambda files: self._prepare(files.allocate).content(files),
             _Prepared.of_content,
         )
 
-    def _settings(self) -> list[Any]:
-        """Plain values of all settings on which the prepared rows depend, besides those of the dataset."""
-        model = None
-        if self.model is not None:
+    def _settings(self, model: DataFacts | None) -> list[Any]:
+        """Plain values of all settings on which rows prepared for a model depend, besides those of the dataset."""
+        checksum = None
+        if model is not None:
             buffer = io.BytesIO()
-            torch.save(self.model.as_dict(), buffer)
-            model = hashlib.sha256(buffer.getvalue()).hexdigest()
+            torch.save(model.as_dict(), buffer)
+            checksum = hashlib.sha256(buffer.getvalue()).hexdigest()
         weights = self.class_weight if isinstance(self.class_weight, str) else list(self.class_weight.items())
         selection = dataclasses.astuple(self.selection)
         return [
             *(self.fractions, self.standardize, self.seed, str(self.dtype), selection, self.limit, weights),
-            *(model, self.shifts, self.copies, self.augmentation.strengths),
+            *(checksum, self.shifts, self.copies, self.augmentation.strengths),
         ]
 
     def _prepare(self, allocate: Allocate) -> _Prepared:
@@ -252,7 +261,7 @@ class TensorDataModule(pl.LightningDataModule):
         column_names = (
             [series.name for series in source_features.series] if isinstance(source_features, Columns) else []
         )
-        tables, columns, stored, notes = encode_columns(
+        tables, columns, stored, learned, unseen = encode_columns(
             tables, self.dtype, shifts=self.shifts, free=is_alone, allocate=allocate
         )
         if not columns:  # columns are checked when they are encoded, by name
@@ -260,14 +269,14 @@ class TensorDataModule(pl.LightningDataModule):
         checksum = fingerprint(tables)
         if self.augmentation.strengths:
             tables["train"], augment_note = self._augmented(tables["train"], raw)
-            notes = (*notes, augment_note)
+            learned = (*learned, augment_note)
         train = tables["train"]
         names = names_of_features(columns) or raw.feature_names
         to_store, found = None, None
         standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
         if stored is None:
             stored, found, digits = self._measure(train, raw.scale, names, standardize)
-            notes = (*notes, *digits)
+            learned = (*learned, *digits)
             to_store = None if stored.is_plain else stored
         elif standardize and not all(column.keeps_scale for column in columns):
             found = of_scaled_columns(stored.moments_in_source_units(moments_of(train)), columns)
@@ -307,9 +316,10 @@ class TensorDataModule(pl.LightningDataModule):
             copies=self.copies,
             largest_offset=largest_offset(train) if columns and columns[-1].is_offset else None,
         )
-        notes = (*raw.notes, *notes, *leaks.notes(len(train)))
+        notes = (*raw.notes, *learned, *unseen, *leaks.notes(len(train)))
         del self.raw, self.selected  # the columns take more memory than the features
-        return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
+        raw = dataclasses.replace(raw, tables={})
+        return _Prepared(raw, tables, facts, notes, to_store, leaks, notes_for_model=(*raw.notes, *unseen))
 
     def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
         """The train rows, with their copies where there are any, and a note on the changes.
@@ -338,7 +348,7 @@ class TensorDataModule(pl.LightningDataModule):
         raw, (tables, class_names) = self.raw, self.selected
         tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
         check_weights(tables)
-        tables, _, encoded, notes = encode_columns(tables, self.dtype, model, allocate=allocate)
+        tables, _, encoded, _, unseen = encode_columns(tables, self.dtype, model, allocate=allocate)
         if not model.columns:
             check_features(tables, self.dataset.name)
         if raw.first_index is not None:
@@ -358,7 +368,7 @@ class TensorDataModule(pl.LightningDataModule):
             copies=0,
         )
         to_store = None if encoded is not None or model.stored.is_plain else model.stored
-        return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
+        return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *unseen), to_store)
 
     @cached_property
     def raw(self) -> RawData:

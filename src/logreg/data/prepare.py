@@ -231,7 +231,9 @@ class Encoded(NamedTuple):
     stored: StoredForm | None = None
     """Stored form of the features; ``None`` where the tables had features already."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user."""
+    """Sentences for the user on what was learned of the columns."""
+    unseen: tuple[str, ...] = ()
+    """Sentences on the rows with levels that train lacks."""
 
 
 def encode_columns(
@@ -268,6 +270,7 @@ def encode_columns(
         encoding, stored, notes = model.columns, model.stored, ()
     features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary, allocate=allocate)
     texts = {column.name for column in encoding if column.kind == "text"}
+    unknown = []
     for column, rows in unseen.items():
         for split, table in tables.items():
             mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
@@ -275,9 +278,9 @@ def encode_columns(
                 what = f"a level of {column} that train lacks: encoded as no level"
                 if column in texts:
                     what = f"no n-gram of {column} that train has: all its features are 0"
-                notes = (*notes, f"{mine:,} rows of {split} have {what}")
+                unknown.append(f"{mine:,} rows of {split} have {what}")
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
-    return Encoded(encoded, encoding, stored, notes)
+    return Encoded(encoded, encoding, stored, notes, tuple(unknown))
 
 
 def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:

@@ -325,8 +325,8 @@ def refused(features: Features, kind: type[LogregError], message: str, rest: obj
         (
             {"path": "emb.csv"},
             "`dataset.path` must be a .npz, .safetensors, .parquet or .svm file, or two files: "
-            "[FEATURES.npy,LABELS.npy] or [SPARSE.npz,LABELS.npy], got "
-            "'emb.csv'. A table with a column per feature is read by dataset=table.",
+            "[FEATURES.npy,LABELS.npy] or [SPARSE.npz,LABELS.npy]; or a folder of .safetensors files, or two of .npy "
+            "files, got 'emb.csv'. A table with a column per feature is read by dataset=table.",
         ),
         ({"path": "emb.npy"}, "got 'emb.npy'."),
         ({"test_path": ["a.npz", "b.npz"]}, "`dataset.test_path` must be a .npz,"),
@@ -356,9 +356,14 @@ def test_a_missing_file_is_named(here: Path) -> None:
     for path, message in (
         ("emb.npz", f"`dataset.path` must be a file, and emb.npz is missing. {end}"),
         (["features.npy", "y.npy"], f"`dataset.path` must be a file, and y.npy is missing. {end}"),
-        ("folder.npz", f"`dataset.path` must be a file, got the folder folder.npz. {end}"),
     ):
         refused(Features(path), DatasetNotFoundError, message)
+    end = "has none. Name another folder, or a file."
+    for path, message in (
+        ("folder.npz", f"`dataset.path` must hold files that end in .safetensors, and the folder folder.npz {end}"),
+        (["folder.npz", "y.npy"], f"`dataset.path` must hold files that end in .npy, and the folder folder.npz {end}"),
+    ):
+        refused(Features(path), DataError, message)
 
 
 @pytest.mark.parametrize("write", FORMATS)

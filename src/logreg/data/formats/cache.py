@@ -182,13 +182,19 @@ def load_or_write_arrays(
             advice = ", make room in it, or hold the rows in memory with dataset.storage=memory"
             raise _unwritable_error(folder, error, advice) from error
 
-    def load(path: Path) -> Entry | None:
-        try:
-            return read(path, torch.load(path, mmap=True, weights_only=True))
-        except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError):
-            return None
+    return _load_or_write(folder, path, lambda path: _load_arrays(path, read), write_entry)
 
-    return _load_or_write(folder, path, load, write_entry)
+
+def load_arrays(folder: str, name: str, key: Any, read: Callable[[Path, Any], Entry]) -> Entry | None:
+    """The entry that `load_or_write_arrays` has written; ``None`` where there is none."""
+    return _load_arrays(_path_of(folder, name, key, ".pt"), read)
+
+
+def _load_arrays(path: Path, read: Callable[[Path, Any], Entry]) -> Entry | None:
+    try:
+        return read(path, torch.load(path, mmap=True, weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError):
+        return None
 
 
 def _remove_lock(lock: Path) -> None:

@@ -312,7 +312,10 @@ def _files_of(key: str, given: str | Sequence[str]) -> list[list[Path]]:
     found = [[place / name for name in files_with(suffix, place)] if place.is_dir() else [] for place in places]
     for place, files in zip(places, found, strict=True):
         if not files:
-            raise DataError(f"`{key}` must hold files that end in {suffix}, and {place} has none. Name another folder.")
+            raise DataError(
+                f"`{key}` must hold files that end in {suffix}, and the folder {place} has none. "
+                "Name another folder, or a file."
+            )
     if len(found[0]) != len(found[-1]):
         raise DataError(
             f"`{key}` must have a file of labels for each of features, got {len(found[0]):,} files in {places[0]} and "
