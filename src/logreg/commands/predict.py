@@ -219,6 +219,7 @@ def _predict(
     import torch
 
     from logreg.csr import rows_at
+    from logreg.data.encoding.encode import unseen_note
     from logreg.export.predictions import open_writer
     from logreg.rows import logit_rows
 
@@ -245,12 +246,9 @@ def _predict(
             for name, number_of_rows in block.unseen.items():
                 unseen[name] = unseen.get(name, 0) + number_of_rows
             block = next(blocks, None)
-    texts = {column.name for column in facts.columns if column.kind == "text"}
+    by_name = {column.name: column for column in facts.columns}
     for name, number_of_rows in unseen.items():
-        what = f"a level of {name} that the model does not know: encoded as no level"
-        if name in texts:
-            what = f"no n-gram of {name} that the model knows: all its features are 0"
-        print(on_one_line(f"{number_of_rows:,} rows have {what}"), file=sys.stderr)
+        print(on_one_line(unseen_note(f"{number_of_rows:,} rows", by_name[name], "the model")), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"
     print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)
