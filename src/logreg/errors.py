@@ -80,7 +80,13 @@ def shortened(text: str, most: int = MAX_NAME_LENGTH) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = ("", ""), last: str = ", ") -> str:
+def name_list(
+    names: Iterable[object],
+    most: int = 10,
+    kind: tuple[str, str] = ("", ""),
+    last: str = ", ",
+    longest: int = MAX_NAME_LENGTH,
+) -> str:
     """Names in one line, with a count of those left out.
 
     Args:
@@ -88,6 +94,7 @@ def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = (
         most: Number of names that are listed at most.
         kind: Name of the counted things, singular and plural.
         last: Separates the last two names where none is left out.
+        longest: Number of characters from which a name is cut.
 
     Example:
         >>> name_list(["a", "b", "c"]), name_list(["a", "b", "c"], last=" and ")
@@ -95,7 +102,7 @@ def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = (
         >>> name_list("abcd", 2), name_list("abcd", 3, ("column", "columns"))
         ('a, b and 2 more', 'a, b, c and 1 more column')
     """
-    every = [shortened(str(name)) for name in names]
+    every = [shortened(str(name), longest) for name in names]
     left = len(every) - most
     if left > 0:
         return f"{', '.join(every[:most])} and {left:,} more {kind[left > 1]}".rstrip()

@@ -237,7 +237,7 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, run_com
     (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
     answer = run_command(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
     assert answer.code == 0
-    assert "2 rows have a level of color that the model does not know: encoded as no level\n" in answer.err
+    assert "2 rows have a level of color that the model lacks: encoded as no level\n" in answer.err
 
 
 def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:

@@ -15,7 +15,7 @@ from logreg.csr import arrays_of, csr, is_sparse, place_not_finite
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.encoding.columns import Columns
-from logreg.data.encoding.encode import encode
+from logreg.data.encoding.encode import encode, unseen_note
 from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.formats.sparse_arrays import check_numbers
@@ -269,16 +269,13 @@ def encode_columns(
     else:
         encoding, stored, notes = model.columns, model.stored, ()
     features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary, allocate=allocate)
-    texts = {column.name for column in encoding if column.kind == "text"}
+    by_name = {column.name: column for column in encoding}
     unknown = []
-    for column, rows in unseen.items():
+    for name, rows in unseen.items():
         for split, table in tables.items():
             mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
             if mine:
-                what = f"a level of {column} that train lacks: encoded as no level"
-                if column in texts:
-                    what = f"no n-gram of {column} that train has: all its features are 0"
-                unknown.append(f"{mine:,} rows of {split} have {what}")
+                unknown.append(unseen_note(f"{mine:,} rows of {split}", by_name[name], "train"))
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes, tuple(unknown))
 

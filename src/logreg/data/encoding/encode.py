@@ -40,6 +40,19 @@ Both by ``benchmarks/wide_categories.py --part forms``: fits of sparse rows take
 """
 
 
+def unseen_note(rows: str, column: Column, of: str) -> str:
+    """The sentence on rows with a level, or text, of which `encode` knows nothing.
+
+    Args:
+        rows: The rows and their number.
+        column: The encoding of the column.
+        of: Who lacks the level: train or the model.
+    """
+    if column.kind == "text":
+        return f"{rows} have no n-gram of {column.name} that {of} has: all its features are 0"
+    return f"{rows} have a level of {column.name} that {of} lacks: encoded as no level"
+
+
 def encode(
     columns: Columns,
     encoding: Sequence[Column],

@@ -46,6 +46,9 @@ IMAGES_PER_TASK = 16
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per pixel of cameras and scanners; their files have 16 bits per pixel for all depths but 8."""
 
+MAX_REASON_LENGTH = 300
+"""Number of characters of a file's name and the reason why it cannot be read."""
+
 MAX_NAMED_FILES = 20
 """Number of files that one message names, so that it stays readable."""
 
@@ -454,7 +457,9 @@ def decode_rows(
 def _broken_files_error(
     broken: Mapping[str, UnreadableImageError], num_files: int, typed: str, report: DecodingReport | None
 ) -> DataError:
-    named = name_list((f"{name} ({error})" for name, error in broken.items()), MAX_NAMED_FILES)
+    named = name_list(
+        (f"{name} ({error})" for name, error in broken.items()), MAX_NAMED_FILES, longest=MAX_REASON_LENGTH
+    )
     them = "it" if len(broken) == 1 else "them"
     advice = f" Set dataset.broken=skip to train without {them}." if typed.startswith("dataset") and not report else ""
     return DataError(
