@@ -157,9 +157,12 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for pipe in self._pipes:
-            pipe.send(None)
+    def __exit__(self, mistake: type[BaseException] | None, *_: object) -> None:
+        for pipe, process in zip(self._pipes, self._all, strict=True):
+            if mistake is None:
+                pipe.send(None)
+            else:  # others may wait for one that has failed
+                process.kill()
         for process in self._all:
             process.join()
 
@@ -173,7 +176,8 @@ class Workers:
         """Seconds of the slowest process: the least of ``repeats``, since other programs only add to it."""
         times = repeats * MORE_REPEATS if work.kind in SHORT else repeats
         turns: list[list[float]] = self.call(time_work, work, times, is_busy)
-        return min(max(turn) for turn in zip(*turns, strict=True))
+        slowest_ones: list[float] = [max(turn) for turn in zip(*turns, strict=True)]
+        return min(slowest_ones)
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
@@ -372,12 +376,14 @@ def print_efficiency(workers: dict[int, Workers], work: Work, mnist: Path | None
 
 def print_reading(size: int) -> None:
     """Prints the speed of reading a mapped file, after the system was asked to forget its pages, and again."""
+    forgets = hasattr(os, "posix_fadvise")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npy"
         np.save(file, np.ones(size // 4, dtype=np.float32))
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if forgets:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         speeds = []
         for _ in range(2):
             numbers = torch.from_numpy(np.load(file, mmap_mode="c"))
@@ -385,7 +391,8 @@ def print_reading(size: int) -> None:
             numbers.sum()
             speeds.append(size / (time.perf_counter() - start) / 1e9)
         del numbers
-    print(f"\nmapped file of {size / GIB:.2f} GiB: {speeds[0]:.2f} GB/s from disk, {speeds[1]:.2f} GB/s from memory")
+    first = "after the system was asked to forget it" if forgets else "at first"
+    print(f"\nmapped file of {size / GIB:.2f} GiB: {speeds[0]:.2f} GB/s {first}, {speeds[1]:.2f} GB/s again")
 
 
 # ---- predicted ----

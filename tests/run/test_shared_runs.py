@@ -203,7 +203,8 @@ def answers(processes: Processes | None, rows: Path, runs: Path, cells: list[Cel
     os.chdir(rows)
     found = []
     for number, one in enumerate(cells):
-        cross_validating.MAX_ROW_NUMBERS = folds.MAX_ROW_NUMBERS = -1 if one.shares_paths else 2**22
+        for module in (cross_validating, folds):
+            vars(module)["MAX_ROW_NUMBERS"] = -1 if one.shares_paths else 2**22
         folder = runs / str(size) / str(number)
         try:
             summary = train(one.config, folder, runs / str(size), is_newest=False, progress_lines=0)

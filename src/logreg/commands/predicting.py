@@ -13,6 +13,7 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logreg.data.encoding.encode import unseen_note
 from logreg.errors import ConfigError
 from logreg.export.predictions import open_writer, output_name
 from logreg.files import check_writable, shown
@@ -205,12 +206,9 @@ def _pairs(
 
 def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float, output: str) -> None:
     """Prints how many rows were predicted, and how many of them have a level that the model does not know."""
-    texts = {column.name for column in facts.columns if column.kind == "text"}
+    by_name = {column.name: column for column in facts.columns}
     for name, number_of_rows in counts.unseen.items():
-        what = f"a level of {name} that the model does not know: encoded as no level"
-        if name in texts:
-            what = f"no n-gram of {name} that the model knows: all its features are 0"
-        print(on_one_line(f"{number_of_rows:,} rows have {what}"), file=sys.stderr)
+        print(on_one_line(unseen_note(f"{number_of_rows:,} rows", by_name[name], "the model")), file=sys.stderr)
     where = "" if output == "-" else f": {output}"
     print(on_one_line(f"{counts.rows:,} rows{of_files} in {seconds:.2f} s{where}"), file=sys.stderr)
 
