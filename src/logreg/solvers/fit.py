@@ -28,6 +28,7 @@ from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
+from logreg.solvers.medium import is_medium, solve_medium
 from logreg.solvers.minimum_norm import NullSpace, move_to_minimum_norm
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
@@ -282,8 +283,10 @@ def fit(
     with threads_for(4.0 * problem.numel * problem.num_outputs):
         if optimizer == "auto" and is_small(problem, memory):
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
-            if state.converged:
-                drive(move_to_minimum_norm(state), memory)
+        elif optimizer == "auto" and is_medium(problem, memory):
+            passes = solve_medium(state, memory, max_passes)
+        if state.converged:
+            drive(move_to_minimum_norm(state), memory)
         if not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)
