@@ -37,6 +37,8 @@ from logreg.solvers.starting_point import avoids_hessian, bound_rows, is_wide, t
 from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
 
 Array = np.ndarray[Any, Any]
+Matrix = Callable[[Array], Array]
+"""An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
 
 MAX_MEDIUM_NUMEL = 2**25
 """Numbers in the features up to which a problem is of medium size: the fixed times of a pass are a small part of those
@@ -56,9 +58,15 @@ MAX_STEPS = 60
 MIN_RATED_STEPS = 6
 """Steps before which their convergence is not judged."""
 
+MAX_DIAGONAL_STEPS_LEFT = 8
+"""Steps that may be left at the rate of the last ones before the Hessian of a sample takes the place of the diagonal:
+it takes as long as some steps."""
+
 MAX_STEPS_LEFT = 25
-"""Steps that may be left at the rate of the last ones: where more are, the features call for a better first matrix, and
-the general solver begins anew."""
+"""The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
+
+RARE_CURVATURE = 1e-3
+"""Diagonal of a sample's Hessian, relative to the mean, below which a feature is too rare for the sample."""
 
 ROOM = 0.8
 """Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
@@ -70,6 +78,14 @@ evaluation in float32, which takes a third of the time, comes first."""
 FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
 digits."""
+
+MAX_SAMPLE_DECREASE = 1e-3
+"""Predicted decrease, relative to f, above which the Newton step of a sample changes some logits by too much to bound
+the gap."""
+
+MIN_SAMPLE_RATIO = 1e3
+"""Estimate of the bound by strong convexity, relative to its limit, from which the sample bounds the gap: the other
+bound is cheaper and takes few more steps below."""
 
 FAILED_FACTOR = 0.1
 """Factor of the limit of the estimate after a bound that was not within the tolerance."""
@@ -108,6 +124,22 @@ class _Evaluation(NamedTuple):
     """The same for a certificate, where the evaluation was in float64."""
 
 
+class _Work:
+    """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
+
+    def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
+        """``features`` is their number where they must be converted; ``None`` else."""
+        self.minus_sign = (1 - 2 * labels).astype(kind)
+        """1 where the label is 0, and -1 where it is 1, (N,)."""
+        self.weights = None if weights is None else weights.astype(kind)
+        self.negated, self.values = np.empty((2, len(labels)), kind)
+        """Minus the margin of each row, and its loss, (N,)."""
+        self.wrong, self.spread = np.empty((2, block_rows), kind)
+        """The probability of the wrong class of each row of a block, and the second derivative of its loss."""
+        self.features = None if features is None else np.empty((block_rows, features), kind)
+        """Converted features of a block."""
+
+
 class _Rows:
     """The rows in memory, in blocks; points are (D + 1,), in the coordinates."""
 
@@ -115,67 +147,78 @@ class _Rows:
         self.problem = problem
         self._center, self._scale = at.center.numpy(), at.scale.numpy()
         self._l2 = problem.penalties(at)[0].numpy()
-        features, labels = rows.features.numpy(), rows.labels.numpy()
-        number = max(1, BLOCK_NUMEL // problem.num_features)
-        self._blocks = [
-            (features[first : first + number], slice(first, first + number)) for first in range(0, len(labels), number)
-        ]
-        self._minus_sign = (1 - 2 * labels).astype(features.dtype)
-        weights = row_weights(Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
+        self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
+        self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
+        batch = Batch(rows.features, rows.labels, rows.sample_weight)
+        weights = row_weights(batch, problem.class_weight, torch.float64)
         self._weights = None if weights is None else weights.numpy()
-        self._negated = np.empty_like(self._minus_sign)
-        self._space = np.empty((min(number, len(labels)), problem.num_features))
+        self._works: dict[type, _Work] = {}
+
+    def _work(self, kind: type) -> _Work:
+        if kind not in self._works:
+            features = None if self._features.dtype == kind else self._features.shape[1]
+            self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
+        return self._works[kind]
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
         """The objective and its derivatives at a point, computed in float32 or in float64."""
         exact, features, share = dtype == torch.float64, self.problem.num_features, self.problem.row_sum_scale
-        kind = np.dtype(np.float64 if exact else np.float32)
+        kind = np.float64 if exact else np.float32
+        work = self._work(kind)
         coef = point[:features] / self._scale
-        intercept, coef = kind.type(point[features] - coef @ self._center), coef.astype(kind)
-        signs, negated = self._minus_sign, np.empty(len(self._minus_sign), kind)
-        weights = None if self._weights is None else self._weights.astype(kind)
-        gradient, by_intercept = np.zeros(features), np.zeros(features)
-        of_ones, own = 0.0, 0.0
-        for block, part in self._blocks:
-            if block.dtype != kind:
-                space = self._space[: len(block)]
-                np.copyto(space, block)
-                block = space
-            margins, sign = negated[part], signs[part]
-            np.matmul(block, coef, out=margins)
-            margins += intercept
-            margins *= sign
-            wrong = np.exp(-margins)
+        intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
+        gradient, by_intercept, of_ones, own = np.zeros(features), np.zeros(features), 0.0, 0.0
+        for first in range(0, len(self._labels), self._block_rows):
+            part = slice(first, first + self._block_rows)
+            block, negated, minus_sign = self._features[part], work.negated[part], work.minus_sign[part]
+            wrong, spread = work.wrong[: len(block)], work.spread[: len(block)]
+            if work.features is not None:
+                converted = work.features[: len(block)]
+                np.copyto(converted, block)
+                block = converted
+            np.matmul(block, coef, out=negated)
+            negated += intercept
+            negated *= minus_sign
+            np.negative(negated, out=wrong)
+            np.exp(wrong, out=wrong)
             wrong += 1
-            np.reciprocal(wrong, out=wrong)  # the probability of the wrong class
-            spread = wrong - wrong * wrong
-            residuals = wrong
-            residuals *= sign
-            if weights is not None:
-                residuals *= weights[part]
-                spread *= weights[part]
-            gradient += residuals @ block
-            of_ones += float(residuals.sum(dtype=np.float64))
-            own += float(spread.sum(dtype=np.float64))
+            np.reciprocal(wrong, out=wrong)
+            np.multiply(wrong, wrong, out=spread)
+            np.subtract(wrong, spread, out=spread)
+            wrong *= minus_sign  # the residual
+            if work.weights is not None:
+                wrong *= work.weights[part]
+                spread *= work.weights[part]
+            gradient += wrong @ block
+            of_ones += float(wrong.sum())
+            own += float(spread.sum())
             if exact:
                 by_intercept += spread @ block
-        small = np.exp(-np.abs(negated))
-        values = np.log1p(small, out=small)
-        values += np.maximum(negated, 0, out=negated)
-        if weights is not None:
-            values *= weights
-        loss = float(values.sum(dtype=np.float64)) * share
+        loss = float(self._losses(work).sum(dtype=np.float64)) * share
         shrunk = self._l2 * point
         value = loss + float(shrunk @ point) / 2
         whole = self._moments(gradient, of_ones) * share + shrunk
         if not exact:
             return _Evaluation(value, whole, own * share, None)
         column = torch.from_numpy(self._moments(by_intercept, own) * share).unsqueeze(0)
-        curvature = InterceptCurvature(*(torch.tensor([own * share], dtype=torch.float64) for _ in range(2)))
-        derivatives = Derivatives(
-            value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column
-        )
+        by_itself = torch.tensor([own * share], dtype=torch.float64)
+        curvature = InterceptCurvature(by_itself, by_itself)
+        derivatives = Derivatives(value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column)
         return _Evaluation(value, whole, own * share, derivatives)
+
+    @staticmethod
+    def _losses(work: _Work) -> Array:
+        """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
+        negated, values = work.negated, work.values
+        np.abs(negated, out=values)
+        np.negative(values, out=values)
+        np.exp(values, out=values)
+        np.log1p(values, out=values)
+        np.maximum(negated, 0, out=negated)
+        values += negated
+        if work.weights is not None:
+            values *= work.weights
+        return values
 
     def _moments(self, of_features: Array, of_ones: float) -> Array:
         """Sums over the rows in the coordinates, (D + 1,), from those of features as stored; see `Pass.moments`."""
@@ -190,7 +233,7 @@ class _Inverse:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 and equation 7.20.
     """
 
-    def __init__(self, first: Callable[[Array], Array]) -> None:
+    def __init__(self, first: Matrix) -> None:
         self._first, self._factor = first, 1.0
         self._pairs: list[tuple[Array, Array]] = []
 
@@ -215,33 +258,31 @@ class _Inverse:
             self._factor = 1 / float(change @ self._first(change))
 
 
-def _first_matrix(problem: Problem, at: Coordinates, own: float, sample: Batch | None) -> Callable[[Array], Array]:
-    """The first matrix: the inverse of the mean curvature times the Gram matrix of a sample, plus l2.
-
-    Without a sample it is the diagonal, which is known, since the features have mean 0 and deviation 1.
+def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
+    """The inverse of the Hessian at a point (D + 1,), estimated by that of a sample; ``None`` where it has none.
 
     Args:
         problem: The problem.
-        at: The coordinates.
-        own: The curvature of all rows.
+        at: The coordinates of the point.
+        point: Shape (D + 1,).
         sample: Some of the rows.
     """
-    l2 = problem.penalties(at)[0].numpy()
-    diagonal = max(own, 1e-30) + l2
-    if sample is None:
-        return lambda gradient: gradient / diagonal
     rows = (sample.features.double() - at.center).div_(at.scale).numpy()
-    rows = np.concatenate([rows, np.full((len(rows), 1), float(problem.intercept))], axis=1)
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
     weights = row_weights(sample, problem.class_weight, torch.float64)
-    scaled = rows if weights is None else rows * np.sqrt(weights.numpy())[:, None]
-    total = len(rows) if weights is None else float(weights.sum())
-    hessian = scaled.T @ scaled * (own / total)
-    hessian.reshape(-1)[:: len(hessian) + 1] += l2
-    absent = hessian.diagonal() <= 1e-3 * diagonal
-    hessian[absent, absent] = diagonal[absent]
+    weight = np.ones(len(rows)) if weights is None else weights.numpy()
+    p = 1 / (1 + np.exp(-(rows @ point)))
+    total = problem.row_sum_scale * problem.total_weight
+    rows *= np.sqrt(weight * p * (1 - p) * (total / weight.sum()))[:, None]
+    if not problem.intercept:
+        rows[:, -1] = 0.0
+    hessian = rows.T @ rows
+    mean = hessian.trace() / len(hessian)
+    own = hessian.reshape(-1)[:: len(hessian) + 1]  # a view of the diagonal
+    own += np.where(own > RARE_CURVATURE * mean, problem.penalties(at)[0].numpy(), mean)
     factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(hessian))
     if bool(failed):
-        return lambda gradient: gradient / diagonal
+        return None
     inverse = torch.cholesky_inverse(factor).numpy()
     return lambda gradient: inverse @ gradient
 
@@ -306,7 +347,8 @@ class _Steps:
         self.point = problem.model.to(at, state.point)[0].numpy()
         self.dtype, self.passes = problem.dtype, 0
         self.now = self.evaluate(self.point, self.dtype)
-        self.inverse = _Inverse(_first_matrix(problem, at, self.now.own, sample))
+        diagonal = max(self.now.own, 1e-30) + problem.penalties(at)[0].numpy()
+        self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
         self.part = 0.0 if sample is None else len(sample.labels) / problem.rows
         costs = 0.5 / problem.penalties(at)[0][:-1].numpy()
         self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
@@ -322,8 +364,8 @@ class _Steps:
 
     def run(self, max_passes: int) -> None:
         """Takes steps to their end."""
-        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), [math.inf]
-        while len(rated) <= MAX_STEPS and self.passes < max_passes and math.isfinite(self.now.value):
+        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
+        while len(rated) < MAX_STEPS and self.passes < max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
             slope = float(step @ now.gradient)
@@ -340,9 +382,13 @@ class _Steps:
                     one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True)
                 ))
             rated.append(estimate.least / max(limit.least, 1e-300))
-            if len(rated) > MIN_RATED_STEPS and _steps_left(rated) > MAX_STEPS_LEFT:
+            left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
+            if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
+                rated.clear()
+                continue
+            if left > MAX_STEPS_LEFT:
                 return
-            next_one = estimate.least * min(rated[-1] / rated[-2], 1.0)
+            next_one = estimate.least * min(rated[-1] / rated[-2], 1.0) if len(rated) > 1 else math.inf
             dtype = torch.float64 if next_one <= LIKELY * limit.least else self.dtype
             found = self.search(step, slope, dtype) if slope < 0 else None
             if found is None:
@@ -355,11 +401,23 @@ class _Steps:
             self.inverse.update(length * step, after.gradient - now.gradient)
             self.point, self.now = self.point + length * step, after
 
+    def improves_matrix(self) -> bool:
+        """Puts the Hessian of the sample in the place of the diagonal; whether it is there for the first time."""
+        if not self.is_diagonal or self.sample is None:
+            return False
+        self.is_diagonal = False
+        first = _inverse_of_sample(self.problem, self.at, self.point, self.sample)
+        if first is not None:
+            self.inverse = _Inverse(first)
+        return first is not None
+
     def estimate(self, slope: float) -> _Estimate:
         """The bounds that certificates would find here, from the gradient and the slope of the next step."""
         gradient, size = self.now.gradient, max(abs(self.now.value), 1e-300)
         gap = float((self.costs * gradient) @ gradient) + 0.5 * gradient[-1] ** 2 / max(self.now.own, 1e-300)
-        return _Estimate(gap / size, -slope / 2 / size / self.part if self.part else math.inf)
+        decrease = -slope / 2 / size
+        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE and gap > MIN_SAMPLE_RATIO * self.state.tolerance * size
+        return _Estimate(gap / size, decrease / self.part if bounds else math.inf)
 
     def certifies(self, estimate: _Estimate, limit: _Estimate) -> bool:
         """Bounds the gap of the point, which was evaluated in float64; whether it is within the tolerance."""
