@@ -33,7 +33,7 @@ from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
-from logreg.solvers.starting_point import avoids_hessian, bound_rows, is_wide, thinned
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows, is_wide, thinned
 from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
 
 Array = np.ndarray[Any, Any]
@@ -79,13 +79,13 @@ FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
 digits."""
 
-MAX_SAMPLE_DECREASE = 1e-3
-"""Predicted decrease, relative to f, above which the Newton step of a sample changes some logits by too much to bound
-the gap."""
+MAX_SAMPLE_DECREASE = 2e-3
+"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
+step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
 
-MIN_SAMPLE_RATIO = 1e3
-"""Estimate of the bound by strong convexity, relative to its limit, from which the sample bounds the gap: the other
-bound is cheaper and takes few more steps below."""
+MIN_SAMPLE_RATIO = 100.0
+"""Estimate of the bound by strong convexity, relative to the tolerance, from which the sample bounds the gap: the other
+bound is cheaper, and few more steps lead below."""
 
 FAILED_FACTOR = 0.1
 """Factor of the limit of the estimate after a bound that was not within the tolerance."""
@@ -416,7 +416,8 @@ class _Steps:
         gradient, size = self.now.gradient, max(abs(self.now.value), 1e-300)
         gap = float((self.costs * gradient) @ gradient) + 0.5 * gradient[-1] ** 2 / max(self.now.own, 1e-300)
         decrease = -slope / 2 / size
-        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE and gap > MIN_SAMPLE_RATIO * self.state.tolerance * size
+        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
+        bounds = bounds and gap > MIN_SAMPLE_RATIO * self.state.tolerance * size
         return _Estimate(gap / size, decrease / self.part if bounds else math.inf)
 
     def certifies(self, estimate: _Estimate, limit: _Estimate) -> bool:
@@ -427,7 +428,11 @@ class _Steps:
         if estimate.by_duality <= limit.by_duality:
             found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
         elif self.sample is not None:
-            found = drive(bound_by_sample(self.problem, self.at, point, derivatives, self.sample), self.source)
+            decrease = estimate.by_sample * self.part
+            part = max(decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
+            number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
+            few = thinned(self.sample, min(number, len(self.sample.labels)))
+            found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)
         if found is None or not within(found, state.tolerance):
             return False
         keep_bound(state, found)
