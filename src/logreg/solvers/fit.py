@@ -244,13 +244,14 @@ def fit(
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
         sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
-        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` where the problem is small, and newton else.
+        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` or `logreg.solvers.medium` where the problem is
+            small or of medium size, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where dense features are in
             float64, and for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
-        watch: Is called after each pass with the state and the pass; a small problem takes none.
+        watch: Is called after each pass with the state and the pass; a small problem and one of medium size take none.
         start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
         seed: Seed of the samples of rows from which some optimizers estimate the curvature.
         offset: Known term of each row's logit, (N,), for one output; ``None`` for none.

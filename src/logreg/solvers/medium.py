@@ -48,11 +48,11 @@ BLOCK_NUMEL = 2**18
 """Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
 gradient."""
 
-MOMENT_ROWS = 1000
-"""Rows that show the means and the deviations of the features: their errors are then some hundredths of a deviation,
-which changes a step little."""
+MOMENT_ROWS = 2500
+"""Rows that show the means and the deviations of the features, at least: a feature that is not 0 in one row of 500 then
+has a deviation."""
 
-MAX_STEPS = 60
+MAX_STEPS = 300
 """Steps after which the general solver begins anew."""
 
 MIN_RATED_STEPS = 6
@@ -62,7 +62,7 @@ MAX_DIAGONAL_STEPS_LEFT = 8
 """Steps that may be left at the rate of the last ones before the Hessian of a sample takes the place of the diagonal:
 it takes as long as some steps."""
 
-MAX_STEPS_LEFT = 25
+MAX_STEPS_LEFT = 200
 """The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
 
 RARE_CURVATURE = 1e-3
@@ -329,8 +329,8 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
         return 0
     number = min(bound_rows(problem), len(batch.labels))
-    steps = _Steps(state, rows, at, thinned(batch, number) if number else None)
-    steps.run(max_passes)
+    steps = _Steps(state, rows, at, thinned(batch, number) if number else None, max_passes)
+    steps.run()
     if state.converged or steps.passes >= max_passes:
         state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
         state.best = state.point if state.bound is not None else None
@@ -340,8 +340,11 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
 class _Steps:
     """The steps of `solve_medium`, and what they share."""
 
-    def __init__(self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch | None) -> None:
+    def __init__(
+        self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch | None, max_passes: int
+    ) -> None:
         problem = state.problem
+        self.max_passes = max_passes
         self.state, self.problem, self.at, self.sample = state, problem, at, sample
         self.memory, self.source = _Rows(problem, rows, at), rows
         self.point = problem.model.to(at, state.point)[0].numpy()
@@ -362,10 +365,10 @@ class _Steps:
         """The point, (1, D + 1)."""
         return torch.from_numpy(self.point).unsqueeze(0)
 
-    def run(self, max_passes: int) -> None:
+    def run(self) -> None:
         """Takes steps to their end."""
         limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
-        while len(rated) < MAX_STEPS and self.passes < max_passes and math.isfinite(self.now.value):
+        while len(rated) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
             slope = float(step @ now.gradient)
@@ -378,9 +381,9 @@ class _Steps:
                     continue
                 if self.certifies(estimate, limit):
                     return
-                limit = _Estimate(*(
-                    one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True)
-                ))
+                limit = _Estimate(
+                    *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
+                )
             rated.append(estimate.least / max(limit.least, 1e-300))
             left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
             if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
@@ -390,9 +393,15 @@ class _Steps:
                 return
             next_one = estimate.least * min(rated[-1] / rated[-2], 1.0) if len(rated) > 1 else math.inf
             dtype = torch.float64 if next_one <= LIKELY * limit.least else self.dtype
-            found = self.search(step, slope, dtype) if slope < 0 else None
+            is_first = self.is_diagonal and len(rated) == 1
+            most = min(1 if is_first else MAX_LINE_SEARCH_POINTS, self.max_passes - self.passes)
+            found = self.search(step, slope, dtype, most) if slope < 0 else None
+            if found is None and is_first and self.improves_matrix():
+                rated.clear()
+                continue
             if found is None:
-                if self.dtype == torch.float64:
+                # A diagonal whose first step is too long leaves out that features are correlated.
+                if is_first or self.dtype == torch.float64 or self.passes >= self.max_passes:
                     return
                 self.dtype = torch.float64
                 self.now = self.evaluate(self.point, torch.float64)
@@ -438,11 +447,14 @@ class _Steps:
         keep_bound(state, found)
         return True
 
-    def search(self, step: Array, slope: float, dtype: torch.dtype) -> tuple[float, _Evaluation] | None:
-        """The length of a step and the evaluation after it; ``None`` where no length decreases f enough."""
+    def search(self, step: Array, slope: float, dtype: torch.dtype, most: int) -> tuple[float, _Evaluation] | None:
+        """The length of a step and the evaluation after it; ``None`` where none of ``most`` lengths decreases f enough.
+
+        As in `logreg.solvers.quasi_newton_steps`.
+        """
         noise = VALUE_ROUNDING[self.dtype] * abs(self.now.value)
         trials, length, found = [LineSearchPoint(0.0, self.now.value, slope, 0.0)], 1.0, None
-        for _ in range(MAX_LINE_SEARCH_POINTS):
+        for _ in range(most):
             after = self.evaluate(self.point + length * step, dtype)
             trial = LineSearchPoint(length, math.inf, math.inf, 0.0)
             if math.isfinite(after.value):
@@ -459,11 +471,12 @@ class _Steps:
 
 
 def _steps_left(rated: list[float]) -> float:
-    """Steps that are left at the rate of the last half of the steps; infinite where they do not converge.
+    """Steps that are left at the rate of the last half of the steps; infinite where these made no progress.
 
     Args:
         rated: What is left of the way after each step, relative to the end.
     """
     number = len(rated) // 2
-    rate = math.log(max(rated[-1 - number], 1e-300) / max(rated[-1], 1e-300)) / number
-    return math.log(max(rated[-1], 1.0)) / rate if rate > 0 else math.inf
+    before, now = max(min(rated[:-number]), 1e-300), max(min(rated), 1e-300)
+    rate = math.log(before / now) / number
+    return math.log(max(now, 1.0)) / rate if rate > 0 else math.inf
