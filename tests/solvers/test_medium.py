@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from logreg.facts import Batch
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
@@ -18,12 +19,12 @@ from logreg.solvers.fit import fit, problem_of, stored_rows
 from logreg.solvers.medium import is_medium, solve_medium
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.problem import Coordinates
+from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 
 
 def drawn(
-    seed: int = 0, rows: int = 3000, features: int = 60, dtype: torch.dtype = torch.float32
+    seed: int = 0, rows: int = 3000, features: int = 120, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D), and labels of a logistic model; a Hessian costs more than it saves."""
     draw = torch.Generator().manual_seed(seed)
@@ -61,18 +62,18 @@ def assert_same(solved: list[bool], features: Tensor, labels: Tensor, l2: float,
     torch.testing.assert_close(one.coef * sizes, other.coef * sizes, rtol=1e-3, atol=1e-4)
     weight = np.ones(len(labels)) if options.get("sample_weight") is None else options["sample_weight"].double().numpy()
     weight = weight * np.array(options.get("class_weight") or (1.0, 1.0))[labels.numpy()]
+    has_intercept = options.get("intercept", True)
+    center = features.double().mean(0) * has_intercept  # scikit-learn needs features near 0
+    centered = (features.double() - center).numpy()
     theirs = LogisticRegression(
-        C=1 / (weight.sum() * l2), tol=1e-10, max_iter=10_000, fit_intercept=options.get("intercept", True)
-    ).fit(features.double().numpy(), labels.numpy(), sample_weight=weight)
-    margins = (1 - 2 * labels.numpy()) * theirs.decision_function(features.double().numpy())
+        C=1 / (weight.sum() * l2), tol=1e-12, solver="newton-cholesky", fit_intercept=has_intercept
+    ).fit(centered, labels.numpy(), sample_weight=weight)
+    margins = (1 - 2 * labels.numpy()) * theirs.decision_function(centered)
     value = weight @ np.logaddexp(0, margins) / weight.sum() + l2 / 2 * np.square(theirs.coef_).sum()
-    assert one.bound.value <= value * (1 + 1e-9)
-    if bool((sizes > 0.1).all()):  # theirs converges on features of one size
-        assert one.bound.value == pytest.approx(value, rel=1e-7)
-        torch.testing.assert_close(one.coef, torch.from_numpy(theirs.coef_), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(
-            one.intercept, torch.from_numpy(np.atleast_1d(theirs.intercept_)), rtol=1e-3, atol=1e-3
-        )
+    assert one.bound.value == pytest.approx(value, rel=2e-9)
+    torch.testing.assert_close(one.coef * sizes, torch.from_numpy(theirs.coef_) * sizes, rtol=1e-3, atol=1e-4)
+    at_center = torch.from_numpy(np.atleast_1d(theirs.intercept_))
+    torch.testing.assert_close(one.intercept + one.coef @ center, at_center, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -138,10 +139,16 @@ def test_an_unbalanced_class_and_separated_rows(solved: list[bool]) -> None:
 def test_correlated_features_are_solved_with_the_hessian_of_a_sample(
     solved: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, labels = drawn(rows=8000, features=40)
-    common = torch.randn(8000, 1, generator=torch.Generator().manual_seed(2))
-    made, inverse = [], medium._inverse_of_sample
-    monkeypatch.setattr(medium, "_inverse_of_sample", lambda *parts: made.append(1) or inverse(*parts))
+    features, labels = drawn(rows=20_000, features=60)
+    common = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(2))
+    made: list[int] = []
+    inverse = medium._inverse_of_sample
+
+    def counted(problem: Problem, at: Coordinates, point: medium.Array, sample: Batch) -> medium.Matrix | None:
+        made.append(len(sample.labels))
+        return inverse(problem, at, point, sample)
+
+    monkeypatch.setattr(medium, "_inverse_of_sample", counted)
     assert_same(solved, features + 3 * common, labels, 1e-4)
     assert made
 
@@ -174,18 +181,19 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
     weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))
     memory, stored = stored_rows(features + 2, labels, weight)
     problem = problem_of(memory, Objective("bce", l2=0.1), 2, (2.0, 0.7), stored=stored)
-    at = Coordinates(torch.full((60,), 2.0, dtype=torch.float64), torch.linspace(0.5, 2, 60, dtype=torch.float64))
-    point = torch.randn(1, 61, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    at = Coordinates(torch.full((120,), 2.0, dtype=torch.float64), torch.linspace(0.5, 2, 120, dtype=torch.float64))
+    point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     rows = medium._Rows(problem, memory, at)
     rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
     one, other = rows.evaluate(point[0].numpy(), dtype), drive(request(Evaluate(problem, at, point, dtype)), memory)
-    close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-6}
-    assert one.value == pytest.approx(other.value, rel=close["rtol"])
-    torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], **close)
-    assert one.own == pytest.approx(float(other.curvature.own), rel=close["rtol"])
+    rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
+    assert one.value == pytest.approx(other.value, rel=rtol)
+    torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
+    assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
     if dtype == torch.float64:
         assert one.derivatives is not None
-        torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, **close)
+        assert one.derivatives.by_intercept is not None
+        torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
         assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
 
 

@@ -21,6 +21,7 @@ import torch
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds import bound
+from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.line_search import (
     CURVATURE_CONSTANT,
     MAX_LINE_SEARCH_POINTS,
@@ -33,7 +34,8 @@ from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
-from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows, is_wide, thinned
+from logreg.solvers.quasi_newton_steps import FLOAT32_END_TOL
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows, thinned
 from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
 
 Array = np.ndarray[Any, Any]
@@ -129,14 +131,18 @@ class _Work:
 
     def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
         """``features`` is their number where they must be converted; ``None`` else."""
-        self.minus_sign = (1 - 2 * labels).astype(kind)
+        self.minus_sign: Array = (1 - 2 * labels).astype(kind)
         """1 where the label is 0, and -1 where it is 1, (N,)."""
-        self.weights = None if weights is None else weights.astype(kind)
-        self.negated, self.values = np.empty((2, len(labels)), kind)
-        """Minus the margin of each row, and its loss, (N,)."""
-        self.wrong, self.spread = np.empty((2, block_rows), kind)
-        """The probability of the wrong class of each row of a block, and the second derivative of its loss."""
-        self.features = None if features is None else np.empty((block_rows, features), kind)
+        self.weights: Array | None = None if weights is None else weights.astype(kind)
+        self.negated: Array = np.empty(len(labels), kind)
+        """Minus the margin of each row, (N,)."""
+        self.values: Array = np.empty(len(labels), kind)
+        """The loss of each row, (N,)."""
+        self.wrong: Array = np.empty(block_rows, kind)
+        """The probability of the wrong class of each row of a block."""
+        self.spread: Array = np.empty(block_rows, kind)
+        """The second derivative of the loss of each row of a block."""
+        self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
         """Converted features of a block."""
 
 
@@ -385,6 +391,11 @@ class _Steps:
                     *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
                 )
             rated.append(estimate.least / max(limit.least, 1e-300))
+            if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
+                self.dtype = torch.float64
+                self.now = self.evaluate(self.point, torch.float64)
+                rated.clear()
+                continue
             left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
             if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
                 rated.clear()
@@ -468,6 +479,11 @@ class _Steps:
                 break
             length = next_length(trials, noise)
         return found
+
+
+def _has_stalled(rated: list[float]) -> bool:
+    """Whether the last two steps did not halve what is left of the way."""
+    return len(rated) > 2 and rated[-1] > rated[-3] / 2
 
 
 def _steps_left(rated: list[float]) -> float:
