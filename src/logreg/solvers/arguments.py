@@ -103,6 +103,8 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
             raise DataError(
                 f"`labels` must have two classes at least, got {low} alone. Give num_classes where more are known."
             )
+        if high == 1:  # both classes have rows
+            return whole, 2
         # Classes without a row are an error, so there are at most as many classes as rows.  The count is limited to
         # that number, since labels such as 1e15 would fill the memory.
         counts = torch.bincount(whole[whole < len(whole)], minlength=min(high + 1, len(whole)))

@@ -28,6 +28,7 @@ from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
+from logreg.solvers.medium import is_medium, solve_medium
 from logreg.solvers.minimum_norm import NullSpace, move_to_minimum_norm
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
@@ -243,13 +244,14 @@ def fit(
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
         sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
-        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` where the problem is small, and newton else.
+        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` or `logreg.solvers.medium` where the problem is
+            small or of medium size, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where dense features are in
             float64, and for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
-        watch: Is called after each pass with the state and the pass; a small problem takes none.
+        watch: Is called after each pass with the state and the pass; a small problem and one of medium size take none.
         start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
         seed: Seed of the samples of rows from which some optimizers estimate the curvature.
         offset: Known term of each row's logit, (N,), for one output; ``None`` for none.
@@ -282,8 +284,10 @@ def fit(
     with threads_for(4.0 * problem.numel * problem.num_outputs):
         if optimizer == "auto" and is_small(problem, memory):
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
-            if state.converged:
-                drive(move_to_minimum_norm(state), memory)
+        elif optimizer == "auto" and is_medium(problem, memory):
+            passes = solve_medium(state, memory, max_passes)
+        if state.converged:
+            drive(move_to_minimum_norm(state), memory)
         if not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)

@@ -149,11 +149,10 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         return torch.float64
     if not state.point.any():
         if rows:
-            # A Hessian in float64 takes twice as long; it must not take longer than a pass.
-            cheap = int(problem.rows * pass_seconds(problem) / hessian_seconds(problem)) // 2
-            if avoids and cheap >= MIN_BOUND_ROWS_PER_PARAMETER * problem.hessian_order:
-                state.sample = _thinned(sample, min(cheap, rows))
-            yield from _start_from_sample(state, _thinned(sample, few), _thinned(sample, rows), solve)
+            of_bound = bound_rows(problem)
+            if avoids and of_bound:
+                state.sample = thinned(sample, min(of_bound, rows))
+            yield from _start_from_sample(state, thinned(sample, few), thinned(sample, rows), solve)
         elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
@@ -187,6 +186,15 @@ def avoids_hessian(problem: Problem) -> bool:
         return False
     many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
     return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
+
+
+def bound_rows(problem: Problem) -> int:
+    """Rows whose Newton step bounds the gap in at most the time of a pass; 0 where they would be too few.
+
+    Their Hessian is in float64, and takes twice as long as in float32.
+    """
+    rows = int(problem.rows * pass_seconds(problem) / hessian_seconds(problem)) // 2
+    return rows if rows >= MIN_BOUND_ROWS_PER_PARAMETER * problem.hessian_order else 0
 
 
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
@@ -266,8 +274,8 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
         state.point = centered(problem, state.point.index_add(1, chosen, -step))
 
 
-def _thinned(sample: Batch, rows: int) -> Batch:
-    """So many rows of a sample, evenly spaced."""
+def thinned(sample: Batch, rows: int) -> Batch:
+    """So many rows of a sample, evenly spaced: a copy."""
     some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
     return chosen_rows(sample, some)
 

@@ -1,0 +1,498 @@
+"""The logistic loss of one output over rows in memory, where a pass takes about a millisecond: quasi-Newton steps.
+
+The steps are those of `logreg.solvers.quasi_newton_steps`.  Here the preparation of a pass and the bookkeeping between
+passes would take longer than the arithmetic, so both are a handful of operations in NumPy.  A pass reads each block of
+rows once, for the logits and for the gradient: the block is still in the cache.
+
+The steps are in float32, where that is the type of the problem.  A point that is likely to be certified is evaluated in
+float64; the certificate is that of `logreg.solvers.bounds`, or of the Newton step of a sample
+(`logreg.solvers.newton_bound`) where a Hessian is cheap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, chosen_rows, row_weights
+from logreg.solvers.bounds import bound
+from logreg.solvers.dual.row_space import is_wide
+from logreg.solvers.line_search import (
+    CURVATURE_CONSTANT,
+    MAX_LINE_SEARCH_POINTS,
+    LineSearchPoint,
+    next_length,
+    satisfies_armijo,
+)
+from logreg.solvers.newton_bound import bound_by_sample
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive, request
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
+from logreg.solvers.quasi_newton_steps import FLOAT32_END_TOL
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows, thinned
+from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
+
+Array = np.ndarray[Any, Any]
+Matrix = Callable[[Array], Array]
+"""An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
+
+MAX_MEDIUM_NUMEL = 2**25
+"""Numbers in the features up to which a problem is of medium size: the fixed times of a pass are a small part of those
+of larger ones, which several threads share."""
+
+BLOCK_NUMEL = 2**18
+"""Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
+gradient."""
+
+MOMENT_ROWS = 2500
+"""Rows that show the means and the deviations of the features, at least: a feature that is not 0 in one row of 500 then
+has a deviation."""
+
+MAX_STEPS = 300
+"""Steps after which the general solver begins anew."""
+
+MIN_RATED_STEPS = 6
+"""Steps before which their convergence is not judged."""
+
+MAX_DIAGONAL_STEPS_LEFT = 8
+"""Steps that may be left at the rate of the last ones before the Hessian of a sample takes the place of the diagonal:
+it takes as long as some steps."""
+
+MAX_STEPS_LEFT = 200
+"""The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
+
+RARE_CURVATURE = 1e-3
+"""Diagonal of a sample's Hessian, relative to the mean, below which a feature is too rare for the sample."""
+
+ROOM = 0.8
+"""Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
+
+LIKELY = 0.5
+"""Part of that up to which the bound after the next step must be predicted for its evaluation in float64: else an
+evaluation in float32, which takes a third of the time, comes first."""
+
+FLOAT32_NOISE = 4
+"""Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
+digits."""
+
+MAX_SAMPLE_DECREASE = 2e-3
+"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
+step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
+
+MIN_SAMPLE_RATIO = 100.0
+"""Estimate of the bound by strong convexity, relative to the tolerance, from which the sample bounds the gap: the other
+bound is cheaper, and few more steps lead below."""
+
+FAILED_FACTOR = 0.1
+"""Factor of the limit of the estimate after a bound that was not within the tolerance."""
+
+
+def is_medium(problem: Problem, rows: MemoryRows) -> bool:
+    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is dear."""
+    loss, objective, features = problem.loss, problem.objective, rows.features
+    return (
+        features.device.type == "cpu"
+        and not problem.is_sparse
+        and features.dtype in (torch.float32, torch.float64)
+        and features.is_contiguous()
+        and 0 < problem.numel <= MAX_MEDIUM_NUMEL
+        and problem.num_outputs == 1
+        and problem.largest_offset is None
+        and objective.l2 > 0
+        and not objective.l1
+        and loss.is_convex
+        and loss.has_conjugate
+        and not is_wide(problem)
+        and avoids_hessian(problem)
+    )
+
+
+class _Evaluation(NamedTuple):
+    """f and its gradient at a point."""
+
+    value: float
+    """f."""
+    gradient: Array
+    """Shape (D + 1,), float64; the last one is 0 without an intercept."""
+    own: float
+    """Second derivative of f by the intercept."""
+    derivatives: Derivatives | None
+    """The same for a certificate, where the evaluation was in float64."""
+
+
+class _Work:
+    """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
+
+    def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
+        """``features`` is their number where they must be converted; ``None`` else."""
+        self.minus_sign: Array = (1 - 2 * labels).astype(kind)
+        """1 where the label is 0, and -1 where it is 1, (N,)."""
+        self.weights: Array | None = None if weights is None else weights.astype(kind)
+        self.negated: Array = np.empty(len(labels), kind)
+        """Minus the margin of each row, (N,)."""
+        self.values: Array = np.empty(len(labels), kind)
+        """The loss of each row, (N,)."""
+        self.wrong: Array = np.empty(block_rows, kind)
+        """The probability of the wrong class of each row of a block."""
+        self.spread: Array = np.empty(block_rows, kind)
+        """The second derivative of the loss of each row of a block."""
+        self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
+        """Converted features of a block."""
+
+
+class _Rows:
+    """The rows in memory, in blocks; points are (D + 1,), in the coordinates."""
+
+    def __init__(self, problem: Problem, rows: MemoryRows, at: Coordinates) -> None:
+        self.problem = problem
+        self._center, self._scale = at.center.numpy(), at.scale.numpy()
+        self._l2 = problem.penalties(at)[0].numpy()
+        self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
+        self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
+        batch = Batch(rows.features, rows.labels, rows.sample_weight)
+        weights = row_weights(batch, problem.class_weight, torch.float64)
+        self._weights = None if weights is None else weights.numpy()
+        self._works: dict[type, _Work] = {}
+
+    def _work(self, kind: type) -> _Work:
+        if kind not in self._works:
+            features = None if self._features.dtype == kind else self._features.shape[1]
+            self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
+        return self._works[kind]
+
+    def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
+        """The objective and its derivatives at a point, computed in float32 or in float64."""
+        exact, features, share = dtype == torch.float64, self.problem.num_features, self.problem.row_sum_scale
+        kind = np.float64 if exact else np.float32
+        work = self._work(kind)
+        coef = point[:features] / self._scale
+        intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
+        gradient, by_intercept, of_ones, own = np.zeros(features), np.zeros(features), 0.0, 0.0
+        for first in range(0, len(self._labels), self._block_rows):
+            part = slice(first, first + self._block_rows)
+            block, negated, minus_sign = self._features[part], work.negated[part], work.minus_sign[part]
+            wrong, spread = work.wrong[: len(block)], work.spread[: len(block)]
+            if work.features is not None:
+                converted = work.features[: len(block)]
+                np.copyto(converted, block)
+                block = converted
+            np.matmul(block, coef, out=negated)
+            negated += intercept
+            negated *= minus_sign
+            np.negative(negated, out=wrong)
+            np.exp(wrong, out=wrong)
+            wrong += 1
+            np.reciprocal(wrong, out=wrong)
+            np.multiply(wrong, wrong, out=spread)
+            np.subtract(wrong, spread, out=spread)
+            wrong *= minus_sign  # the residual
+            if work.weights is not None:
+                wrong *= work.weights[part]
+                spread *= work.weights[part]
+            gradient += wrong @ block
+            of_ones += float(wrong.sum())
+            own += float(spread.sum())
+            if exact:
+                by_intercept += spread @ block
+        loss = float(self._losses(work).sum(dtype=np.float64)) * share
+        shrunk = self._l2 * point
+        value = loss + float(shrunk @ point) / 2
+        whole = self._moments(gradient, of_ones) * share + shrunk
+        if not exact:
+            return _Evaluation(value, whole, own * share, None)
+        column = torch.from_numpy(self._moments(by_intercept, own) * share).unsqueeze(0)
+        by_itself = torch.tensor([own * share], dtype=torch.float64)
+        curvature = InterceptCurvature(by_itself, by_itself)
+        derivatives = Derivatives(value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column)
+        return _Evaluation(value, whole, own * share, derivatives)
+
+    @staticmethod
+    def _losses(work: _Work) -> Array:
+        """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
+        negated, values = work.negated, work.values
+        np.abs(negated, out=values)
+        np.negative(values, out=values)
+        np.exp(values, out=values)
+        np.log1p(values, out=values)
+        np.maximum(negated, 0, out=negated)
+        values += negated
+        if work.weights is not None:
+            values *= work.weights
+        return values
+
+    def _moments(self, of_features: Array, of_ones: float) -> Array:
+        """Sums over the rows in the coordinates, (D + 1,), from those of features as stored; see `Pass.moments`."""
+        coef = (of_features - of_ones * self._center) / self._scale
+        return np.append(coef, of_ones if self.problem.intercept else 0.0)
+
+
+class _Inverse:
+    """An approximate inverse of the Hessian: L-BFGS on top of a first matrix.
+
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 and equation 7.20.
+    """
+
+    def __init__(self, first: Matrix) -> None:
+        self._first, self._factor = first, 1.0
+        self._pairs: list[tuple[Array, Array]] = []
+
+    def __call__(self, gradient: Array) -> Array:
+        """About the Newton step, to be subtracted, (D + 1,)."""
+        left, factors = gradient.copy(), []
+        for step, change in reversed(self._pairs):
+            factors.append(float(step @ left))
+            left -= factors[-1] * change
+        product: Array = self._factor * self._first(left)
+        for (step, change), factor in zip(self._pairs, reversed(factors), strict=True):
+            product += (factor - float(change @ product)) * step
+        return product
+
+    def update(self, step: Array, change: Array) -> None:
+        """Learns from a step and the change of the gradient along it; each pair is stored with step @ change = 1."""
+        curvature = float(step @ change)
+        if curvature > 0:
+            root = math.sqrt(curvature)
+            step, change = step / root, change / root
+            self._pairs.append((step, change))
+            self._factor = 1 / float(change @ self._first(change))
+
+
+def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
+    """The inverse of the Hessian at a point (D + 1,), estimated by that of a sample; ``None`` where it has none.
+
+    Args:
+        problem: The problem.
+        at: The coordinates of the point.
+        point: Shape (D + 1,).
+        sample: Some of the rows.
+    """
+    rows = (sample.features.double() - at.center).div_(at.scale).numpy()
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    weight = np.ones(len(rows)) if weights is None else weights.numpy()
+    p = 1 / (1 + np.exp(-(rows @ point)))
+    total = problem.row_sum_scale * problem.total_weight
+    rows *= np.sqrt(weight * p * (1 - p) * (total / weight.sum()))[:, None]
+    if not problem.intercept:
+        rows[:, -1] = 0.0
+    hessian = rows.T @ rows
+    mean = hessian.trace() / len(hessian)
+    own = hessian.reshape(-1)[:: len(hessian) + 1]  # a view of the diagonal
+    own += np.where(own > RARE_CURVATURE * mean, problem.penalties(at)[0].numpy(), mean)
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(hessian))
+    if bool(failed):
+        return None
+    inverse = torch.cholesky_inverse(factor).numpy()
+    return lambda gradient: inverse @ gradient
+
+
+class _Estimate(NamedTuple):
+    """The bound that a certificate would find at a point, relative to f."""
+
+    by_duality: float
+    by_sample: float
+
+    @property
+    def least(self) -> float:
+        """The smaller one."""
+        return min(self.by_duality, self.by_sample)
+
+
+@np.errstate(all="ignore")  # what is not finite ends the steps
+def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+    """Minimizes f by quasi-Newton steps from the point of ``state``, and certifies the point.
+
+    Each iteration:
+
+    1. Estimate the bound of f - f*, by strong convexity or by the Newton step of the sample.
+    2. Where the estimate is within the tolerance, evaluate the point in float64 if it was not, and compute the bound;
+       stop if it is within the tolerance.
+    3. Take a step, with a line search.
+
+    It stops as well where steps converge slowly, where they do not decrease f in float64, and after `MAX_STEPS`: then
+    the general solver begins anew.
+
+    Args:
+        state: State of a problem that `is_medium`; where the point is certified, and after ``max_passes``, its
+            coordinates, point, value and bound are updated.
+        rows: All rows of the problem.
+        max_passes: Passes at most.
+
+    Returns:
+        The passes over the rows.
+    """
+    problem = state.problem
+    batch = drive(request(RowSample(problem)), rows)
+    few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // MOMENT_ROWS)))
+    at = choose_coordinates(problem, few, every_scale=True)
+    if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
+        return 0
+    number = min(bound_rows(problem), len(batch.labels))
+    steps = _Steps(state, rows, at, thinned(batch, number) if number else None, max_passes)
+    steps.run()
+    if state.converged or steps.passes >= max_passes:
+        state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
+        state.best = state.point if state.bound is not None else None
+    return steps.passes
+
+
+class _Steps:
+    """The steps of `solve_medium`, and what they share."""
+
+    def __init__(
+        self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch | None, max_passes: int
+    ) -> None:
+        problem = state.problem
+        self.max_passes = max_passes
+        self.state, self.problem, self.at, self.sample = state, problem, at, sample
+        self.memory, self.source = _Rows(problem, rows, at), rows
+        self.point = problem.model.to(at, state.point)[0].numpy()
+        self.dtype, self.passes = problem.dtype, 0
+        self.now = self.evaluate(self.point, self.dtype)
+        diagonal = max(self.now.own, 1e-30) + problem.penalties(at)[0].numpy()
+        self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
+        self.part = 0.0 if sample is None else len(sample.labels) / problem.rows
+        costs = 0.5 / problem.penalties(at)[0][:-1].numpy()
+        self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
+
+    def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
+        """One pass."""
+        self.passes += 1
+        return self.memory.evaluate(point, dtype)
+
+    def tensor(self) -> torch.Tensor:
+        """The point, (1, D + 1)."""
+        return torch.from_numpy(self.point).unsqueeze(0)
+
+    def run(self) -> None:
+        """Takes steps to their end."""
+        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
+        while len(rated) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
+            now = self.now
+            step = -self.inverse(now.gradient)
+            slope = float(step @ now.gradient)
+            estimate = self.estimate(slope)
+            if estimate.by_duality <= limit.by_duality or estimate.by_sample <= limit.by_sample:
+                if now.derivatives is None:
+                    self.now = self.evaluate(self.point, torch.float64)
+                    if self.estimate(slope).by_duality > FLOAT32_NOISE * estimate.by_duality:
+                        self.dtype = torch.float64
+                    continue
+                if self.certifies(estimate, limit):
+                    return
+                limit = _Estimate(
+                    *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
+                )
+            rated.append(estimate.least / max(limit.least, 1e-300))
+            if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
+                self.dtype = torch.float64
+                self.now = self.evaluate(self.point, torch.float64)
+                rated.clear()
+                continue
+            left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
+            if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
+                rated.clear()
+                continue
+            if left > MAX_STEPS_LEFT:
+                return
+            next_one = estimate.least * min(rated[-1] / rated[-2], 1.0) if len(rated) > 1 else math.inf
+            dtype = torch.float64 if next_one <= LIKELY * limit.least else self.dtype
+            is_first = self.is_diagonal and len(rated) == 1
+            most = min(1 if is_first else MAX_LINE_SEARCH_POINTS, self.max_passes - self.passes)
+            found = self.search(step, slope, dtype, most) if slope < 0 else None
+            if found is None and is_first and self.improves_matrix():
+                rated.clear()
+                continue
+            if found is None:
+                # A diagonal whose first step is too long leaves out that features are correlated.
+                if is_first or self.dtype == torch.float64 or self.passes >= self.max_passes:
+                    return
+                self.dtype = torch.float64
+                self.now = self.evaluate(self.point, torch.float64)
+                continue
+            length, after = found
+            self.inverse.update(length * step, after.gradient - now.gradient)
+            self.point, self.now = self.point + length * step, after
+
+    def improves_matrix(self) -> bool:
+        """Puts the Hessian of the sample in the place of the diagonal; whether it is there for the first time."""
+        if not self.is_diagonal or self.sample is None:
+            return False
+        self.is_diagonal = False
+        first = _inverse_of_sample(self.problem, self.at, self.point, self.sample)
+        if first is not None:
+            self.inverse = _Inverse(first)
+        return first is not None
+
+    def estimate(self, slope: float) -> _Estimate:
+        """The bounds that certificates would find here, from the gradient and the slope of the next step."""
+        gradient, size = self.now.gradient, max(abs(self.now.value), 1e-300)
+        gap = float((self.costs * gradient) @ gradient) + 0.5 * gradient[-1] ** 2 / max(self.now.own, 1e-300)
+        decrease = -slope / 2 / size
+        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
+        bounds = bounds and gap > MIN_SAMPLE_RATIO * self.state.tolerance * size
+        return _Estimate(gap / size, decrease / self.part if bounds else math.inf)
+
+    def certifies(self, estimate: _Estimate, limit: _Estimate) -> bool:
+        """Bounds the gap of the point, which was evaluated in float64; whether it is within the tolerance."""
+        state, point, derivatives = self.state, self.tensor(), self.now.derivatives
+        assert derivatives is not None
+        found = None
+        if estimate.by_duality <= limit.by_duality:
+            found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
+        elif self.sample is not None:
+            decrease = estimate.by_sample * self.part
+            part = max(decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
+            number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
+            few = thinned(self.sample, min(number, len(self.sample.labels)))
+            found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)
+        if found is None or not within(found, state.tolerance):
+            return False
+        keep_bound(state, found)
+        return True
+
+    def search(self, step: Array, slope: float, dtype: torch.dtype, most: int) -> tuple[float, _Evaluation] | None:
+        """The length of a step and the evaluation after it; ``None`` where none of ``most`` lengths decreases f enough.
+
+        As in `logreg.solvers.quasi_newton_steps`.
+        """
+        noise = VALUE_ROUNDING[self.dtype] * abs(self.now.value)
+        trials, length, found = [LineSearchPoint(0.0, self.now.value, slope, 0.0)], 1.0, None
+        for _ in range(most):
+            after = self.evaluate(self.point + length * step, dtype)
+            trial = LineSearchPoint(length, math.inf, math.inf, 0.0)
+            if math.isfinite(after.value):
+                trial = LineSearchPoint(length, after.value, float(step @ after.gradient), length * slope)
+            trials.append(trial)
+            if satisfies_armijo(trials[0], trial, noise):
+                found = length, after
+                if trial.slope >= CURVATURE_CONSTANT * slope or -length * slope <= noise:
+                    break
+            elif found is not None:
+                break
+            length = next_length(trials, noise)
+        return found
+
+
+def _has_stalled(rated: list[float]) -> bool:
+    """Whether the last two steps did not halve what is left of the way."""
+    return len(rated) > 2 and rated[-1] > rated[-3] / 2
+
+
+def _steps_left(rated: list[float]) -> float:
+    """Steps that are left at the rate of the last half of the steps; infinite where these made no progress.
+
+    Args:
+        rated: What is left of the way after each step, relative to the end.
+    """
+    number = len(rated) // 2
+    before, now = max(min(rated[:-number]), 1e-300), max(min(rated), 1e-300)
+    rate = math.log(before / now) / number
+    return math.log(max(now, 1.0)) / rate if rate > 0 else math.inf
