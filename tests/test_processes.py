@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
+from torch.multiprocessing.spawn import start_processes
 
 from logreg import processes
 from logreg.errors import ConfigError, DataError, LogregError, LostProcessError
-from logreg.processes import Accumulators, Processes, in_each, in_first, in_turn, share
+from logreg.launchers import Placement
+from logreg.processes import Accumulators, Processes, ProcessGroup, in_each, in_first, in_turn, process_group, share
 from process_groups import in_processes
 
 
@@ -127,3 +131,18 @@ def test_the_first_process_of_each_machine_works_before_the_others(tmp_path: Pat
     found = [one for (one,) in in_processes(3, _one_after_another, tmp_path)]
     assert found[1] == "0 2"
     assert set(found[0]) | set(found[2]) <= set("0 2")
+
+
+def _started_again(rank: int, port: int) -> None:
+    """Meets the other process, and meets it again after a restart, in which process 1 is late."""
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    for attempt in range(2):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+        time.sleep(attempt * rank)
+        with process_group(Placement(rank, 2, rank, 2, "torchrun", ("127.0.0.1", str(port))), is_gpu=False):
+            assert ProcessGroup().gather(rank) == [0, 1]
+
+
+def test_processes_that_torchrun_starts_again_meet_at_the_store_that_it_keeps() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    start_processes(_started_again, args=(store.port,), nprocs=2, start_method="forkserver")

@@ -40,6 +40,9 @@ LAUNCHERS = {
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 """The machine of the first process, and a free port there, at which the processes meet."""
 
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""The variable in which torchrun counts how often it has started the processes again."""
+
 FIRST_SLURM_PORT, SLURM_PORTS = 15_000, 10_000
 """Ports of SLURM's job steps, one for each of the last four digits of a job's number, as Lightning has them."""
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from logreg.errors import ConfigError, LogregError, LostProcessError
-from logreg.launchers import ADDRESS, Placement, placement
+from logreg.launchers import ADDRESS, RESTARTS, Placement, placement
 
 Value = TypeVar("Value")
 
@@ -182,8 +183,11 @@ def process_group(placed: Placement, is_gpu: bool, patience: timedelta | None = 
         torch.cuda.set_device(placed.local_rank)
     os.environ.update(zip(ADDRESS, placed.address, strict=True))
     try:
+        store, rank, size = next(rendezvous("env://", placed.rank, placed.size))
+        # torchrun's store outlives a restart, with the addresses of the processes that have ended.
+        store = dist.PrefixStore(f"{RESTARTS}={os.environ.get(RESTARTS, 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
-        dist.init_process_group(backend, rank=placed.rank, world_size=placed.size, timeout=patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except dist.DistError as error:
         raise not_met(placed.address, error) from error
     except RuntimeError as error:

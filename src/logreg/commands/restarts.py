@@ -11,11 +11,11 @@ from logreg.commands.command_line import ROOT
 from logreg.commands.overrides import quoted
 from logreg.errors import LogregError
 from logreg.files import folder_name, shown, write_whole
-from logreg.launchers import ADDRESS
+from logreg.launchers import ADDRESS, RESTARTS
 from logreg.run_folder import CHECKPOINTS, is_finished
 
-RESTARTS, MAX_RESTARTS = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
-"""The variables of the environment in which torchrun counts the restarts of a job."""
+MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
+"""The variable in which torchrun states how often it would start a job again."""
 
 JOB, NO_JOB = "TORCHELASTIC_RUN_ID", "none"
 """The variable with the name of the job (``--rdzv-id``), and its value where it was not given."""

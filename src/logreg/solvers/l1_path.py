@@ -49,7 +49,7 @@ def default_l1_strengths(
 
     Args:
         problem: The problem over the rows; its own penalties do not matter.
-        rows: The rows, which are read once.
+        rows: All rows, also where several processes share them in passes; they are read once.
         l1_ratio: The share of l1 in the penalty, in (0, 1]: a strength s has l1 = l1_ratio s and l2 = (1 - l1_ratio) s.
         number: Number of strengths.
 
@@ -73,7 +73,7 @@ def largest_slope(problem: Problem, rows: RowSource) -> float:
 
     Args:
         problem: The problem over the rows.
-        rows: The rows, which are read once.
+        rows: All rows, also where several processes share them in passes; they are read once.
     """
     classes = max(2, problem.num_outputs)
     center, scale = problem.model
