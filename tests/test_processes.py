@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed.rendezvous import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
 from logreg import processes

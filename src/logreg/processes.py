@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from logreg.errors import ConfigError, LogregError, LostProcessError
@@ -183,7 +184,7 @@ def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
     try:
         store, rank, size = next(rendezvous("env://", placed.rank, placed.size))
         # torchrun's store outlives a restart, with the addresses of the processes that have ended.
-        store = dist.PrefixStore(f"{RESTARTS}={os.environ.get(RESTARTS, 0)}", store)
+        store = PrefixStore(f"{RESTARTS}={os.environ.get(RESTARTS, 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except dist.DistError as error:
