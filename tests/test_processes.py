@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.rendezvous import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without a list of names
 from torch.multiprocessing.spawn import start_processes
 
 from logreg import processes
