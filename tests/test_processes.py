@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without a list of names
 from torch.multiprocessing.spawn import start_processes
 
 from logreg import processes
 from logreg.errors import ConfigError, DataError, LogregError, LostProcessError
+from logreg.facts import Batch
 from logreg.launchers import Placement
 from logreg.processes import Accumulators, Processes, ProcessGroup, in_each, in_first, in_turn, process_group, share
 from process_groups import in_processes
@@ -39,6 +42,27 @@ def _accumulators(rank: int) -> Accumulators:
         },
         {"rows": [torch.full((rank, 2), float(rank))] * rank, "words": [f"rank {rank}"]},
     )
+
+
+class Sending(ProcessGroup):
+    """One process, which notes how much it would send."""
+
+    sent = 0
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+
+    def gather(self, own: Any) -> list[Any]:
+        self.sent = len(pickle.dumps(own))
+        return [own]
+
+
+def test_samples_that_are_views_are_sent_without_the_rest() -> None:
+    group, whole = Sending(), torch.ones(1000, 100)
+    block = Batch(whole[::100], whole[::100, 0].long(), None)
+    total = group.reduce(Accumulators({}, {}, {"blocks": [block], "sparse": [whole[:2].to_sparse_csr()]}))
+    assert group.sent < 20_000  # ten rows of 100 numbers and a few more; all take 400,000 bytes
+    assert torch.equal(total.samples["blocks"][0].features, whole[:10])
 
 
 def _reduced(group: Processes, max_slots: int) -> tuple[Accumulators, Accumulators, list[int]]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from logreg.errors import ConfigError, LogregError, LostProcessError
@@ -150,7 +151,8 @@ class ProcessGroup:
             sums, maxima = _like(sums, total), _like(maxima, greatest)
         samples = own.samples
         if samples:
-            parts: list[dict[str, list[Any]]] = self.gather(samples)
+            own_samples = {name: [_without_rest(item) for item in items] for name, items in samples.items()}
+            parts: list[dict[str, list[Any]]] = self.gather(own_samples)
             samples = {name: [item for part in parts for item in part[name]] for name in samples}
         return Accumulators(sums, maxima, samples)
 
@@ -185,7 +187,7 @@ def process_group(placed: Placement, is_gpu: bool, patience: timedelta | None = 
     try:
         store, rank, size = next(rendezvous("env://", placed.rank, placed.size))
         # torchrun's store outlives a restart, with the addresses of the processes that have ended.
-        store = dist.PrefixStore(f"{RESTARTS}={os.environ.get(RESTARTS, 0)}", store)
+        store = PrefixStore(f"{RESTARTS}={os.environ.get(RESTARTS, 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except dist.DistError as error:
@@ -218,6 +220,16 @@ def _noticing_the_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(f"another process has ended: {str(error).splitlines()[0]}") from error
+
+
+def _without_rest(sample: Any) -> Any:
+    """A sample whose tensors are no views: pickling a view takes all that it is a view of."""
+    if isinstance(sample, Tensor):
+        return sample.clone()
+    if isinstance(sample, tuple):
+        parts = [_without_rest(part) for part in sample]
+        return type(sample)(*parts) if hasattr(sample, "_fields") else tuple(parts)
+    return sample
 
 
 def _flat(tensors: Mapping[str, Tensor], device: torch.device) -> Tensor:

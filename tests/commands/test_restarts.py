@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from logreg.commands.restarts import JOB, MAX_RESTARTS, NO_JOB, RESTARTS, noted_for_restarts, settings_after_restart
+from logreg.commands.restarts import JOB, MAX_RESTARTS, NO_JOB, noted_for_restarts, settings_after_restart
 from logreg.errors import ConfigError
+from logreg.launchers import RESTARTS
 from whole_runs import SCRIPT, left_in, newest, train
 
 SECONDS = 240

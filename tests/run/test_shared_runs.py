@@ -19,9 +19,7 @@ import scipy.sparse
 from logreg.commands.overrides import composed_config
 from logreg.config import EXACT, RunConfig
 from logreg.processes import Processes
-from logreg.run import cross_validating
 from logreg.run.train import train
-from logreg.solvers import folds
 from process_groups import in_processes
 from whole_runs import Run, left_in
 
@@ -213,14 +211,15 @@ def answers(processes: Processes | None, rows: Path, runs: Path, cells: Sequence
     os.chdir(rows)
     found = []
     for number, one in enumerate(cells):
-        for module in (cross_validating, folds):
-            vars(module)["MAX_ROW_NUMBERS"] = -1 if one.shares_paths else 2**22
-        folder = runs / str(size) / str(number)
-        try:
-            summary = train(one.config, folder, runs / str(size), is_newest=False, progress_lines=0)
-        except Exception as error:
-            error.add_note(f"in {one.name}")
-            raise
+        folder, limit = runs / str(size) / str(number), -1 if one.shares_paths else 2**22
+        with pytest.MonkeyPatch.context() as patched:
+            for module in ("run.cross_validating", "solvers.folds"):
+                patched.setattr(f"logreg.{module}.MAX_ROW_NUMBERS", limit)
+            try:
+                summary = train(one.config, folder, runs / str(size), is_newest=False, progress_lines=0)
+            except Exception as error:
+                error.add_note(f"in {one.name}")
+                raise
         if processes is not None and processes.rank:
             continue
         run = Run(folder)
@@ -297,6 +296,23 @@ def test_runs_of_two_processes_give_the_answer_of_one(rows: Path, tmp_path: Path
     cells = [one for one in (*matrix(), *others()) if one.name in QUICK]
     assert len(cells) == len(QUICK)
     assert_same_answers(cells, rows, tmp_path, 2)
+
+
+def lacking(processes: Processes, rows: Path, runs: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """`answers` where the second process has too little memory for the rows."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("logreg.data.sources.table.fits_into_memory", lambda num_bytes: processes.rank == 0)
+        return answers(processes, rows, runs, cells)
+
+
+def test_rows_are_mapped_by_all_processes_where_one_must(rows: Path, tmp_path: Path) -> None:
+    words = ["dataset=table", "dataset.drop=[y3,w,o,g]", "dataset.target=y2", "dataset.path=rows", "optimizer=adam"]
+    mapped, auto = (cell(storage, *words, "lr=0.1", f"dataset.storage={storage}") for storage in ("mapped", "auto"))
+    (expected,), ((found,), _) = (
+        answers(None, rows, tmp_path, [mapped]),
+        in_processes(2, lacking, rows, tmp_path, [auto]),
+    )
+    assert differences(found, expected, mapped.config) == []
 
 
 @pytest.mark.slow
