@@ -568,8 +568,9 @@ def _ranked(predicted: Predicted) -> dict[str, Measured]:
     by_weight = {"auroc": steps.auroc_derivatives(), "average_precision": steps.average_precision_derivatives()}
     if predicted.groups is None:
         # Two equal rows add two equal squares, and so does a row of count 2.
-        is_sampled = weight is not None and not predicted.counts
-        squares = ranking.steps(predicted.labels, weight.square()) if is_sampled else steps
+        is_sampled, squares = False, steps
+        if weight is not None and not predicted.counts:
+            is_sampled, squares = True, ranking.steps(predicted.labels, weight.square())
         totals = [(float(total.sum()), float(square.sum())) for total, square in zip(steps, squares, strict=True)]
         positive, negative = (total**2 / square if is_sampled else total for total, square in totals)
         products = {name: _products_of_rows(squares, each) for name, each in by_weight.items()}
