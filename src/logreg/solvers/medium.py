@@ -335,7 +335,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
         return 0
     number = min(bound_rows(problem), len(batch.labels))
-    steps = _Steps(state, rows, at, thinned(batch, number) if number else None, max_passes)
+    steps = _Steps(state, rows, at, batch, number, max_passes)
     steps.run()
     if state.converged or steps.passes >= max_passes:
         state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
@@ -347,18 +347,19 @@ class _Steps:
     """The steps of `solve_medium`, and what they share."""
 
     def __init__(
-        self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch | None, max_passes: int
+        self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch, most_sampled: int, max_passes: int
     ) -> None:
         problem = state.problem
         self.max_passes = max_passes
-        self.state, self.problem, self.at, self.sample = state, problem, at, sample
+        self.state, self.problem, self.at = state, problem, at
+        self.sample, self.most_sampled = sample, most_sampled  # the rows of a sample's Hessian at most; 0 for none
         self.memory, self.source = _Rows(problem, rows, at), rows
         self.point = problem.model.to(at, state.point)[0].numpy()
         self.dtype, self.passes = problem.dtype, 0
         self.now = self.evaluate(self.point, self.dtype)
         diagonal = max(self.now.own, 1e-30) + problem.penalties(at)[0].numpy()
         self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
-        self.part = 0.0 if sample is None else len(sample.labels) / problem.rows
+        self.part = most_sampled / problem.rows
         costs = 0.5 / problem.penalties(at)[0][:-1].numpy()
         self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
 
@@ -423,10 +424,10 @@ class _Steps:
 
     def improves_matrix(self) -> bool:
         """Puts the Hessian of the sample in the place of the diagonal; whether it is there for the first time."""
-        if not self.is_diagonal or self.sample is None:
+        if not self.is_diagonal or not self.most_sampled:
             return False
         self.is_diagonal = False
-        first = _inverse_of_sample(self.problem, self.at, self.point, self.sample)
+        first = _inverse_of_sample(self.problem, self.at, self.point, thinned(self.sample, self.most_sampled))
         if first is not None:
             self.inverse = _Inverse(first)
         return first is not None
@@ -447,11 +448,11 @@ class _Steps:
         found = None
         if estimate.by_duality <= limit.by_duality:
             found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
-        elif self.sample is not None:
+        else:
             decrease = estimate.by_sample * self.part
             part = max(decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
             number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
-            few = thinned(self.sample, min(number, len(self.sample.labels)))
+            few = thinned(self.sample, min(number, self.most_sampled))
             found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)
         if found is None or not within(found, state.tolerance):
             return False
