@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -154,3 +155,20 @@ def test_one_of_eight_processes_computes_and_all_get_the_entry(tmp_path: Path) -
         process.join()
     assert (tmp_path / "made").read_text() == "made\n"
     assert [file.read_text() for file in tmp_path.glob("read-*")] == ["True"] * 8
+
+
+def test_a_folder_that_is_a_disk_of_its_own_is_left_after_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(folder: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(folder))
+
+    def compute() -> CacheEntry:
+        raise DataError("broken rows")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "rmdir", busy)
+    with pytest.raises(DataError, match="broken rows"):
+        load_or_compute("disk", "given", 1, compute)
+    assert [*Path("disk").iterdir()] == []
