@@ -79,7 +79,8 @@ def dealt(memory: MemoryRows, processes: int) -> list[MemoryRows]:
     def of(rank: int) -> MemoryRows:
         some = number == rank
         weights = None if memory.sample_weight is None else memory.sample_weight[some]
-        part = MemoryRows(memory.features[some], labels[some], weights)
+        offset = None if memory.offset is None else memory.offset[some]
+        part = MemoryRows(memory.features[some], labels[some], weights, offset)
         part.block_rows = memory.block_rows
         return part
 

@@ -40,7 +40,7 @@ from logreg.solvers.passes.columns import (
 from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import BlockCache, CurvatureSample, HessianDiagonal, HessianProduct, SampledCurvature
-from logreg.solvers.passes.moments import ColumnMoments
+from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.problem import Problem
@@ -148,8 +148,8 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
 
-ELSEWHERE = {RowSample, CurvatureSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
-"""Passes whose results depend on the order of the rows; each has a test of its own below."""
+ELSEWHERE = {MeanOffset, RowSample, CurvatureSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
+"""Passes of offsets, and those whose results depend on the order of the rows; each has a test of its own below."""
 
 WITHOUT_RESULT = {HeldPass, ReadLabels, GatherColumns}
 """Passes that store rows of their own process for others, which are tested with them."""
@@ -220,6 +220,24 @@ def test_the_largest_change_of_a_logit_is_that_over_all_processes(classes: int, 
     assert len({float(change(part).max()) for part in parts}) > 1  # so the maximum is not that of every part
     for found in together(parts, change):
         torch.testing.assert_close(found, change(memory), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_the_mean_of_offsets_is_that_of_all_rows(processes: int) -> None:
+    memory = rows_of(2, weighted=True)
+    assert memory.sample_weight is not None
+    memory.offset = torch.arange(float(memory.num_rows))
+    problem = problem_of(memory, Objective("bce", l2=0.1))
+    expected = float((memory.sample_weight * memory.offset).sum() / memory.sample_weight.sum())
+
+    def mean(source: MemoryRows) -> float:
+        requested = MeanOffset(problem)
+        run_pass(source, requested)
+        return float(requested.result())
+
+    parts = dealt(memory, processes)
+    assert len({mean(part) for part in parts}) > 1
+    assert together(parts, mean) == pytest.approx([expected] * processes, rel=1e-12)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
