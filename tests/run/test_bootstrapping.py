@@ -123,8 +123,10 @@ def test_other_models_have_intervals(strength: str, tmp_path: Path, ask: Ask) ->
     columns = drawn()
     answer = ask(fitted(tmp_path, columns, strength, target="color"), "interval=bootstrap replicates=39")
     assert {row["class_name"] for row in answer["coefficients"]} == {"green", "red"}
-    assert all(low <= coef <= high for low, coef, high in zip(*(values(answer, k) for k in ("low", "coef", "high")),
-                                                              strict=True))  # fmt: skip
+    assert all(
+        low <= coef <= high
+        for low, coef, high in zip(*(values(answer, k) for k in ("low", "coef", "high")), strict=True)
+    )
     probit = ask(fitted(tmp_path, columns, "link=probit", "l2=0.01"), "interval=bootstrap replicates=39")
     assert probit["link"] == "probit"
     assert min(values(probit, "std_error")) > 0
@@ -133,8 +135,9 @@ def test_other_models_have_intervals(strength: str, tmp_path: Path, ask: Ask) ->
 def test_rows_of_a_weight_are_drawn_as_rows(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["n"] = [1 + row % 3 for row in range(120)]
-    times = {name: [v for v, n in zip(part, columns["n"], strict=True) for _ in range(n)]
-             for name, part in columns.items()}  # fmt: skip
+    times = {
+        name: [v for v, n in zip(part, columns["n"], strict=True) for _ in range(n)] for name, part in columns.items()
+    }
     one = ask(fitted(tmp_path / "one", columns, "l2=0.01", "dataset.weight=n"))
     other = ask(fitted(tmp_path / "other", times, "l2=0.01", "dataset.drop=[n]"))
     assert one["fit"]["rows"] == 240

@@ -343,9 +343,12 @@ def test_a_killed_sweep_on_one_machine_is_finished_on_another(shared: str, tmp_p
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *typed],
-                cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                cwd=here,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        )  # fmt: skip
+        )
     first, second = processes
     assert first.stderr is not None
     for line in first.stderr:

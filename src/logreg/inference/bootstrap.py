@@ -74,10 +74,12 @@ def percentile_limits(values: Tensor, estimate: Tensor, confidence: float) -> tu
     below = ((values < estimate).double() + (values == estimate).double() / 2).mean(0)
     shares = below.clamp(0.5 / number, 1 - 0.5 / number).flatten().tolist()
     limits = [
-        [_order_statistic(of_one, 2 * NormalDist().inv_cdf(share) + sign * quantile) for of_one, share in
-         zip(ordered, shares, strict=True)]
+        [
+            _order_statistic(of_one, 2 * NormalDist().inv_cdf(share) + sign * quantile)
+            for of_one, share in zip(ordered, shares, strict=True)
+        ]
         for sign in (-1.0, 1.0)
-    ]  # fmt: skip
+    ]
     low, high = (torch.tensor(of_all, dtype=torch.float64).view_as(estimate) for of_all in limits)
     return low, high
 

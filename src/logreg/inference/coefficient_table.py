@@ -125,8 +125,9 @@ def fit_statistics(
     if against_intercept is not None:
         null = value - against_intercept.chi2 / 2
     # Of several classes the factors are the largest of the classes, each against the reference.
-    blocks = [found.covariance[first : first + size - 1, first : first + size - 1] for first in
-              range(0, parameters, size)]  # fmt: skip
+    blocks = [
+        found.covariance[first : first + size - 1, first : first + size - 1] for first in range(0, parameters, size)
+    ]
     terms = [term for term in design.terms if term.positions]
     factors = [max(of_term) for of_term in zip(*(variance_inflation(block, terms) for block in blocks), strict=True)]
     tjur = None

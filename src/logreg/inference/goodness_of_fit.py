@@ -87,9 +87,9 @@ def overdispersion(
     place = pattern.unique(return_inverse=True)[1]
     ones = torch.ones_like(terms.target) if weights is None else weights
     rows, excess, variance = (
-        torch.bincount(place, one * ones) for one in (torch.ones_like(ones), terms.target - terms.probability,
-                                                      terms.variance)
-    )  # fmt: skip
+        torch.bincount(place, one * ones)
+        for one in (torch.ones_like(ones), terms.target - terms.probability, terms.variance)
+    )
     there = rows > 0
     patterns = int(there.sum())
     degrees, repeated = patterns - parameters, float(rows.sum()) / max(patterns, 1)

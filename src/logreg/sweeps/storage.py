@@ -159,7 +159,7 @@ def _journal(path: str) -> Any:
     class Journal(JournalFileBackend):
         """A journal file whose errors are those of a storage."""
 
-        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # a generator, as theirs
             with explaining():
                 yield from super().read_logs(log_number_from)
 
