@@ -261,7 +261,7 @@ def test_a_fit_that_did_not_converge_in_one_fold_is_told() -> None:
     assert [each.converged for each in rows] == [True, False, True]
 
 
-@pytest.mark.parametrize("processes", [2, 3, 90])
+@pytest.mark.parametrize("processes", [2, 3, pytest.param(90, marks=pytest.mark.slow)])  # 90: some have no rows
 @pytest.mark.parametrize("strengths", [[Strength(0.1), Strength(0.01)], [Strength(0.001, 0.03), Strength(0.001, 0.01)]])
 def test_processes_that_share_the_rows_give_the_scores_of_one(processes: int, strengths: list[Strength]) -> None:
     memory, folds = waves()

@@ -13,7 +13,6 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.data.encoding.encode import unseen_note
 from logreg.errors import ConfigError
 from logreg.export.predictions import open_writer, output_name
 from logreg.files import check_writable, shown
@@ -206,6 +205,8 @@ def _pairs(
 
 def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float, output: str) -> None:
     """Prints how many rows were predicted, and how many of them have a level that the model does not know."""
+    from logreg.data.encoding.encode import unseen_note
+
     by_name = {column.name: column for column in facts.columns}
     for name, number_of_rows in counts.unseen.items():
         print(on_one_line(unseen_note(f"{number_of_rows:,} rows", by_name[name], "the model")), file=sys.stderr)

@@ -16,6 +16,10 @@ from logreg.launchers import ADDRESS, Placement
 NODE_RANK = "NODE_RANK"
 """The variable of the environment with the number of this machine, from 0, as Lightning and Kubernetes name it."""
 
+TORCH_LOG = "TORCH_CPP_LOG_LEVEL"
+"""The variable in which torch looks, as it is imported, for the level of the messages of its compiled code: a machine
+that is done first would warn the others."""
+
 LAUNCHER_S = 5.0
 """Seconds in which a launcher ends all processes after one has failed: torchrun takes a tenth, others none at all."""
 
@@ -50,6 +54,7 @@ def start_together(devices: int, num_nodes: int, arguments: Sequence[str]) -> in
     """
     import logging
 
+    os.environ.setdefault(TORCH_LOG, "ERROR")
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch, DataFacts
+from logreg.inference.added_columns import ScoreTests
 from logreg.inference.covariance import ScoreProducts
 from logreg.inference.design import choose_design
+from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, SurveyPass
 from logreg.inference.effects import EffectSums
 from logreg.inference.likelihood import Likelihood, LikelihoodPass, Maximum, maximize
 from logreg.losses.objective import Objective
@@ -148,8 +150,22 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
 
-ELSEWHERE = {MeanOffset, RowSample, CurvatureSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
-"""Passes of offsets, and those whose results depend on the order of the rows; each has a test of its own below."""
+ELSEWHERE = {
+    BinnedResiduals,
+    MeanOffset,
+    ScoreTests,
+    RowSample,
+    CurvatureSample,
+    StochasticDescent,
+    ExactDependence,
+    DependenceResidual,
+    DualRows,
+}
+"""Passes of offsets or of two classes alone, and those whose results depend on the order of the rows; each has a test
+of its own below."""
+
+OF_ONE_PROCESS = {SurveyPass, ColumnsOfRows}
+"""Passes of the checks of assumptions, which the first process makes alone."""
 
 WITHOUT_RESULT = {HeldPass, ReadLabels, GatherColumns}
 """Passes that store rows of their own process for others, which are tested with them."""
@@ -173,7 +189,7 @@ def test_every_pass_is_tested() -> None:
 
     public = {one for one in below(Pass) if not one.__name__.startswith("_") and one.__module__.startswith("logreg.")}
     concrete = {one for one in public if not inspect.isabstract(one) and one.__name__ != "PrecisePass"}
-    assert concrete == PASSES.keys() | ELSEWHERE | WITHOUT_RESULT
+    assert concrete == PASSES.keys() | ELSEWHERE | OF_ONE_PROCESS | WITHOUT_RESULT
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
@@ -220,6 +236,30 @@ def test_the_largest_change_of_a_logit_is_that_over_all_processes(classes: int, 
     assert len({float(change(part).max()) for part in parts}) > 1  # so the maximum is not that of every part
     for found in together(parts, change):
         torch.testing.assert_close(found, change(memory), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_checks_of_two_classes_are_those_of_all_rows(processes: int) -> None:
+    memory = rows_of(2, weighted=True)
+    problem = problem_of(memory, Objective("bce"))
+    at, edges = _at_maximum(problem), torch.tensor([[-0.5, 0.0, 0.5]] * 2, dtype=torch.float64)
+    at[0].problem = dataclasses.replace(at[0].problem, dtype=torch.float64)  # as of inference
+
+    def bins(source: MemoryRows) -> Tensor:
+        requested = BinnedResiduals(*at, [0, 1], edges)
+        run_pass(source, requested)
+        return torch.stack(requested.result())
+
+    def score(source: MemoryRows) -> Tensor:
+        requested = ScoreTests(*at, [lambda columns, _: columns[:, :2] ** 2], [2])
+        run_pass(source, requested)
+        return torch.tensor(requested.result()[0].test.chi2, dtype=torch.float64)
+
+    for made in (bins, score):
+        expected = made(memory)
+        assert expected.abs().max() > 0.01
+        for found in together(dealt(memory, processes), made):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

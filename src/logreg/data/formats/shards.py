@@ -478,7 +478,7 @@ def _version(filesystem: Any, info: Any) -> str:
     version = str(info.mtime_ns)
     if filesystem.type_name == "s3":  # its times are whole seconds
         with filesystem.open_input_stream(info.path, compression=None) as stream:
-            version += (stream.metadata() or {}).get(b"ETag", b"").decode()
+            version += stream.metadata()["ETag"].decode()
     return version
 
 
