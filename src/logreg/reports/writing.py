@@ -152,7 +152,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
         if table.checks is not None:
             class_name = label(table.classes[1], 24)
             drawn[1] = binned_residuals(table.checks.linearity, class_name, f"{of}: binned residuals")
-            drawn[2] = influence_plot(table.checks, f"{of}: influence of single rows")
+            drawn[2] = influence_plot(table.checks, f"{of}: influence of single rows (areas: Cook's distances)")
         figures = [name for name in figures if name not in OF_TABLE]
         for figure, name in zip(drawn, OF_TABLE, strict=True):
             (folder / "figures" / name).unlink(missing_ok=True)
