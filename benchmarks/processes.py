@@ -125,7 +125,7 @@ PICKLED_BYTES = 100
 """Bytes of a pickled number, about."""
 
 SAMPLE_BYTES = PART_BYTES[torch.float32]
-"""Bytes of the sample of rows that each process brings; see `RowSample`."""
+"""Bytes of the sample of rows, of which each process brings a part; see `RowSample`."""
 
 DEVIATIONS = (0.02, 0.1, 0.3)
 """Standard deviations of the logarithm of the time of a process."""
@@ -479,7 +479,7 @@ def fit_line(work: Work, way: str, passes: Passes, machines: Cluster, constants:
         sum(number * machines.reduce_seconds(one, rounds(machines.machines)) for one, number in kinds)
         for rounds in (ring_rounds, halving_rounds)
     ]
-    sampling = passes.sample * machines.gather_seconds(SAMPLE_BYTES)
+    sampling = passes.sample * machines.gather_seconds(SAMPLE_BYTES / machines.machines)
     size = machines.share_bytes(work)
     source = "memory" if size <= machines.memory else "disk"
     cells = (
@@ -512,17 +512,15 @@ def print_messages(arguments: argparse.Namespace) -> None:
     """Prints how the other messages of a pass grow with the number of machines; see `ProcessGroup`."""
     print(
         "\n| machines | a maximum in slots, ms | all slots, ms | an all-reduce of their own, ms | gathered numbers, ms "
-        "| gathered samples, GB | s |\n|--:|--:|--:|--:|--:|--:|--:|"
+        "| a sample of rows, ms |\n|--:|--:|--:|--:|--:|--:|"
     )
     for one in clusters(arguments):
         slots = (Work("all-reduce", 0, number) for number in (one.machines, MAX_SLOTS))  # they add bytes, not rounds
         own = Work("all-reduce", 0, MAX_SLOTS // one.machines)
         seconds = [one.reduce_seconds(few, rounds=0) for few in slots]
-        seconds += [one.reduce_seconds(own, ring_rounds(one.machines)), one.gather_seconds(PICKLED_BYTES)]
-        print(
-            f"| {one.machines:,} | {' | '.join(f'{1e3 * some:.2f}' for some in seconds)} | "
-            f"{SAMPLE_BYTES * one.machines / 1e9:.2f} | {one.gather_seconds(SAMPLE_BYTES):.2f} |"
-        )
+        seconds += [one.reduce_seconds(own, ring_rounds(one.machines))]
+        seconds += [one.gather_seconds(size) for size in (PICKLED_BYTES, SAMPLE_BYTES / one.machines)]
+        print(f"| {one.machines:,} | {' | '.join(f'{1e3 * some:.2f}' for some in seconds)} |")
 
 
 # ---- simulated ----

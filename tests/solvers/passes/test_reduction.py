@@ -48,7 +48,7 @@ from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
-from process_groups import Simulated, dealt, in_processes, together
+from process_groups import Simulated, dealt, in_processes, shared, together
 
 
 def rows_of(classes: int, weighted: bool, rows: int = 240, features: int = 5) -> MemoryRows:
@@ -326,6 +326,22 @@ def test_a_sample_has_rows_of_every_process_that_has_some(processes: int) -> Non
     assert set(first.labels.tolist()) == {0, 1, 2}
     for other in others:
         assert torch.equal(first.features, other.features)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_a_sample_does_not_grow_with_the_processes(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 20)
+    memory = rows_of(2, weighted=False)
+    memory.block_rows = 240
+    problem = problem_of(memory, Objective("bce"))
+
+    def sampled(source: MemoryRows) -> int:
+        requested = RowSample(problem)
+        run_pass(source, requested)
+        return len(requested.result().labels)
+
+    for number in together(shared(memory, processes), sampled):
+        assert 20 - processes <= number <= 20 + processes
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

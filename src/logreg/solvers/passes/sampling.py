@@ -9,6 +9,7 @@ from torch import Tensor
 
 from logreg.csr import is_sparse
 from logreg.facts import Batch
+from logreg.processes import Processes
 from logreg.rows import chosen_rows, joined, part_rows, parts
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.passes.precise import weighing_rows
@@ -16,7 +17,7 @@ from logreg.solvers.problem import Coordinates, Problem
 
 
 class RowSample(Pass[Batch]):
-    """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows.
+    """A sample of the rows: evenly spaced rows of the first block of each process, together as many as `part_rows`.
 
     Rows of weight 0 are left out, and so is a first block that has no others: it would show nothing of f.  The
     features of the sample are dense.
@@ -36,15 +37,18 @@ class RowSample(Pass[Batch]):
             self._blocks.append(self._thinned(block))
             self.done = True
 
+    def reduce(self, processes: Processes) -> None:
+        """Joins the samples of all processes; each sends its part of what will be kept."""
+        self._blocks = [self._thinned(block, processes.size) for block in self._blocks]
+        super().reduce(processes)
+
     def result(self) -> Batch:
         """The rows, in the order of the processes."""
-        if len(self._blocks) == 1:
-            return self._blocks[0]
-        return self._thinned(joined(self._blocks))
+        return self._blocks[0] if len(self._blocks) == 1 else joined(self._blocks)
 
     @staticmethod
-    def _thinned(block: Batch) -> Batch:
-        step = max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+    def _thinned(block: Batch, processes: int = 1) -> Batch:
+        step = max(1, -(-len(block.labels) * processes // part_rows(block.features.shape[1], torch.float32)))
         if is_sparse(block.features):
             few = chosen_rows(block, torch.arange(0, len(block.labels), step))
             return few._replace(features=few.features.to_dense())
