@@ -215,8 +215,8 @@ def test_the_model_is_the_same(tmp_path: Path, optimizer: str) -> None:
 
 
 def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
-    """The features of 200,000 x 50 take 40 MB: a copy of them would be seen."""
-    count, wide = 200_000, 50
+    """The features of 500,000 x 50 take 100 MB: a copy of them would be seen."""
+    count, wide = 500_000, 50
     draw = np.random.default_rng(0)
     columns = {f"x{number}": draw.standard_normal(count, np.float32) for number in range(wide)}
     pq.write_table(pa.table(columns | {"y": draw.integers(0, 2, count)}), tmp_path / "all.parquet")
