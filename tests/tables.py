@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import random
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,22 @@ def table(path: Path, *arguments: str, target: str = "y") -> TensorDataModule:
 
 def alternating(*values: Any, rows: int = 60) -> list[Any]:
     return [values[row % len(values)] for row in range(rows)]
+
+
+def write_csv(folder: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """``t.csv`` with these columns, whose names may be any text."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return folder / "t.csv"
+
+
+def drawn(rows: int = 120, seed: int = 0, effect: Callable[[float], float] = float) -> dict[str, list[Any]]:
+    """Two numbers, of the first of which the logit has an effect, a category, and classes that overlap."""
+    draw = random.Random(seed)
+    a, b = ([round(draw.gauss(0, 1), 3) for _ in range(rows)] for _ in "ab")
+    color = [draw.choice(["blue", "green", "red"]) for _ in range(rows)]
+    y = ["yes" if effect(x) + (c == "red") + draw.gauss(0, 2) > 0 else "no" for x, c in zip(a, color, strict=True)]
+    return {"a": a, "b": b, "color": color, "y": y}

@@ -22,6 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from logreg.commands.coefficients import main
 from logreg.training.checkpoint_reading import TrainedModel
+from tables import drawn, write_csv
 from whole_runs import Run, left_in, train, working_in
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "references"
@@ -92,23 +93,6 @@ def values(answer: Mapping[str, Any], key: str, class_name: str | None = None) -
     """One number of each coefficient, the intercept first, as R has them."""
     rows = [row for row in answer["coefficients"] if class_name in (None, row["class_name"])]
     return [row[key] if key in row else row["per_unit"][key] for row in rows]
-
-
-def write(folder: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return folder / "t.csv"
-
-
-def drawn(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
-    """Two numbers, a category, and classes that overlap."""
-    draw = random.Random(seed)
-    a, b = ([round(draw.gauss(0, 1), 3) for _ in range(rows)] for _ in "ab")
-    color = [draw.choice(["blue", "green", "red"]) for _ in range(rows)]
-    y = ["yes" if x + (c == "red") + draw.gauss(0, 2) > 0 else "no" for x, c in zip(a, color, strict=True)]
-    return {"a": a, "b": b, "color": color, "y": y}
 
 
 # The numbers of R
@@ -243,20 +227,20 @@ def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> Non
     with (REFERENCES / "birthwt.csv").open() as one, (REFERENCES / "birthwt_offset_and_weight.csv").open() as other:
         rows = [{**left, **right} for left, right in zip(csv.DictReader(one), csv.DictReader(other), strict=True)]
     columns = {name: [row[name] for row in rows] for name in ("age", "lwt", "smoke", "low", "n")}
-    run = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "low", "dataset.weight=n")
     answer = ask(run)
     assert values(answer, "coef") == pytest.approx(known["estimate"], rel=1e-6)
     assert values(answer, "std_error") == pytest.approx(known["std_error"], rel=1e-6)
     assert values(answer, "p") == pytest.approx(known["p"], rel=1e-6)
     assert answer["weights"] == "frequency"
     counted = {name: [row[name] for row in rows for _ in range(int(row["n"]))] for name in columns}
-    again = fitted(tmp_path, write(tmp_path, counted), "low", "dataset.drop=[n]")
+    again = fitted(tmp_path, write_csv(tmp_path, counted), "low", "dataset.drop=[n]")
     expanded = ask(again)
     for key in ("rows", "log_likelihood", "bic", "tjur_r2"):
         assert answer["fit"][key] == pytest.approx(expanded["fit"][key], rel=1e-9)
-    run = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "low", "dataset.weight=n")
     errors = values(ask(run, "covariance=HC3"), "std_error")
-    again = fitted(tmp_path, write(tmp_path, counted), "low", "dataset.drop=[n]")
+    again = fitted(tmp_path, write_csv(tmp_path, counted), "low", "dataset.drop=[n]")
     assert errors == pytest.approx(values(ask(again, "covariance=HC3"), "std_error"), rel=1e-9)
 
 
@@ -278,7 +262,7 @@ def test_the_form_of_the_fit_changes_nothing(arguments: tuple[str, ...], tmp_pat
     columns = drawn()
     columns["year"] = [2e9 + 1e4 * number for number in columns["b"]]  # far from zero, which is stored as a deviation
     del columns["b"]
-    file = write(tmp_path, {name: columns[name] for name in ("a", "year", "color", "y")})
+    file = write_csv(tmp_path, {name: columns[name] for name in ("a", "year", "color", "y")})
     one, other = (ask(fitted(tmp_path, file, "y", *typed)) for typed in ((), arguments))
     for key in ("coef", "std_error", "p", "low", "high", "odds_ratio"):
         assert values(other, key) == pytest.approx(values(one, key), rel=1e-9)
@@ -287,13 +271,13 @@ def test_the_form_of_the_fit_changes_nothing(arguments: tuple[str, ...], tmp_pat
 
 
 def test_a_softmax_of_two_classes_has_the_leverages_of_the_logistic_loss(tmp_path: Path, ask: Ask) -> None:
-    file = write(tmp_path, drawn())
+    file = write_csv(tmp_path, drawn())
     one, other = (ask(fitted(tmp_path, file, "y", *typed), "covariance=HC3") for typed in ((), ("loss=cross_entropy",)))
     assert values(other, "std_error") == pytest.approx(values(one, "std_error"), rel=1e-9)
 
 
 def test_the_order_of_the_classes_changes_signs_alone(tmp_path: Path, ask: Ask) -> None:
-    file = write(tmp_path, drawn())
+    file = write_csv(tmp_path, drawn())
     run = fitted(tmp_path, file, "y")
     one, other = ask(run, "covariance=HC3"), ask(run, "covariance=HC3 reference_class=yes")
     swapped = ask(fitted(tmp_path, file, "y", "dataset.positive=no"), "covariance=HC3")
@@ -306,7 +290,7 @@ def test_the_order_of_the_classes_changes_signs_alone(tmp_path: Path, ask: Ask) 
 
 def test_odds_ratios_and_deviations_are_those_of_the_coefficients(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
-    answer = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    answer = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     std = float(np.std(columns["a"]))
     (row,) = (row for row in answer["coefficients"] if row["feature"] == "a")
     for key in ("coef", "std_error", "low", "high"):
@@ -328,8 +312,8 @@ def test_missing_values_are_columns_of_their_own(tmp_path: Path, ask: Ask) -> No
         plain[name] = [fill if gap else value for gap, value in zip(missing, plain[name], strict=True)]
         plain[f"{name} is missing"] = [int(gap) for gap in missing]
     order = ("a", "a is missing", "b", "color", "color is missing", "y")
-    one = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
-    other = ask(fitted(tmp_path, write(tmp_path, {name: plain[name] for name in order}), "y"))
+    one = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
+    other = ask(fitted(tmp_path, write_csv(tmp_path, {name: plain[name] for name in order}), "y"))
     assert [row["feature"] for row in one["coefficients"]] == [row["feature"] for row in other["coefficients"]]
     assert len(one["coefficients"]) == 7
     assert values(one, "coef") == pytest.approx(values(other, "coef"), rel=1e-9)
@@ -343,9 +327,9 @@ def test_rare_levels_are_one_level(reference: str, tmp_path: Path, ask: Ask) -> 
     many, few = tmp_path / "many", tmp_path / "few"
     many.mkdir()
     few.mkdir()
-    one = ask(fitted(few, write(few, columns), "y"), f"reference={{color:{reference.replace('(rare)', 'blue')}}}")
+    one = ask(fitted(few, write_csv(few, columns), "y"), f"reference={{color:{reference.replace('(rare)', 'blue')}}}")
     typed = f"'reference={{color:\"{reference}\"}}' test=lrt"
-    joined = ask(fitted(many, write(many, columns | {"color": rare}), "y", "dataset.min_level_rows=5"), typed)
+    joined = ask(fitted(many, write_csv(many, columns | {"color": rare}), "y", "dataset.min_level_rows=5"), typed)
     assert joined["references"] == {"color": reference}
     for key in ("coef", "std_error"):
         ours, theirs = (
@@ -361,7 +345,7 @@ def test_firth_that_does_not_converge_does_not_advise_firth(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, columns | {"y": [int(a > 0) for a in columns["a"]]}), "y")
+    run = fitted(tmp_path, write_csv(tmp_path, columns | {"y": [int(a > 0) for a in columns["a"]]}), "y")
     assert "Set firth=true" in refused(run)
     monkeypatch.setattr("logreg.inference.firth.FirthLikelihood.max_steps", 2)
     assert refused(run, "firth=true") == (
@@ -373,14 +357,14 @@ def test_firth_that_does_not_converge_does_not_advise_firth(
 def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["w"] = [0.5 + row % 3 for row in range(120)]
-    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.weight=w")
     answer = ask(run)
     assert (answer["weights"], answer["covariance"], answer["fit"]["rows"]) == ("sampling", "HC0", 120)
     assert answer["fit"]["log_likelihood"] is answer["fit"]["aic"] is answer["fit"]["likelihood_ratio"] is None
     leveraged = ask(run, "covariance=HC3")
     # weights in another unit are the same weights
     columns["w"] = [7.3 * weight for weight in columns["w"]]
-    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.weight=w")
     for known, typed in ((answer, ""), (leveraged, "covariance=HC3")):
         other = ask(run, typed)
         for key in ("coef", "std_error"):
@@ -388,7 +372,7 @@ def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, a
     # of a cluster for each row, errors are those of HC0 but for the factor of few clusters
     columns["w"] = [weight / 7.3 for weight in columns["w"]]
     columns["row"] = [f"r{row}" for row in range(120)]
-    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w", "dataset.drop=[row]")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.weight=w", "dataset.drop=[row]")
     clustered = ask(run, "covariance=cluster:row")
     factor = (120 / 119 * 119 / (120 - 5)) ** 0.5
     assert values(clustered, "std_error") == pytest.approx([factor * e for e in values(answer, "std_error")], rel=1e-8)
@@ -403,7 +387,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("plain")
     columns = drawn()
     columns["same"], columns["school"] = ["x"] * 120, [f"s{row % 9}" for row in range(120)]
-    return fitted(folder, write(folder, columns), "y", "dataset.features=[a,b,color]")
+    return fitted(folder, write_csv(folder, columns), "y", "dataset.features=[a,b,color]")
 
 
 @pytest.mark.parametrize(
@@ -468,20 +452,20 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]
     features = "dataset.features=[a,b,color]"
-    line = refused(fitted(tmp_path, write(tmp_path, columns), "y", features, *typed))
+    line = refused(fitted(tmp_path, write_csv(tmp_path, columns), "y", features, *typed))
     assert reason in line
     assert line.endswith(way_out)
 
 
 def test_the_advice_on_a_penalty_goes_with_the_rest(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
     columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, columns), "y", "l2=1e-3")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "l2=1e-3")
     assert refused(run, "test=lrt").endswith("say. Train again with l2=0, or set firth=true, which needs no other fit.")
     assert ask(run, "test=lrt firth=true")["firth"] is True
     assert refused(run, "checks=true").endswith("say. Train again with l2=0.")
     many = {f"x{place}": [random.Random(place + 99 * row).gauss(0, 1) for row in range(20)] for place in range(25)}
     many["y"] = columns["y"][:20]
-    wide = fitted(tmp_path, write(tmp_path, many), "y", "l2=0.1")
+    wide = fitted(tmp_path, write_csv(tmp_path, many), "y", "l2=0.1")
     assert "Set interval=bootstrap, or take more rows" in refused(wide)
     assert ask(wide, "interval=bootstrap replicates=39")["interval"] == "bootstrap"
 
@@ -497,7 +481,7 @@ def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]
     columns["total"] = [round(a + 2 * b, 6) for a, b in zip(columns["a"], columns["b"], strict=True)]
-    file = write(tmp_path, columns)
+    file = write_csv(tmp_path, columns)
     group = ("dataset.split.group=school", "dataset.split.val=0.3", "dataset.drop=[total]")
     grouped = fitted(tmp_path, file, "y", *group)
     assert ask(grouped, "covariance=cluster:school")["covariance"] == "cluster:school"
@@ -516,7 +500,7 @@ def test_dependent_columns_are_named(tmp_path: Path, refused: Callable[..., str]
     columns = drawn()
     columns["shade"] = [{"blue": "dark", "green": "dark", "red": "light"}[color] for color in columns["color"]]
     columns["fahrenheit"] = [round(1.8 * a + 32, 6) for a in columns["a"]]
-    line = refused(fitted(tmp_path, write(tmp_path, columns), "y"))
+    line = refused(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     assert "'shade=light' is a linear combination of 'color=red'" in line
     assert "'fahrenheit' is a linear combination of 'a', so no coefficient" in line
     assert line.endswith("Train again with dataset.drop=[shade,fahrenheit].")
@@ -529,7 +513,7 @@ def test_separated_classes_are_refused(cut: int, kind: str, tmp_path: Path, refu
     if cut:  # three rows of the other class where b is 0
         columns["b"] = [max(b, 0.0) for b in columns["b"]]
         columns["y"][:cut], columns["b"][:cut] = ["yes"] * cut, [0.0] * cut
-    line = refused(fitted(tmp_path, write(tmp_path, columns), "y"))
+    line = refused(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     assert "'b'" in line
     assert f"from 'no' {'in some rows' if cut else 'perfectly'} ({kind} separation)" in line
     assert "Set firth=true" in line
@@ -537,22 +521,22 @@ def test_separated_classes_are_refused(cut: int, kind: str, tmp_path: Path, refu
 
 def test_data_that_has_changed_is_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
     columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y")
     columns["b"][7] += 0.001
-    write(tmp_path, columns)
+    write_csv(tmp_path, columns)
     assert "the data has changed since: their checksum is another one. Train again." in refused(run)
     columns["c"] = columns["b"]
-    write(tmp_path, columns)
+    write_csv(tmp_path, columns)
     assert "the data has changed since" in refused(run)
 
 
 def test_several_classes_have_no_leverage(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
     columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, columns), "color")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "color")
     line = refused(run, "covariance=HC3")
     assert line.startswith("`covariance=HC3` must be asked of a model of two classes")
     assert len(ask(run, "covariance=HC1")["coefficients"]) == 8
-    one_vs_rest = fitted(tmp_path, write(tmp_path, columns), "color", "loss=bce")
+    one_vs_rest = fitted(tmp_path, write_csv(tmp_path, columns), "color", "loss=bce")
     assert "loss=bce fits each class against the rest. Train again with loss=auto." in refused(one_vs_rest)
 
 
@@ -599,7 +583,7 @@ STUDENTS: dict[str, list[Any]] = {"hours": [1.0, 2.0, 3.0], "y": ["no", "no", "y
 def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tmp_path: Path, ask: Ask) -> None:
     columns = {name: of_column for name, of_column in drawn(40).items() if name != "color"}
     columns = STUDENTS if students else columns
-    answer = ask(fitted(tmp_path, write(tmp_path, columns), "y"), "firth=true interval=profile test=lrt")
+    answer = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"), "firth=true interval=profile test=lrt")
     *names, target = columns
     x = np.column_stack([np.ones(len(columns[target])), *(columns[name] for name in names)])
     y = np.array([label == "yes" for label in columns[target]])
@@ -637,7 +621,7 @@ def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tm
 def test_a_level_of_one_row_has_a_bias_reduced_estimate(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["color"][5] = "odd"
-    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y")
     answer = ask(run, "firth=true interval=profile test=lrt")
     coef = [row["per_unit"]["coef"] for row in answer["coefficients"]]
     levels = [[float(color == level) for color in columns["color"]] for level in ("green", "odd", "red")]
@@ -654,7 +638,7 @@ def test_a_level_of_one_row_has_a_bias_reduced_estimate(tmp_path: Path, ask: Ask
 
 def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -> None:
     columns = drawn(60)
-    run = fitted(tmp_path, write(tmp_path, {name: columns[name] for name in ("a", "b", "color")}), "color")
+    run = fitted(tmp_path, write_csv(tmp_path, {name: columns[name] for name in ("a", "b", "color")}), "color")
     answer = ask(run, "firth=true")
     x = np.array([[1.0, a, b] for a, b in zip(columns["a"], columns["b"], strict=True)])
     codes = np.array([("blue", "green", "red").index(color) for color in columns["color"]])
@@ -678,7 +662,7 @@ def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -
 def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
     tmp_path: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "report=full")
+    run = fitted(tmp_path, write_csv(tmp_path, drawn()), "y", "report=full")
     before = (run.folder / "report.md").read_text(encoding="utf-8")
     answer = ask(run, "test=lrt")
     for typed in ([], ["test=lrt"]):  # the second time replaces the first
@@ -712,7 +696,7 @@ def test_a_level_may_end_as_the_name_of_an_indicator_does(tmp_path: Path, ask: A
     found = []
     for name in ("sea", "what is missing"):  # in the same place among the sorted levels
         named = [name if color == max(columns["color"]) else color for color in columns["color"]]
-        run = fitted(tmp_path, write(tmp_path, {**columns, "color": named}), "y", "dataset.features=[a,color]")
+        run = fitted(tmp_path, write_csv(tmp_path, {**columns, "color": named}), "y", "dataset.features=[a,color]")
         found.append([row["effect"] for row in ask(run, "effects=average")["effects"]])
     assert found[0] == found[1]
 
@@ -722,7 +706,7 @@ def test_marginal_effects_are_changes_of_probabilities(at: str, tmp_path: Path, 
     columns = drawn(90)
     columns["hit"] = [row % 2 for row in range(90)]
     columns["kind"] = [random.Random(row).choice("xyz") for row in range(90)]
-    run = fitted(tmp_path, write(tmp_path, columns), "kind", "dataset.features=[a,hit,color]")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "kind", "dataset.features=[a,hit,color]")
     answer = ask(run, f"effects={at}")
     x = features_of(columns)
     x = x if at == "average" else x.mean(0, keepdims=True)
@@ -878,7 +862,7 @@ def test_likelihood_of_other_links_gives_limits_and_tests(of_link: tuple[str, Ru
 
 def test_limits_are_found_where_a_likelihood_is_not_concave(tmp_path: Path, ask: Ask) -> None:
     # Newton's method alone fails here: on the way the observed information is not positive definite
-    answer = ask(fitted(tmp_path, write(tmp_path, drawn(25, 1)), "y", "link=cauchit"), "interval=profile test=lrt")
+    answer = ask(fitted(tmp_path, write_csv(tmp_path, drawn(25, 1)), "y", "link=cauchit"), "interval=profile test=lrt")
     assert answer["limit_error"] <= 1e-9
 
 
@@ -919,7 +903,7 @@ def test_marginal_effects_of_other_links(at: str, of_link: tuple[str, Run], ask:
 
 
 def test_the_other_reference_class_has_the_mirrored_link(tmp_path: Path, ask: Ask) -> None:
-    file = write(tmp_path, drawn())
+    file = write_csv(tmp_path, drawn())
     one = ask(fitted(tmp_path, file, "y", "link=loglog"), "covariance=HC3")
     other = ask(fitted(tmp_path, file, "y", "link=cloglog", "dataset.positive=no"), "covariance=HC3 reference_class=no")
     assert (one["link"], other["link"]) == ("loglog", "loglog")
@@ -931,7 +915,7 @@ def test_the_other_reference_class_has_the_mirrored_link(tmp_path: Path, ask: As
 def test_other_links_have_no_odds_ratios_in_texts_and_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
-    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit")
+    run = fitted(tmp_path, write_csv(tmp_path, drawn()), "y", "link=probit")
     assert refused(run, "firth=true") == (
         "`firth=true` must be of a logit link, got link=probit in the run. Leave firth out, or train again with "
         "link=logit."
@@ -956,10 +940,10 @@ def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
 ) -> None:
     columns = drawn()
     columns["y"] = ["no" if b < 0 else "yes" for b in columns["b"]]
-    line = refused(fitted(tmp_path, write(tmp_path, columns), "y", "link=probit"))
+    line = refused(fitted(tmp_path, write_csv(tmp_path, columns), "y", "link=probit"))
     assert "(complete separation)" in line
     assert "Train again with link=logit and set firth=true for finite" in line
-    penalized = refused(fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit", "l2=1e-3"))
+    penalized = refused(fitted(tmp_path, write_csv(tmp_path, drawn()), "y", "link=probit", "l2=1e-3"))
     assert penalized.endswith("for intervals of the penalized estimates, or train again with l2=0.")
 
 
@@ -979,7 +963,7 @@ def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) ->
     facts = TrainedModel.load(sparse.folder / "checkpoints" / "last.ckpt").facts
     assert facts.nonzeros == sum(value != 0 for row in rows for value in row)
     columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
-    dense = fitted(tmp_path, write(tmp_path, {**columns, "y": y}), "y")
+    dense = fitted(tmp_path, write_csv(tmp_path, {**columns, "y": y}), "y")
     for typed in ("effects=average", "covariance=HC3", "interval=profile test=lrt"):
         one, other = ask(sparse, typed), ask(dense, typed)
         for key in ("coef", "std_error", "low"):
@@ -997,11 +981,11 @@ def test_words_of_text_have_standard_errors(precision: int, tmp_path: Path, ask:
     y = ["yes" if ("two" in text) + draw.gauss(0, 1) > 0.5 else "no" for text in texts]
     columns = {"text": texts, "y": y}
     of_text = ("dataset=text", "dataset.text=[text]", "dataset.target=y", f"dataset.path={tmp_path / 't.csv'}")
-    write(tmp_path, columns)
+    write_csv(tmp_path, columns)
     answer = ask(train(tmp_path, *of_text, *ALL, "l2=0", f"precision={precision}"), "test=lrt")
     matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     numbers = {name: matrix[:, place].tolist() for place, name in enumerate(("one", "red", "two"))}
-    known = ask(fitted(tmp_path, write(tmp_path, {**numbers, "y": y}), "y", "precision=64"))
+    known = ask(fitted(tmp_path, write_csv(tmp_path, {**numbers, "y": y}), "y", "precision=64"))
     assert [row["feature"] for row in answer["coefficients"]] == ["intercept", "text:one", "text:red", "text:two"]
     for key in ("coef", "std_error"):
         assert values(answer, key) == pytest.approx(values(known, key), rel=1e-9)
@@ -1016,10 +1000,10 @@ def test_rare_levels_are_a_level(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     for row, rare in enumerate(("pink", "pink", "gray", "gray", "gray", "teal", "teal", "teal")):
         columns["color"][row] = rare
-    of_rare = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.min_level_rows=5")
+    of_rare = fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.min_level_rows=5")
     joined = [color if color in ("blue", "green", "red") else "zzz" for color in columns["color"]]
     (tmp_path / "joined").mkdir()
-    of_one = fitted(tmp_path, write(tmp_path / "joined", {**columns, "color": joined}), "y")
+    of_one = fitted(tmp_path, write_csv(tmp_path / "joined", {**columns, "color": joined}), "y")
     for level in ("blue", "green"):
         one, other = (ask(run, f"'reference={{color:{level}}}'") for run in (of_rare, of_one))
         assert one["coefficients"][-1]["feature"] == "color=(rare)"
@@ -1030,7 +1014,7 @@ def test_rare_levels_are_a_level(tmp_path: Path, ask: Ask) -> None:
 def test_models_of_many_parameters_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
-    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "l2=1e-3")
+    run = fitted(tmp_path, write_csv(tmp_path, drawn()), "y", "l2=1e-3")
     monkeypatch.setattr("logreg.run.inference_request.MAX_PARAMETERS", 4)
     assert refused(run, "firth=true") == refused(run)
     assert "with at most 4 parameters, and this one has 5. Leave columns out, or rare words" in refused(run)

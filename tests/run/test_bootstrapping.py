@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from logreg.commands.coefficients import main
 from logreg.inference.bootstrap import percentile_limits, resampled_weights
+from tables import drawn, write_csv
 from whole_runs import Run, train, working_in
 
 Ask = Callable[..., dict[str, Any]]
@@ -26,21 +27,8 @@ ALL = ("dataset.split.val=0", "dataset.split.test=0")
 
 
 def fitted(folder: Path, columns: Mapping[str, Sequence[Any]], *arguments: str, target: str = "y") -> Run:
-    folder.mkdir(exist_ok=True)
-    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    table = ("dataset=table", f"dataset.path={folder / 't.csv'}", f"dataset.target={target}")
+    table = ("dataset=table", f"dataset.path={write_csv(folder, columns)}", f"dataset.target={target}")
     return train(folder, *table, *ALL, *arguments)
-
-
-def drawn(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
-    draw = random.Random(seed)
-    a, b = ([round(draw.gauss(0, 1), 3) for _ in range(rows)] for _ in "ab")
-    color = [draw.choice(["blue", "green", "red"]) for _ in range(rows)]
-    y = ["yes" if x + (c == "red") + draw.gauss(0, 2) > 0 else "no" for x, c in zip(a, color, strict=True)]
-    return {"a": a, "b": b, "color": color, "y": y}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from scipy.special import expit
 from scipy.stats import chi2
 
 from logreg.commands.coefficients import main
+from tables import drawn, write_csv
 from whole_runs import Run, train, working_in
 
 Array = NDArray[np.float64]
@@ -47,22 +48,9 @@ def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     return type_
 
 
-def write(folder: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return folder / "t.csv"
-
-
-def drawn(rows: int = 150, seed: int = 0) -> dict[str, list[Any]]:
-    """Two numbers, the logit of the first of which is a parabola, a category, and classes that overlap."""
-    draw = random.Random(seed)
-    a, b = ([round(draw.gauss(0, 1), 3) for _ in range(rows)] for _ in "ab")
-    color = [draw.choice(["blue", "green", "red"]) for _ in range(rows)]
-    y = ["yes" if x * x - 1 + (c == "red") + draw.gauss(0, 2) > 0 else "no" for x, c in zip(a, color, strict=True)]
-    return {"a": a, "b": b, "color": color, "y": y}
+def parabola(rows: int = 150, seed: int = 0) -> dict[str, list[Any]]:
+    """A table whose logit is a parabola in its first column."""
+    return drawn(rows, seed, lambda value: value * value - 1)
 
 
 def design_of(columns: Mapping[str, Sequence[Any]]) -> tuple[Array, Array]:
@@ -201,8 +189,8 @@ def test_checks_of_a_probit_link_are_those_of_r(tmp_path: Path, birthwt: Run, as
 
 
 def test_a_parabola_is_found(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn()
-    checks = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    columns = parabola()
+    checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     first, second = checks["linearity"]
     assert (first["feature"], second["feature"]) == ("a", "b")
     x, y = design_of(columns)
@@ -230,8 +218,8 @@ def test_a_parabola_is_found(tmp_path: Path, ask: Ask) -> None:
 
 
 def test_one_step_is_near_the_fit_without_the_row(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn()
-    checks = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    columns = parabola()
+    checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     x, y = design_of(columns)
     whole = fit_of(x, y)
     p = expit(x @ whole)
@@ -246,8 +234,8 @@ def test_one_step_is_near_the_fit_without_the_row(tmp_path: Path, ask: Ask) -> N
 
 def test_influence_is_that_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
-    columns = drawn()
-    checks = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    columns = parabola()
+    checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     x, y = design_of(columns)
     model = statsmodels.GLM(y, x, family=statsmodels.families.Binomial()).fit(tol=1e-14)
     theirs = model.get_influence()
@@ -269,7 +257,7 @@ def test_influence_is_that_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
 
 @pytest.mark.parametrize("typed", [("loss=cross_entropy",), ("dataset.positive=no",), ("precision=64",)], ids=" ".join)
 def test_the_form_of_the_fit_changes_no_check(typed: tuple[str, ...], tmp_path: Path, ask: Ask) -> None:
-    file = write(tmp_path, drawn())
+    file = write_csv(tmp_path, parabola())
     known = ask(fitted(tmp_path, file, "y"))
     run = fitted(tmp_path, file, "y", *typed)
     swapped = "dataset.positive=no" in typed
@@ -292,12 +280,12 @@ def test_the_form_of_the_fit_changes_no_check(typed: tuple[str, ...], tmp_path: 
 
 
 def test_rows_of_a_weight_are_as_many_rows(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn()
+    columns = parabola()
     columns["n"] = [1 + row % 3 for row in range(150)]
     counted = {name: [v for v, n in zip(columns[name], columns["n"], strict=True) for _ in range(n)] for name in "abyn"}
     counted["color"] = [v for v, n in zip(columns["color"], columns["n"], strict=True) for _ in range(n)]
-    one = ask(fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=n"))
-    other = ask(fitted(tmp_path, write(tmp_path / "counted", counted), "y", "dataset.drop=[n]"))
+    one = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.weight=n"))
+    other = ask(fitted(tmp_path, write_csv(tmp_path / "counted", counted), "y", "dataset.drop=[n]"))
     assert one["hosmer_lemeshow"] == pytest.approx(other["hosmer_lemeshow"], rel=1e-8)
     assert one["overdispersion"] == pytest.approx(other["overdispersion"], rel=1e-8)
     assert one["stukel"]["chi2"] == pytest.approx(other["stukel"]["chi2"], rel=1e-8)
@@ -307,13 +295,13 @@ def test_rows_of_a_weight_are_as_many_rows(tmp_path: Path, ask: Ask) -> None:
         assert ours["bins"] == [pytest.approx(each, rel=1e-8) for each in theirs["bins"]]
     assert one["high_leverage"] == other["high_leverage"]
     assert one["influence"][0]["cooks_distance"] == pytest.approx(other["influence"][0]["cooks_distance"], rel=1e-8)
-    repeated = ask(fitted(tmp_path, write(tmp_path / "all", {k: v * 2 for k, v in drawn().items()}), "y"))
+    repeated = ask(fitted(tmp_path, write_csv(tmp_path / "all", {k: v * 2 for k, v in parabola().items()}), "y"))
     assert repeated["overdispersion"]["patterns"] == 150
     assert repeated["overdispersion"]["degrees"] == 145
 
 
 def test_more_rows_than_a_block_have_the_same_checks(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fitted(tmp_path, write(tmp_path, drawn()), "y")
+    run = fitted(tmp_path, write_csv(tmp_path, parabola()), "y")
     known = ask(run)
     monkeypatch.setattr("logreg.solvers.passes.base.part_rows", lambda *_: 7)
     monkeypatch.setattr("logreg.rows.BLOCK_ROWS", 40)
@@ -327,8 +315,8 @@ def test_more_rows_than_a_block_have_the_same_checks(tmp_path: Path, ask: Ask, m
 
 
 def test_of_many_rows_a_sample_has_the_quantiles(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    columns = parabola()
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y")
     monkeypatch.setattr("logreg.inference.diagnostics.MAX_SAMPLED_ROWS", 50)
     monkeypatch.setattr("logreg.run.checking.MIN_REFITS", 1)
     monkeypatch.setattr("logreg.run.checking.MAX_REFIT_FLOP", 0.0)
@@ -345,9 +333,9 @@ def test_of_many_rows_a_sample_has_the_quantiles(tmp_path: Path, ask: Ask, monke
 
 
 def test_tests_of_rows_that_depend_on_each_other_are_left_out(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn()
+    columns = parabola()
     columns["school"] = [f"s{row % 9}" for row in range(150)]
-    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.drop=[school]")
+    run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.drop=[school]")
     checks = ask(run, "covariance=cluster:school")
     assert checks["hosmer_lemeshow"] is checks["stukel"] is checks["overdispersion"] is None
     assert checks["linearity"] == []
@@ -356,9 +344,9 @@ def test_tests_of_rows_that_depend_on_each_other_are_left_out(tmp_path: Path, as
 
 
 def test_a_row_with_a_sampling_weight_is_one_row(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn()
+    columns = parabola()
     columns["w"] = [0.5 + row % 3 for row in range(150)]
-    checks = ask(fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w"))
+    checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y", "dataset.weight=w"))
     assert set(checks["left_out"].values()) == {"weights are sampling weights, which have no likelihood"}
     x, y = design_of(columns)
     w = np.array(columns["w"])
@@ -393,7 +381,7 @@ def test_sparse_rows_have_influence_and_no_splines(tmp_path: Path, ask: Ask) -> 
     (tmp_path / "t.svm").write_text("\n".join(lines) + "\n")
     sparse = ask(train(tmp_path, "dataset=features", f"dataset.path={tmp_path / 't.svm'}", *ALL))
     columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
-    dense = ask(fitted(tmp_path, write(tmp_path, {**columns, "y": y}), "y"))
+    dense = ask(fitted(tmp_path, write_csv(tmp_path, {**columns, "y": y}), "y"))
     assert sparse["left_out"] == {**dict.fromkeys(("linearity", "Stukel"), "the rows are sparse")} | {
         key: why for key, why in dense["left_out"].items() if key == "overdispersion"
     }
@@ -404,7 +392,7 @@ def test_sparse_rows_have_influence_and_no_splines(tmp_path: Path, ask: Ask) -> 
 
 
 def test_several_classes_and_firth_have_no_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path, drawn())
+    file = write_csv(tmp_path, parabola())
     for target, typed, answer in (
         ("color", (), "`checks=true` must be asked of a model of two classes, and this one has 3: binned residuals"),
         ("y", ("firth=true",), "`checks=true` must be asked of a maximum of the likelihood itself"),
@@ -422,7 +410,7 @@ def test_several_classes_and_firth_have_no_checks(tmp_path: Path, capsys: pytest
 
 
 def test_the_report_has_tables_and_pictures_of_the_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "report=full")
+    run = fitted(tmp_path, write_csv(tmp_path, parabola()), "y", "report=full")
     capsys.readouterr()
     with working_in(tmp_path):
         assert main([f"ckpt_path={run.folder}", "checks=true", "report=true"]) == 0

@@ -24,6 +24,7 @@ from logreg.commands.sweep import main
 from logreg.errors import ConfigError
 from logreg.sweeps.search import Range, Search
 from logreg.sweeps.storage import sqlite_url
+from process_groups import forked
 from whole_runs import Answer, train, working_in
 
 RunCommand = Callable[..., Answer]
@@ -331,28 +332,13 @@ def test_processes_that_open_a_new_study_at_the_same_moment_share_it(tmp_path: P
     import sqlalchemy  # noqa: F401  # before the fork, so that all of them are as quick
 
     url = sqlite_url(tmp_path / "study.db")
-    ready, go = os.pipe(), os.pipe()
-    children = []
-    for _ in range(4):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.write(ready[1], b"x")
-                os.close(go[1])
-                os.read(go[0], 1)  # returns in all of them at once
-                search = Search("s", url, [Range.read("lr", "log(1e-3,1)")], [], seed=0, prune=True)
-                while (asked := search.ask(4)) is not None:
-                    search.finished(asked[0], 1.0, "")
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    for _ in children:
-        os.read(ready[0], 1)
-    for end in (*go, *ready):
-        os.close(end)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0, 0]
+
+    def search_to_the_end() -> None:
+        search = Search("s", url, [Range.read("lr", "log(1e-3,1)")], [], seed=0, prune=True)
+        while (asked := search.ask(4)) is not None:
+            search.finished(asked[0], 1.0, "")
+
+    assert forked(4, search_to_the_end) == [0, 0, 0, 0]
     states = [trial.state.name for trial in optuna.load_study(study_name="s", storage=url).trials]
     assert states.count("COMPLETE") == 4
 

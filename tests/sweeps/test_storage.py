@@ -25,6 +25,7 @@ from logreg.errors import ConfigError
 from logreg.sweeps import search, storage
 from logreg.sweeps.search import Range, Search
 from logreg.sweeps.storage import explained
+from process_groups import forked
 from whole_runs import Answer
 
 RunCommand = Callable[..., Answer]
@@ -113,37 +114,13 @@ def in_time(ask: Callable[[], Any]) -> Any:
     return answer
 
 
-def in_processes(number: int, work: Callable[[], None]) -> list[int]:
-    """Exit codes of processes that begin the same work at the same moment."""
-    ready, go = os.pipe(), os.pipe()
-    children = []
-    for _ in range(number):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.write(ready[1], b"x")
-                os.close(go[1])
-                os.read(go[0], 1)  # returns in all of them at once
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    for _ in children:
-        os.read(ready[0], 1)
-    for end in (*go, *ready):
-        os.close(end)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
 def test_processes_keep_the_total_and_make_no_trial_twice(shared: str, opened: Opened) -> None:
     def work() -> None:
         one = opened(shared, "together")
         while (asked := one.ask(9)) is not None:
             one.finished(asked[0], asked[1]["lr"], "")
 
-    assert in_processes(3, work) == [0, 0, 0]
+    assert forked(3, work) == [0, 0, 0]
     trials = opened(shared, "together").counted
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 9
     assert sorted(trial.user_attrs["place"] for trial in trials) == list(range(9))
