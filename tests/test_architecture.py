@@ -19,7 +19,18 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("csr", "errors", "constraints", "hardware", "invocation", "launchers", "settings", "terminal", "stored_form"),
+    (
+        "csr",
+        "errors",
+        "constraints",
+        "hardware",
+        "invocation",
+        "launchers",
+        "settings",
+        "shared_memory",
+        "terminal",
+        "stored_form",
+    ),
     ("facts", "files", "processes", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "inference", "optimality"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def _accumulators(rank: int) -> Accumulators:
             "matrix": torch.full((2, 3), 1.0 + rank, dtype=torch.float64),
             "single": torch.tensor(2.0**-rank),  # a scalar, in float32
             "nothing": torch.zeros(0),
+            "large": torch.full((processes.LARGE_NUMBERS // 2 + 1, 2), 2.0**-rank).T,  # not contiguous, in float32
         },
         {
             "largest": torch.tensor([[-1.0 - rank, 10.0 * rank], [float("-inf"), float("inf")]]),
@@ -69,20 +72,26 @@ def test_samples_that_are_views_are_sent_without_the_rest() -> None:
     assert torch.equal(total.samples["blocks"][0].features, whole[:10])
 
 
-def _reduced(group: Processes, max_slots: int) -> tuple[Accumulators, Accumulators, list[int]]:
+def _reduced(group: ProcessGroup, max_slots: int, in_memory: bool) -> tuple[Accumulators, Accumulators, list[int]]:
     processes.MAX_SLOTS = max_slots
+    if in_memory:
+        assert (group._memory is not None) == (sys.platform == "linux" and platform.machine() == "x86_64")
+    else:
+        group._memory = None  # as on several machines
     group.barrier()
     return group.reduce(_accumulators(group.rank)), group.reduce(Accumulators({}, {}, {})), group.gather(group.rank**2)
 
 
-@pytest.mark.parametrize("max_slots", [2**16, 0])
-def test_sums_maxima_and_samples_over_real_processes(max_slots: int) -> None:
-    for total, nothing, squares in in_processes(3, _reduced, max_slots):
+@pytest.mark.parametrize(("max_slots", "in_memory"), [(2**16, True), (2**16, False), (0, True)])
+def test_sums_maxima_and_samples_over_real_processes(max_slots: int, in_memory: bool) -> None:
+    for total, nothing, squares in in_processes(3, _reduced, max_slots, in_memory):
         torch.testing.assert_close(total.sums["matrix"], torch.full((2, 3), 6.0, dtype=torch.float64))
         assert total.sums["single"].dtype == torch.float32
         assert total.sums["single"].shape == ()
         assert total.sums["single"] == 1.75
         assert total.sums["nothing"].shape == (0,)
+        assert total.sums["large"].shape == (2, processes.LARGE_NUMBERS // 2 + 1)
+        assert bool((total.sums["large"] == 1.75).all())
         assert total.maxima["largest"].tolist() == [[-1.0, 20.0], [float("-inf"), float("inf")]]
         assert total.maxima["flags"].tolist() == [1, 0]
         assert total.maxima["flags"].dtype == torch.int8

@@ -1,0 +1,90 @@
+"""Sums through memory that processes share: their parts, their end, and where there is no such memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from logreg.errors import LostProcessError
+from logreg.shared_memory import SLOT_NUMBERS, SharedMemory, shared_memory
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="writes are seen in their order on x86-64 alone"
+)
+
+
+@contextmanager
+def with_another(work: Callable[[SharedMemory], object]) -> Iterator[SharedMemory]:
+    """The memory of process 0 of two, while process 1 does its work and is killed."""
+    file = os.memfd_create("sums")
+    os.ftruncate(file, SharedMemory.num_bytes(2))
+    ready = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            memory = SharedMemory(file, 1, 2)
+            os.write(ready[1], b"x")
+            work(memory)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.read(ready[0], 1)
+    try:
+        yield SharedMemory(file, 0, 2)
+    finally:
+        for end in ready:
+            os.close(end)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+LENGTHS = (0, 1, 2, 1001, 2 * SLOT_NUMBERS + 1)
+
+
+def test_sums_of_any_length_and_type_are_those_of_all_processes() -> None:
+    def add_up(memory: SharedMemory) -> None:
+        for length in LENGTHS:
+            memory.all_reduce(torch.arange(length, dtype=torch.float64) + 0.5)
+            memory.all_reduce(torch.full((length,), 2.0**-30))
+
+    with with_another(add_up) as memory:
+        for length in LENGTHS:
+            numbers, single = torch.arange(length, dtype=torch.float64), torch.ones(length)
+            memory.all_reduce(numbers)
+            memory.all_reduce(single)
+            assert torch.equal(numbers, 2 * torch.arange(length, dtype=torch.float64) + 0.5)
+            assert single.dtype == torch.float32
+            assert torch.equal(single, torch.full((length,), 1 + 2.0**-30))
+
+
+def test_a_process_that_is_killed_is_noticed_before_anyone_waits_for_it() -> None:
+    with with_another(lambda memory: memory.all_reduce(torch.ones(3))) as memory:
+        numbers = torch.ones(3)
+        memory.all_reduce(numbers)
+        assert numbers.tolist() == [2.0] * 3
+        with pytest.raises(LostProcessError, match="another process has ended: that of rank 1"):
+            memory.all_reduce(numbers)
+
+
+def test_processes_of_several_machines_share_no_memory() -> None:
+    def gather(own: Any) -> list[Any]:
+        return [own, ("another machine", own[1]) if isinstance(own, tuple) else False]
+
+    files = Path("/proc/self/fd")
+    before = len(list(files.iterdir()))
+    assert shared_memory(0, 2, gather) is None
+    assert len(list(files.iterdir())) == before
+
+
+def test_a_process_that_may_not_open_the_memory_of_the_first_one_has_none() -> None:
+    def gather(own: Any) -> list[Any]:
+        return [(own[0], "/proc/self/fd/no-such-file"), own] if isinstance(own, tuple) else [True, own]
+
+    assert shared_memory(1, 2, gather) is None
