@@ -194,6 +194,21 @@ def test_a_model_reads_the_rows_that_it_was_trained_on_from_the_cache(
     assert left_in(tmp_path / "cache") != made  # the model has seen other rows
 
 
+@pytest.mark.parametrize("given", ["false", "null", "true"])
+@pytest.mark.parametrize("offset", ["null", "x"])  # which keeps its scale
+def test_a_certificate_reads_the_rows_of_the_fit_from_the_cache(tmp_path: Path, given: str, offset: str) -> None:
+    """It needs mean and deviation of each feature, whether the fit did or not."""
+    folder = sharded(rows(), tmp_path / "rows")
+    typed = ["dataset.weight=weight", f"dataset.offset={offset}"]
+    cache = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
+    fitted = table(folder, *typed, *cache, f"dataset.standardize={given}")
+    made = left_in(tmp_path / "cache")
+    ours = table(folder, *typed, *cache, "dataset.standardize=true")
+    assert left_in(tmp_path / "cache") == made
+    assert bool(fitted.facts.mean) == (given != "false")
+    assert_same_rows(ours, table(folder, *typed, "dataset.storage=memory", "dataset.standardize=true"))
+
+
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
 def test_the_model_is_the_same(tmp_path: Path, optimizer: str) -> None:
     folder = sharded(rows(), tmp_path / "rows")
