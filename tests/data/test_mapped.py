@@ -23,6 +23,7 @@ from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockSampler
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards, first_file
+from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
 from tables import as_text, table
@@ -266,6 +267,32 @@ def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: Ru
     for path, advised in {"years": None, "rows/*-1.parquet": "rows/part-1.parquet", "s3://bucket/rows": None}.items():
         with working_in(tmp_path):
             assert first_file(path) == advised
+
+
+def test_processes_of_a_machine_share_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fits into memory, so that its rows have the order of rows in memory; one process reads it for all."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    cache, folder = tmp_path / "cache", sharded(rows(), tmp_path / "rows")
+    pq.write_table(rows(), tmp_path / "all.parquet")
+    held = table(folder, "dataset.storage=memory")
+    for path in (folder, tmp_path / "all.parquet"):
+        assert_same_rows(table(path, f"dataset.cache={cache}"), held)
+        assert not cache.exists()  # it is small
+    monkeypatch.setattr("logreg.data.sources.table.SHARED_BYTES", 0)
+    for count, path in enumerate((folder, tmp_path / "all.parquet"), start=1):
+        ours = table(path, f"dataset.cache={cache}")
+        assert_same_rows(ours, held)
+        assert len([*cache.glob("*.pt")]) == count
+        assert ours.row_source("train").may_be_held
+        batches = [next(iter(data.train_dataloader())).labels for data in (ours, held)]
+        assert torch.equal(*batches)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(TableFile, "read", lambda _: pytest.fail("read"))
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        table(folder, f"dataset.cache={cache}")
 
 
 # First-order training

@@ -117,7 +117,6 @@ class _Prepared:
             None if content["stored"] is None else StoredForm(*content["stored"]),
             Leaks(**content["leaks"]),
             tuple(content["notes_for_model"]),
-            is_mapped=True,
         )
 
     def standardized(self) -> _Prepared:
@@ -226,10 +225,14 @@ class TensorDataModule(pl.LightningDataModule):
         return in_each(processes, lambda: isinstance(self.dataset, MappedSource) and self.dataset.cache_key is not None)
 
     def _read(self) -> _Prepared:
-        """The prepared rows: in memory, or mapped from the cache, into which the first process that comes writes."""
+        """The prepared rows."""
+        found = self._left_or_prepared()
+        return dataclasses.replace(found, is_mapped=isinstance(self.dataset, MappedSource) and self.dataset.is_mapped)
+
+    def _left_or_prepared(self) -> _Prepared:
+        """The rows in memory, or mapped from the cache, into which the first process that comes writes."""
         if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
-            is_mapped = isinstance(self.dataset, MappedSource) and self.dataset.is_mapped
-            return dataclasses.replace(self._prepare(mapped_array), is_mapped=is_mapped)
+            return self._prepare(mapped_array)
         place = self.dataset.cache, self.dataset.name
 
         def left(standardize: bool | None) -> _Prepared | None:

@@ -37,6 +37,7 @@ from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError, DatasetNotFoundError
 from logreg.files import unfinished
+from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,6 +169,7 @@ class Shards:
         """
         import pyarrow as pa
 
+        pa.set_cpu_count(usable_cores())  # Arrow heeds OMP_NUM_THREADS, by which launchers limit the threads of a fit
         in_files = [name for name in columns if name not in self.shards[0].values]
         if self.is_parquet:
             schemas, rows = self._check_footers(in_files)
