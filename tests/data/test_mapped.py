@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +27,7 @@ from logreg.data.formats.shards import find_shards, first_file
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
+from process_groups import forked
 from tables import as_text, table
 from whole_runs import Answer, data_of, left_in, train, working_in
 
@@ -497,6 +499,30 @@ def test_a_cache_that_fills_up_is_one_line(
         answer = run_on(run_command, tmp_path, folder, "dataset.storage=mapped")
     assert "`dataset.cache` must be a folder that can be written to, got 'data/cache'. No space left" in answer.err
     table(folder, "dataset.storage=memory")
+
+
+@pytest.mark.parametrize("moment", ["files.keep", "torch.save", "logreg.data.datamodule.find_leaks"])
+def test_a_killed_process_leaves_nothing_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Killed while it learns, before the arrays have their names, and after it."""
+    folder = sharded(rows(count=300), tmp_path / "rows")
+    arguments = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
+    monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
+
+    def killed(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def encode() -> None:
+        name = moment.replace("files.", "logreg.data.formats.cache.ArrayFiles.")
+        with monkeypatch.context() as patched:
+            patched.setattr(name, killed)
+            table(folder, *arguments)
+
+    assert forked(2, encode) == [-signal.SIGKILL] * 2
+    assert [*(tmp_path / "cache").glob("table-*.pt")] == []
+    assert_same_rows(table(folder, *arguments), table(folder, "dataset.storage=memory"))
+    assert {Path(name).suffix for name in left_in(tmp_path / "cache")} == {".0", ".pt", ".lock"}
 
 
 def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -> None:
