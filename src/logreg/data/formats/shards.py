@@ -28,7 +28,7 @@ import numpy as np
 from logreg.data.arrow_numbers import array_of
 from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
-from logreg.data.formats.binary_tables import BATCH_NUMBERS, TABLE_BATCH_ROWS, check_stated_rows
+from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
@@ -42,8 +42,6 @@ from logreg.hardware import usable_cores
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-PARQUET_SUFFIXES = (".parquet", ".pq")
 
 SHARD_SUFFIXES = (*PARQUET_SUFFIXES, *SEPARATORS)
 """Suffixes of files that may be shards."""
