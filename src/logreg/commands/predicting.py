@@ -175,15 +175,19 @@ def predict_files(work: Prediction, files: Sequence[Task]) -> Counts:
 
     processes = joined_processes()
     if processes is None:
-        parts, own, split = [*files], [*files], []
+        rank, size, parts, split = 0, 1, [*files], list[tuple[list[str], str]]()
     else:
-        size = processes.size
+        rank, size = processes.rank, processes.size
         parts, split = in_first(processes, lambda: _parts(work.reader, files, size))
-        own = parts[processes.rank :: size]
+    own = parts[rank::size]
 
     def check() -> None:
         for task in own:
             work.reader.read(task.source, task.constants, task.groups)
+
+    def join() -> None:
+        for names, target in split[rank::size]:
+            _join(names, target)
 
     def predict() -> Counts:
         counts = Counts()
@@ -198,9 +202,9 @@ def predict_files(work: Prediction, files: Sequence[Task]) -> Counts:
         counts = in_each(processes, predict)
         if processes is not None:
             counts = sum(processes.gather(counts), Counts())
-            in_each(processes, lambda: [_join(*one) for one in split[processes.rank :: size]])
+            in_each(processes, join)
     finally:
-        for task in own if split else ():
+        for task in own:
             if task.groups is not None:
                 Path(task.target).unlink(missing_ok=True)
     return counts
@@ -216,7 +220,8 @@ def _parts(
     """
     from logreg.processes import share
 
-    most, parts, split = sum(file.size for file in files) / (processes * PARTS_OF_EACH), list[Task](), []
+    most = sum(file.size for file in files) / (processes * PARTS_OF_EACH)
+    parts, split = list[Task](), list[tuple[list[str], str]]()
     for file in files:
         groups = reader.row_groups(file.source) if file.size > most else 1
         count = min(groups, math.ceil(file.size / most)) if groups > 1 else 1
