@@ -7,6 +7,7 @@ import pickle
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from logreg import processes
 from logreg.csr import checked_sparse, some_rows
 from logreg.errors import ConfigError, DataError, LogregError, LostProcessError
 from logreg.facts import Batch
+from logreg.hardware import core_numbers, usable_cores
 from logreg.launchers import Placement
 from logreg.processes import Accumulators, Processes, ProcessGroup, in_each, in_first, in_turn, process_group, share
 from process_groups import in_processes
@@ -168,6 +170,24 @@ def test_the_first_process_of_each_machine_works_before_the_others(tmp_path: Pat
     found = [one for (one,) in in_processes(3, _one_after_another, tmp_path)]
     assert found[1] == "0 2"
     assert set(found[0]) | set(found[2]) <= set("0 2")
+
+
+def _on_one_core_each(group: Processes) -> tuple[int, int]:
+    """Number of cores of a process during work and after it; a launcher has given each process a core."""
+    os.environ["LOCAL_RANK"] = str(group.rank)
+    os.sched_setaffinity(0, {sorted(core_numbers())[group.rank]})
+    return in_turn(group, lambda: len(pool_cores())), usable_cores()
+
+
+def pool_cores() -> frozenset[int]:
+    """The cores of a thread that is started now."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(core_numbers).result()
+
+
+@pytest.mark.skipif(len(core_numbers()) < 2, reason="each of two processes needs a core of its own")
+def test_the_first_process_of_a_machine_works_on_the_cores_of_all() -> None:
+    assert in_processes(2, _on_one_core_each) == [(2, 1), (1, 1)]
 
 
 def _started_again(rank: int, port: int) -> None:

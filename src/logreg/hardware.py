@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -12,7 +13,28 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def usable_cores() -> int:
     """Number of CPU cores that this process may run on; it may be restricted to some (taskset, SLURM, containers)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(core_numbers()) or os.cpu_count() or 1
+
+
+def core_numbers() -> frozenset[int]:
+    """The cores of `usable_cores` by number; empty where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+@contextmanager
+def also_on(cores: Iterable[int]) -> Iterator[None]:
+    """Lets this process, and threads that it starts now, run on further cores too, where the system allows it."""
+    own = core_numbers()
+    more = own.union(cores)
+    if more == own:
+        yield
+        return
+    with suppress(OSError):
+        os.sched_setaffinity(0, more)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def available_memory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from logreg.errors import ConfigError, LogregError, LostProcessError
+from logreg.hardware import also_on, core_numbers
 from logreg.launchers import ADDRESS, RESTARTS, Placement, placement
 from logreg.shared_memory import shared_memory
 
@@ -97,14 +99,17 @@ def in_each(processes: Processes | None, work: Callable[[], Value]) -> Value:
 def in_turn(processes: Processes | None, work: Callable[[], Value]) -> Value:
     """Does the same work in each process: in the first one of each machine, and then in the others.
 
-    They find the files that the first one has left, such as those of a cache; a mistake is not made again.
+    They find the files that the first one has left, such as those of a cache; a mistake is not made again.  The first
+    one works on the cores of all of them, where a launcher has given each its own.
 
     Raises:
         LogregError: That of the first process that has one.
     """
-    placed = placement()
+    placed, machine = placement(), platform.node()
     is_first = placed is None or not placed.local_rank
-    result = in_each(processes, work if is_first else lambda: None)
+    all_cores = [] if processes is None else processes.gather((machine, core_numbers()))
+    with also_on(core for place, cores in all_cores for core in cores if is_first and place == machine):
+        result = in_each(processes, work if is_first else lambda: None)
     rest = in_each(processes, work if not is_first else lambda: None)
     return result if is_first else rest  # type: ignore[return-value]  # the other one is None
 

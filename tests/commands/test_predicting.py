@@ -19,6 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from logreg.commands.predicting import Task, _parts
 from models import TABLE_HEADER, Models, table_rows
 from whole_runs import Answer, left_in, train
 
@@ -230,6 +231,59 @@ def test_processes_share_the_files_and_one_speaks(here: Path, run_command: RunCo
     assert failed.stderr.count(sentence) == 1
     assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT) not in failed.stderr
     assert not (here / "out").exists()
+
+
+def assert_same(found: pa.Table, expected: pa.Table) -> None:
+    """The same rows; the probabilities of a block depend on its length in their last digits."""
+    assert found.schema == expected.schema
+    for name in found.column_names:
+        if pa.types.is_floating(found[name].type):
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+        else:
+            assert found[name].equals(expected[name])
+
+
+def test_processes_share_the_row_groups_of_a_file(here: Path, run_command: RunCommand) -> None:
+    text = "\n".join([TABLE_HEADER, *table_rows(90, seed=3)])
+    whole = pyarrow.csv.read_csv(pa.py_buffer(text.encode()))
+    pyarrow.parquet.write_table(whole, here / "in" / "large.parquet", row_group_size=7)
+    assert run_command(here, "predict", "input=in", "output=alone", "keep=[size]").code == 0
+    done = torchrun(here, "input=in", "output=out", "keep=[size]")
+    assert done.returncode == 0, done.stderr
+    assert left_in(here / "out") == left_in(here / "alone")  # no part is left
+    assert_same(table_of(here / "out" / "large.parquet"), table_of(here / "alone" / "large.parquet"))
+    assert "165 rows of 7 files in " in done.stderr
+
+    done = torchrun(here, "input=in/large.parquet", "output=one.parquet", "keep=[size]")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("90 rows in ") == 1
+    assert_same(table_of(here / "one.parquet"), table_of(here / "alone" / "large.parquet"))
+
+    bad = whole.set_column(
+        0, "size", pa.array(["wide"] * 80 + [str(value) for value in whole["size"].to_pylist()[80:]])
+    )
+    pyarrow.parquet.write_table(bad, here / "bad.parquet", row_group_size=7)
+    failed = torchrun(here, "input=bad.parquet", "output=bad.out.parquet")
+    assert "bad.parquet" in failed.stderr
+    assert not [name for name in left_in(here) if "bad.out" in name]
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [((10, 10), [4, 1]), ((100, 10, 1), [6, 1, 1]), ((1,) * 20, [1] * 20)])
+def test_large_files_are_in_parts(tmp_path: Path, sizes: tuple[int, ...], parts: list[int]) -> None:
+    """Of two processes each gets four parts or more, unless row groups are few."""
+
+    class Groups:
+        def row_groups(self, path: str) -> int:
+            return 6 if path == "0" else 1
+
+    files = [Task(str(number), f"out/{number}.parquet", size) for number, size in enumerate(sizes)]
+    found, split = _parts(Groups(), files, 2)  # type: ignore[arg-type]  # all that is asked of a reader
+    assert [sum(task.source == file.source for task in found) for file in files] == parts
+    assert [task.size for task in found] == sorted((task.size for task in found), reverse=True)
+    for names, target in split:
+        groups = [task.groups for name in names for task in found if task.target == name]
+        assert [group for one in groups if one is not None for group in one] == [*range(6)]
+        assert target == "out/0.parquet"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,8 +24,10 @@ from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockSampler
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards, first_file
+from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
+from process_groups import forked
 from tables import as_text, table
 from whole_runs import Answer, data_of, left_in, train, working_in
 
@@ -194,6 +197,21 @@ def test_a_model_reads_the_rows_that_it_was_trained_on_from_the_cache(
     assert left_in(tmp_path / "cache") != made  # the model has seen other rows
 
 
+@pytest.mark.parametrize("given", ["false", "null", "true"])
+@pytest.mark.parametrize("offset", ["null", "x"])  # which keeps its scale
+def test_a_certificate_reads_the_rows_of_the_fit_from_the_cache(tmp_path: Path, given: str, offset: str) -> None:
+    """It needs mean and deviation of each feature, whether the fit did or not."""
+    folder = sharded(rows(), tmp_path / "rows")
+    typed = ["dataset.weight=weight", f"dataset.offset={offset}"]
+    cache = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
+    fitted = table(folder, *typed, *cache, f"dataset.standardize={given}")
+    made = left_in(tmp_path / "cache")
+    ours = table(folder, *typed, *cache, "dataset.standardize=true")
+    assert left_in(tmp_path / "cache") == made
+    assert bool(fitted.facts.mean) == (given != "false")
+    assert_same_rows(ours, table(folder, *typed, "dataset.storage=memory", "dataset.standardize=true"))
+
+
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
 def test_the_model_is_the_same(tmp_path: Path, optimizer: str) -> None:
     folder = sharded(rows(), tmp_path / "rows")
@@ -251,6 +269,32 @@ def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: Ru
     for path, advised in {"years": None, "rows/*-1.parquet": "rows/part-1.parquet", "s3://bucket/rows": None}.items():
         with working_in(tmp_path):
             assert first_file(path) == advised
+
+
+def test_processes_of_a_machine_share_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fits into memory, so that its rows have the order of rows in memory; one process reads it for all."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    cache, folder = tmp_path / "cache", sharded(rows(), tmp_path / "rows")
+    pq.write_table(rows(), tmp_path / "all.parquet")
+    held = table(folder, "dataset.storage=memory")
+    for path in (folder, tmp_path / "all.parquet"):
+        assert_same_rows(table(path, f"dataset.cache={cache}"), held)
+        assert not cache.exists()  # it is small
+    monkeypatch.setattr("logreg.data.sources.table.SHARED_BYTES", 0)
+    for count, path in enumerate((folder, tmp_path / "all.parquet"), start=1):
+        ours = table(path, f"dataset.cache={cache}")
+        assert_same_rows(ours, held)
+        assert len([*cache.glob("*.pt")]) == count
+        assert ours.row_source("train").may_be_held
+        batches = [next(iter(data.train_dataloader())).labels for data in (ours, held)]
+        assert torch.equal(*batches)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(TableFile, "read", lambda _: pytest.fail("read"))
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        table(folder, f"dataset.cache={cache}")
 
 
 # First-order training
@@ -455,6 +499,30 @@ def test_a_cache_that_fills_up_is_one_line(
         answer = run_on(run_command, tmp_path, folder, "dataset.storage=mapped")
     assert "`dataset.cache` must be a folder that can be written to, got 'data/cache'. No space left" in answer.err
     table(folder, "dataset.storage=memory")
+
+
+@pytest.mark.parametrize("moment", ["files.keep", "torch.save", "logreg.data.datamodule.find_leaks"])
+def test_a_killed_process_leaves_nothing_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Killed while it learns, before the arrays have their names, and after it."""
+    folder = sharded(rows(count=300), tmp_path / "rows")
+    arguments = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
+    monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
+
+    def killed(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def encode() -> None:
+        name = moment.replace("files.", "logreg.data.formats.cache.ArrayFiles.")
+        with monkeypatch.context() as patched:
+            patched.setattr(name, killed)
+            table(folder, *arguments)
+
+    assert forked(2, encode) == [-signal.SIGKILL] * 2
+    assert [*(tmp_path / "cache").glob("table-*.pt")] == []
+    assert_same_rows(table(folder, *arguments), table(folder, "dataset.storage=memory"))
+    assert {Path(name).suffix for name in left_in(tmp_path / "cache")} == {".0", ".pt", ".lock"}
 
 
 def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -> None:

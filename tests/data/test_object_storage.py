@@ -1,19 +1,25 @@
-"""Tables in S3, read from a server on this machine: moto's, which is no dependency, since it brings boto and Flask."""
+"""Tables in object storage, read from servers on this machine.
+
+The one of S3 is moto's, which is no dependency, since it brings boto and Flask; the one of Google is a fake of ours.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_mapped import assert_same_rows, rows, sharded
 
+from fake_server import serving_bucket
 from logreg.data.formats.gathering import gather
 from tables import table
 from whole_runs import Answer
@@ -173,3 +179,79 @@ def test_an_object_that_is_cut_off(tmp_path: Path, bucket: Bucket, run_command: 
     bucket.put("rows/part-1.parquet", (tmp_path / "rows" / "part-1.parquet").read_bytes()[:500])
     message = refusal(run_command, tmp_path)
     assert "must be a complete file, and bucket/rows/part-1.parquet could not be read" in message
+
+
+# Google's storage, and other file systems
+
+
+@pytest.fixture
+def google(tmp_path: Path) -> Iterator[str]:
+    """What follows the path in an address of the bucket whose objects are the files of ``google``."""
+    (tmp_path / "google").mkdir()
+    with serving_bucket(tmp_path / "google") as place:
+        yield f"?scheme=http&endpoint_override={place}"
+
+
+@pytest.mark.parametrize("storage", ["memory", "mapped"])
+def test_rows_of_a_bucket_of_google_are_those_of_a_folder(tmp_path: Path, google: str, storage: str) -> None:
+    folder = tmp_path / "google" / "rows"
+    sharded(rows(0, 500), folder / "year=1", 2)
+    sharded(rows(1, 300), folder / "year=2", 1)
+    for path in ("rows", "rows/year=*/*.parquet"):
+        address: Any = f"gs://anonymous@bucket/{path}{google}"
+        ours = table(address, f"dataset.storage={storage}", f"dataset.cache={tmp_path / 'cache'}")
+        assert_same_rows(ours, table(folder))
+        assert ours.facts.source == "rows"
+
+
+def test_what_is_missing_in_a_bucket_of_google(tmp_path: Path, google: str, run_command: RunCommand) -> None:
+    for bucket in ("bucket", "other"):
+        address = f"gs://anonymous@{bucket}/rows{google}"
+        message = refusal_in(run_command, tmp_path, address)
+        assert f"and {address} is missing. Check the address." in message
+
+
+def test_an_object_of_google_that_changes_under_way(
+    tmp_path: Path, google: str, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = sharded(rows(0, 300), tmp_path / "google" / "rows", 2) / "part-0.parquet"
+
+    def changing(*arguments: Any) -> Any:
+        os.utime(part, ns=(1, 10**15))
+        return gather(*arguments)
+
+    monkeypatch.setattr("logreg.data.formats.shards.gather", changing)
+    message = refusal_in(run_command, tmp_path, f"gs://anonymous@bucket/rows{google}")
+    assert "`dataset.path` must not change while it is read, and bucket/rows/part-0.parquet did. Run again." in message
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        (
+            "gs://anonymous@bucket/rows?scheme=http&endpoint_override=127.0.0.1:9",  # no server listens there
+            "Could not connect to server. Check the address, the network and the credentials.",
+        ),
+        ("hdfs://127.0.0.1:9/rows", "Hadoop's libhdfs or Java cannot be loaded. Install them, or copy the files."),
+        ("https://127.0.0.1:9/rows", "Download the files, and name their folder."),
+    ],
+)
+def test_addresses_that_cannot_be_read(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, address: str, sentence: str
+) -> None:
+    monkeypatch.setattr("logreg.data.formats.shards.GCS_SECONDS", 1)
+    if address.startswith("hdfs") and find_library("hdfs"):
+        pytest.skip("Hadoop is installed here, and would look for the server")
+    message = refusal_in(run_command, tmp_path, address)
+    assert address in message
+    assert message.endswith(sentence + "\n")
+
+
+def refusal_in(run_command: RunCommand, here: Path, address: str) -> str:
+    """The line in which an address is refused, without a file left."""
+    (here / "work").mkdir(exist_ok=True)
+    typed = [f"dataset.path='{address}'", "dataset.target=y"]
+    answer = run_command(here / "work", "train", "dataset=table", *typed)
+    assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
+    assert [*(here / "work").iterdir()] == []
+    return answer.err

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.commands.predicting import (
     PATIENCE,
     Prediction,
+    Task,
     check_folders,
     limits,
+    predict_files,
     predict_folder,
     predicted,
     print_counts,
@@ -130,12 +133,12 @@ def _run(arguments: list[str]) -> int:
     _check_combinations(typed)
     values = typed.values
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
-    placed, is_folder = placement(), _has_folders(values)
+    placed, is_folder, has_groups = placement(), _has_folders(values), _has_row_groups(values)
     if is_folder:
         check_folders(Path(values["input"]), Path(values["output"]))
     elif values["output"] != "-":
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
-    if placed is not None and not is_folder:
+    if placed is not None and not (is_folder or has_groups):
         if placed.rank:
             return 0
         print_alone(placed)
@@ -161,9 +164,16 @@ def _has_folders(values: Mapping[str, Any]) -> bool:
     )
 
 
+def _has_row_groups(values: Mapping[str, Any]) -> bool:
+    """Whether input and output are Parquet files, so that several processes can share the row groups."""
+    files = [Path(values[key] or "") for key in ("input", "output")]
+    return files[0].is_file() and all(file.suffix.lower() == ".parquet" for file in files)
+
+
 def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> None:
     """Predicts what was typed: a row, a file, or the files of a folder."""
     from logreg.data.new_rows import NewRowsReader
+    from logreg.processes import joined_processes
     from logreg.run.building import device_of
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
     from logreg.training.module import DTYPES
@@ -195,9 +205,12 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
     if is_folder:
         predict_folder(work, checkpoint, Path(values["input"]), Path(values["output"]), values["overwrite"])
         return
-    # A progress bar and rows on the same terminal would overwrite each other.
-    is_shown = not (values["output"] == "-" and sys.stdout.isatty())
-    counts = work.file(values["input"], values["output"], is_shown)
+    file = Task(values["input"], values["output"])
+    if joined_processes() is not None:
+        counts = predict_files(work, [replace(file, size=Path(file.source).stat().st_size)])
+    else:
+        # A progress bar and rows on the same terminal would overwrite each other.
+        counts = work.file(file, is_shown=not (file.target == "-" and sys.stdout.isatty()))
     if not counts.rows:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
     print_counts(trained.facts, counts, "", time.perf_counter() - started, values["output"])

@@ -1,13 +1,14 @@
-"""Predicts files and folders of files, block by block; several processes share the files of a folder."""
+"""Predicts files and folders of files, block by block; several processes share files and their row groups."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from os.path import realpath
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from logreg.errors import ConfigError
 from logreg.export.predictions import open_writer, output_name
-from logreg.files import check_writable, shown
+from logreg.files import check_writable, shown, whole_file
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from logreg.facts import DataFacts
     from logreg.inference.prediction import PredictionIntervals
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
+
+PARTS_OF_EACH = 4
+"""Number of parts that each process predicts, where files are large: the last one to end has a fourth more at most."""
 
 PATIENCE = timedelta(days=30)
 """Longest time that a process waits for others, which may have a large file left."""
@@ -47,6 +51,25 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A file to predict, or a part of it.
+
+    Attributes:
+        source: Path of the input; "-" for standard input.
+        target: Path of the output; "-" for standard output.
+        size: Bytes of the input.
+        constants: Values of further columns, those in the names of its folders.
+        groups: Row groups of a Parquet file; ``None`` for all rows.
+    """
+
+    source: str
+    target: str
+    size: float = 0.0
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    groups: range | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What predicts the rows of a file.
 
@@ -64,22 +87,13 @@ class Prediction:
     threshold: float | None
     intervals: PredictionIntervals | None
 
-    def file(
-        self,
-        source: str,
-        target: str,
-        is_shown: bool,
-        takes_no_rows: bool = False,
-        constants: Mapping[str, Any] | None = None,
-    ) -> Counts:
+    def file(self, task: Task, is_shown: bool, takes_no_rows: bool = False) -> Counts:
         """Reads, predicts and writes the rows of a file; an error leaves no file.
 
         Args:
-            source: Path of the input; "-" for standard input.
-            target: Path of the output; "-" for standard output.
+            task: What to predict.
             is_shown: Whether a terminal shows a progress bar.
             takes_no_rows: Whether a file without rows has an output without rows; else it has none.
-            constants: Values of further columns; ``None`` for none.
 
         Raises:
             LogregError: The input is broken, or not of the kind that the model was trained on.
@@ -90,13 +104,13 @@ class Prediction:
         from logreg.rows import logit_rows
 
         facts, counts = self.trained.facts, Counts()
-        number, blocks = self.reader.read(source, constants)
+        number, blocks = self.reader.read(task.source, task.constants, task.groups)
         block = next(blocks, None)
         if block is None and not takes_no_rows:
             return counts
         kept_names = list(self.reader.keep if block is None else block.kept)
         at_once = logit_rows(facts.num_classes, torch.float64)
-        opened = open_writer(target, facts.class_names, kept_names, self.intervals is not None)
+        opened = open_writer(task.target, facts.class_names, kept_names, self.intervals is not None)
         with opened as writer, progress_bar(number, "rows", is_shown) as advance:
             while block is not None:
                 for start in range(0, block.features.shape[0], at_once):
@@ -127,8 +141,7 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
     """Predicts the files of a folder, each into a file of the same name in another folder.
 
     Folders named ``column=value`` (hive partitions) are columns, as in training.  A file that is there stays, so that
-    the same command goes on where it was stopped.  Each of several processes takes whole files, the largest first.  The
-    columns of all files are checked before the first one is written.
+    the same command goes on where it was stopped.
 
     Args:
         work: What predicts a file.
@@ -140,37 +153,108 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
     Raises:
         LogregError: A file is broken, or not of the kind that the model was trained on.
     """
-    from logreg.processes import in_each, in_first, joined_processes
+    from logreg.processes import in_first, joined_processes
 
-    started, processes = time.perf_counter(), joined_processes()
-    pairs, there = in_first(processes, lambda: _pairs(work.reader, checkpoint, source, target, overwrite))
+    started = time.perf_counter()
+    tasks, there = in_first(joined_processes(), lambda: _tasks(work.reader, checkpoint, source, target, overwrite))
     if there:
         print(f"{there:,} files are in {shown(target)} already; overwrite=true makes them again", file=sys.stderr)
-    own = pairs if processes is None else pairs[processes.rank :: processes.size]
+    counts = predict_files(work, tasks)
+    print_counts(work.trained.facts, counts, f" of {len(tasks):,} files", time.perf_counter() - started, shown(target))
+
+
+def predict_files(work: Prediction, files: Sequence[Task]) -> Counts:
+    """Predicts files; several processes share them, and the row groups of large ones.
+
+    The columns of all files are checked before the first one is written.
+
+    Raises:
+        LogregError: A file is broken, or not of the kind that the model was trained on.
+    """
+    from logreg.processes import in_each, in_first, joined_processes
+
+    processes = joined_processes()
+    if processes is None:
+        rank, size, parts, split = 0, 1, [*files], list[tuple[list[str], str]]()
+    else:
+        rank, size = processes.rank, processes.size
+        parts, split = in_first(processes, lambda: _parts(work.reader, files, size))
+    own = parts[rank::size]
 
     def check() -> None:
-        for file, _, constants in own:
-            work.reader.read(file, constants)
+        for task in own:
+            work.reader.read(task.source, task.constants, task.groups)
+
+    def join() -> None:
+        for names, target in split[rank::size]:
+            _join(names, target)
 
     def predict() -> Counts:
         counts = Counts()
         with progress_bar(len(own), "files", True) as advance:
-            for file, output, constants in own:
-                counts += work.file(file, output, is_shown=False, takes_no_rows=True, constants=constants)
+            for task in own:
+                counts += work.file(task, is_shown=False, takes_no_rows=True)
                 advance(1)
         return counts
 
     in_each(processes, check)
-    counts = in_each(processes, predict)
-    if processes is not None:
-        counts = sum(processes.gather(counts), Counts())
-    print_counts(work.trained.facts, counts, f" of {len(pairs):,} files", time.perf_counter() - started, shown(target))
+    try:
+        counts = in_each(processes, predict)
+        if processes is not None:
+            counts = sum(processes.gather(counts), Counts())
+            in_each(processes, join)
+    finally:
+        for task in own:
+            if task.groups is not None:
+                Path(task.target).unlink(missing_ok=True)
+    return counts
 
 
-def _pairs(
+def _parts(
+    reader: NewRowsReader, files: Sequence[Task], processes: int
+) -> tuple[list[Task], list[tuple[list[str], str]]]:
+    """The files, of which large ones are in parts of some row groups, the largest first.
+
+    Returns:
+        Files and parts of files; and the outputs of the parts of each file that is in parts, with its output.
+    """
+    from logreg.processes import share
+
+    most = sum(file.size for file in files) / (processes * PARTS_OF_EACH)
+    parts, split = list[Task](), list[tuple[list[str], str]]()
+    for file in files:
+        groups = reader.row_groups(file.source) if file.size > most else 1
+        count = min(groups, math.ceil(file.size / most)) if groups > 1 else 1
+        if count == 1:
+            parts.append(file)
+            continue
+        target = Path(file.target)
+        names = [
+            str(target.with_name(f".{target.stem}-part-{part}-of-{count}{target.suffix}")) for part in range(count)
+        ]
+        split.append((names, file.target))
+        for part, name in enumerate(names):
+            parts.append(replace(file, target=name, size=file.size / count, groups=share(groups, part, count)))
+    return sorted(parts, key=lambda task: -task.size), split
+
+
+def _join(parts: Sequence[str], target: str) -> None:
+    """Writes the rows of Parquet files into one."""
+    from pyarrow.parquet import ParquetFile, ParquetWriter
+
+    with ExitStack() as opened:
+        files = [opened.enter_context(ParquetFile(part)) for part in parts]
+        sink = opened.enter_context(whole_file(Path(target)))
+        with ParquetWriter(sink, files[0].schema_arrow) as writer:
+            for file in files:
+                for batch in file.iter_batches():
+                    writer.write_batch(batch)
+
+
+def _tasks(
     reader: NewRowsReader, checkpoint: Path, source: Path, target: Path, overwrite: bool
-) -> tuple[list[tuple[str, str, dict[str, Any]]], int]:
-    """The files to predict, the largest first, each with its output and the columns that its folders are.
+) -> tuple[list[Task], int]:
+    """The files to predict, the largest first.
 
     Returns:
         The files, and the number of outputs that are there.
@@ -187,7 +271,7 @@ def _pairs(
         other = inputs.setdefault(output_name(name), name)
         if other != name:
             raise ConfigError(f"`input` must not have both {other} and {name}, whose output is {output_name(name)}.")
-    pairs, there, changed = [], 0, checkpoint.stat().st_mtime_ns
+    tasks, there, changed = [], 0, checkpoint.stat().st_mtime_ns
     for output, name in inputs.items():
         file, made = source / name, target / output
         if made.exists() and not overwrite:
@@ -198,9 +282,8 @@ def _pairs(
                 )
             there += 1
             continue
-        pairs.append((file.stat().st_size, (str(file), str(made), values[name])))
-    pairs.sort(key=lambda pair: -pair[0])
-    return [pair for _, pair in pairs], there
+        tasks.append(Task(str(file), str(made), file.stat().st_size, values[name]))
+    return sorted(tasks, key=lambda task: -task.size), there
 
 
 def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float, output: str) -> None:

@@ -37,9 +37,9 @@ from logreg.data.prepare import (
     largest_offset,
     mean_weight,
     moments_of,
+    moments_of_columns,
     nonzeros_of,
     numbered_as,
-    of_scaled_columns,
     select_rows,
     split_rows,
 )
@@ -117,8 +117,18 @@ class _Prepared:
             None if content["stored"] is None else StoredForm(*content["stored"]),
             Leaks(**content["leaks"]),
             tuple(content["notes_for_model"]),
-            is_mapped=True,
         )
+
+    def standardized(self) -> _Prepared:
+        """The same rows, whose facts hold mean and standard deviation of each feature over train."""
+        if self.facts.mean:
+            return self
+        facts, train, columns = self.facts, self.tables["train"], self.facts.columns
+        found = moments_of_columns(train, facts.stored, columns) if columns else moments_of(train, self.raw.scale)
+        if found is None:
+            return self
+        mean, std = facts.stored.standardization(found)
+        return dataclasses.replace(self, facts=dataclasses.replace(facts, mean=tuple(mean), std=tuple(std)))
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -215,24 +225,36 @@ class TensorDataModule(pl.LightningDataModule):
         return in_each(processes, lambda: isinstance(self.dataset, MappedSource) and self.dataset.cache_key is not None)
 
     def _read(self) -> _Prepared:
-        """The prepared rows: in memory, or mapped from the cache, into which the first process that comes writes."""
+        """The prepared rows."""
+        found = self._left_or_prepared()
+        return dataclasses.replace(found, is_mapped=isinstance(self.dataset, MappedSource) and self.dataset.is_mapped)
+
+    def _left_or_prepared(self) -> _Prepared:
+        """The rows in memory, or mapped from the cache, into which the first process that comes writes."""
         if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
-            is_mapped = isinstance(self.dataset, MappedSource) and self.dataset.is_mapped
-            return dataclasses.replace(self._prepare(mapped_array), is_mapped=is_mapped)
+            return self._prepare(mapped_array)
         place = self.dataset.cache, self.dataset.name
+
+        def left(standardize: bool | None) -> _Prepared | None:
+            """The rows as a fit has left them."""
+            settings = [PREPARED_VERSION, key, self._settings(None, standardize)]
+            return load_arrays(*place, settings, _Prepared.of_content)
+
         if self.model is not None and not self.augmentation.strengths:
             # The rows that the model was trained on, as they were encoded for its fit, are encoded for the model.
-            of_fit = load_arrays(*place, [PREPARED_VERSION, key, self._settings(None)], _Prepared.of_content)
+            of_fit = left(self.standardize)
             if of_fit is not None and of_fit.facts == self.model:
                 return dataclasses.replace(of_fit, notes=of_fit.notes_for_model, leaks=Leaks())
+        if self.model is None and self.standardize and (of_fit := left(False) or left(None)) is not None:
+            return of_fit.standardized()  # for a certificate, which needs the moments in any case
         return load_or_write_arrays(
             *place,
-            [PREPARED_VERSION, key, self._settings(self.model)],
+            [PREPARED_VERSION, key, self._settings(self.model, self.standardize)],
             lambda files: self._prepare(files.allocate).content(files),
             _Prepared.of_content,
         )
 
-    def _settings(self, model: DataFacts | None) -> list[Any]:
+    def _settings(self, model: DataFacts | None, standardize: bool | None) -> list[Any]:
         """Plain values of all settings on which rows prepared for a model depend, besides those of the dataset."""
         checksum = None
         if model is not None:
@@ -242,7 +264,7 @@ class TensorDataModule(pl.LightningDataModule):
         weights = self.class_weight if isinstance(self.class_weight, str) else list(self.class_weight.items())
         selection = dataclasses.astuple(self.selection)
         return [
-            *(self.fractions, self.standardize, self.seed, str(self.dtype), selection, self.limit, weights),
+            *(self.fractions, standardize, self.seed, str(self.dtype), selection, self.limit, weights),
             *(checksum, self.shifts, self.copies, self.augmentation.strengths),
         ]
 
@@ -278,8 +300,8 @@ class TensorDataModule(pl.LightningDataModule):
             stored, found, digits = self._measure(train, raw.scale, names, standardize)
             learned = (*learned, *digits)
             to_store = None if stored.is_plain else stored
-        elif standardize and not all(column.keeps_scale for column in columns):
-            found = of_scaled_columns(stored.moments_in_source_units(moments_of(train)), columns)
+        elif standardize:
+            found = moments_of_columns(train, stored, columns)
         mean, std = ((), ()) if found is None or not standardize else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -27,6 +28,9 @@ MAPPED_BYTES = 2**18
 
 MEMORY_FRACTION = 0.6
 """Fraction of the available memory up to which columns and features are held in memory; the rest is for the fit."""
+
+_MEMORY: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""The memory of the arrays of `mapped_array`, by its address."""
 
 Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, Any]]"
 """Makes an array of zeros from its shape and type."""
@@ -48,7 +52,30 @@ def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, An
     if size * np.dtype(dtype).itemsize < MAPPED_BYTES:
         return np.zeros(shape, dtype)
     buffer = mmap.mmap(-1, size * np.dtype(dtype).itemsize, **_PRIVATE)
-    return np.frombuffer(buffer, dtype, size).reshape(shape)
+    array = np.frombuffer(buffer, dtype, size)
+    _MEMORY[_address(array)] = buffer
+    return array.reshape(shape)
+
+
+def release(array: np.ndarray[Any, Any], rows: slice) -> None:
+    """Gives the memory of some rows back to the system, where `mapped_array` made the array; they become zeros.
+
+    Args:
+        array: The array, or its first rows; contiguous.
+        rows: Rows that no one reads again; only whole pages are given back.
+    """
+    memory = _MEMORY.get(_address(array))
+    if memory is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first, end = (-(-rows.start * array.strides[0] // mmap.PAGESIZE), rows.stop * array.strides[0] // mmap.PAGESIZE)
+    if first < end:
+        memory.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE)
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    """Address of the first number of an array."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def file_array(path: Path, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:

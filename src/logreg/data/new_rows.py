@@ -20,7 +20,7 @@ from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.encoding.columns import is_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
-from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES, PARQUET_SUFFIXES, row_groups
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, walk_files
 from logreg.data.formats.images import (
@@ -103,13 +103,16 @@ class NewRowsReader:
         # Named features that were never columns have no value that fills a missing one.
         return tuple(Column(name, "number", fill=float("nan")) for name in self.facts.feature_names)
 
-    def read(self, path: str, constants: Mapping[str, Any] | None = None) -> tuple[int | None, Iterator[Rows]]:
+    def read(
+        self, path: str, constants: Mapping[str, Any] | None = None, groups: range | None = None
+    ) -> tuple[int | None, Iterator[Rows]]:
         """Reads a file, a folder of images, or a CSV on standard input.
 
         Args:
             path: Path of the input; "-" for standard input.
             constants: Values of further columns of a table, such as those in the names of its folders; ``None`` for
                 none.
+            groups: Row groups of a table in a Parquet file; ``None`` for all rows.
 
         Returns:
             The number of rows, or ``None`` where it is not known beforehand; and the blocks.
@@ -140,7 +143,15 @@ class NewRowsReader:
             return self._matrix(file)
         if not self.columns:
             raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
-        return self._table(path, constants or {})
+        return self._table(path, constants or {}, groups)
+
+    def row_groups(self, path: str) -> int:
+        """Number of parts in which a file can be read: the row groups of a table in a Parquet file; else 1.
+
+        Raises:
+            DataError: The file is broken.
+        """
+        return len(row_groups(path, "input")) if self.columns and suffix_of(path) in PARQUET_SUFFIXES else 1
 
     def files(self, folder: Path) -> list[str]:
         """The tables or matrices in a folder and the folders below it, relative to ``folder``, in order.
@@ -213,7 +224,9 @@ class NewRowsReader:
             return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
         return f"a matrix of {facts.num_features} features ({', '.join(MATRIX_SUFFIXES)})"
 
-    def _table(self, path: str, constants: Mapping[str, Any]) -> tuple[int | None, Iterator[Rows]]:
+    def _table(
+        self, path: str, constants: Mapping[str, Any], groups: range | None
+    ) -> tuple[int | None, Iterator[Rows]]:
         """Reads a table, to which columns of one value each are added that it does not have."""
         import pyarrow as pa
 
@@ -236,10 +249,11 @@ class NewRowsReader:
             {*numbers} - {*self.keep},
             words,
             self.separator,
+            groups,
         )
 
         def rows() -> Iterator[Rows]:
-            start = 0
+            start = 0 if groups is None else sum(row_groups(path, "input")[: groups.start])
             for table in blocks:
                 for name in added:
                     value = constants[name]

@@ -395,6 +395,13 @@ def nonzeros_of(train: Table) -> int | None:
     return int(train.select(train.matrix.crow_indices().diff()).sum())
 
 
+def moments_of_columns(train: Table, stored: StoredForm, columns: Sequence[Column]) -> Moments | None:
+    """The moments of the stored features of columns, in source units; ``None`` where all keep their scale."""
+    if all(column.keeps_scale for column in columns):
+        return None
+    return of_scaled_columns(stored.moments_in_source_units(moments_of(train)), columns)
+
+
 def of_scaled_columns(found: Moments, columns: Sequence[Column]) -> Moments:
     """The moments of the features of columns, with mean 0 and deviation 1 where `Column.keeps_scale`."""
     kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in columns])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from logreg.csr import as_scipy, is_sparse
+from logreg.data.arrow_numbers import array_of
 from logreg.data.encoding import encode as module
 from logreg.data.encoding.columns import read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.memory import mapped_array, release
 
 ROWS = 40_003
 """More than a block of rows."""
@@ -94,3 +97,28 @@ def test_a_small_matrix_and_numbers_alone_are_dense() -> None:
         columns = read_columns(table)
         encoding, _ = learn_encoding(columns, None)
         assert not is_sparse(encode(columns, encoding, torch.float32)[0])
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system takes back whole arrays only")
+@pytest.mark.parametrize("free", [False, True])
+def test_numbers_are_freed_while_the_matrix_is_filled(free: bool) -> None:
+    """The pages of a number's column are zeros again, which only those are that the system has taken back."""
+    rows = 3 * module.BLOCK_ROWS
+    given = mapped_array(rows, np.float32)
+    given[:] = 1 + np.arange(rows) % 7
+    expected = given.copy()
+    columns = read_columns(pa.table({"x": array_of(given)}))
+    encoding, _ = learn_encoding(columns, None)
+    features, _ = encode(columns, encoding, torch.float32, free=free)
+    np.testing.assert_array_equal(features[:, 0].numpy(), expected)
+    np.testing.assert_array_equal(given, np.zeros(rows) if free else expected)
+
+
+def test_only_whole_pages_of_arrays_of_their_own_are_given_back() -> None:
+    own, other = mapped_array(2**18, np.int8), np.ones(2**18, np.int8)
+    own[:] = 1
+    release(own, slice(100, 2**14 + 100))
+    release(other, slice(0, 2**18))
+    assert other.all()
+    assert own[:100].all()
+    assert own[2**14 + 100 :].all()

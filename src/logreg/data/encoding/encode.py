@@ -6,7 +6,7 @@ Missing values are filled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.parts import LevelsPart, NarrowedPart, NumberPart, Part
 from logreg.data.encoding.text import TextPart
-from logreg.data.memory import Allocate, mapped_array
+from logreg.data.memory import Allocate, mapped_array, release
 from logreg.errors import DataError
 from logreg.facts import Column
 from logreg.hardware import usable_cores
@@ -69,8 +69,8 @@ def encode(
         encoding: Encoding of each column, learned on train.
         dtype: Floating type of the matrix.
         stored: Stored form of the features; ``None`` for source units.
-        free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
-            float32 then never take their memory together.
+        free: Whether the series are taken out of ``columns`` and freed while the matrix is filled: the two never take
+            their memory together.
         sparse: Whether the matrix is sparse; ``None`` for `is_better_sparse`.
         allocate: Makes the arrays of the matrix.
 
@@ -133,15 +133,19 @@ def encode(
             unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
     if sparse is None:
         sparse = is_better_sparse(len(columns), parts, float_dtype.itemsize)
-    join = _sparse if sparse else _dense
-    features, total = join(parts, len(columns), float_dtype, allocate)
-    if not math.isfinite(total):
-        for column, series, part in zip(encoding, learned, parts, strict=True):
+
+    def written(rows: slice, total: float) -> None:
+        """Checks some rows of the matrix by their sum, and frees those of the parts."""
+        for column, series, part in zip(encoding, learned, parts, strict=True) if not math.isfinite(total) else ():
             if series is not None and column.kind == "number":
-                values = np.zeros((len(columns), part.width), float_dtype)
-                part.write(values, slice(0, len(columns)))
-                _check_finite(column, series, values, columns)
-    return features, unseen
+                values = np.zeros((rows.stop - rows.start, part.width), float_dtype)
+                part.write(values, rows)
+                _check_finite(column, series, values, columns, rows.start)
+        for part in parts if free else ():
+            if isinstance(part, NumberPart | LevelsPart):
+                release(part.values, rows)
+
+    return (_sparse if sparse else _dense)(parts, len(columns), float_dtype, allocate, written), unseen
 
 
 def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
@@ -159,24 +163,40 @@ def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> boo
     return dense > max(SMALL_BYTES, DENSE_SPEED * sparse)
 
 
-def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate: Allocate) -> tuple[Tensor, float]:
-    """The dense matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+def _dense(
+    parts: Sequence[Part],
+    num_rows: int,
+    dtype: np.dtype[Any],
+    allocate: Allocate,
+    written: Callable[[slice, float], None],
+) -> Tensor:
+    """The dense matrix (M, D) of some parts.
+
+    ``written`` is called with each block of its rows and a sum that is finite where all their values are.
+    """
     starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
     features = allocate((num_rows, starts[-1]), dtype)
 
-    def write(rows: slice) -> float:
+    def write(rows: slice) -> None:
         for part, start in zip(parts, starts, strict=False):
             part.write(features[rows, start : start + part.width], rows)
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(features[rows].sum())
+            total = float(features[rows].sum())
+        written(rows, total)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        total = sum(pool.map(write, _row_blocks(num_rows)))
-    return torch.from_numpy(features), total
+        list(pool.map(write, _row_blocks(num_rows)))
+    return torch.from_numpy(features)
 
 
-def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate: Allocate) -> tuple[Tensor, float]:
-    """The sparse matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+def _sparse(
+    parts: Sequence[Part],
+    num_rows: int,
+    dtype: np.dtype[Any],
+    allocate: Allocate,
+    written: Callable[[slice, float], None],
+) -> Tensor:
+    """The sparse matrix (M, D) of some parts; ``written`` as of `_dense`."""
     starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
     begins = np.zeros(num_rows + 1, np.int64)
 
@@ -189,7 +209,7 @@ def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate
         np.cumsum(begins, out=begins)
         columns, values = allocate(int(begins[-1]), np.int32), allocate(int(begins[-1]), dtype)
 
-        def write(rows: slice) -> float:
+        def write(rows: slice) -> None:
             nexts = begins[rows].copy()
             for part, start in zip(parts, starts, strict=False):
                 counts, features, numbers = part.entries(rows)
@@ -200,12 +220,13 @@ def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any], allocate
                     values[places] = numbers
                 nexts += counts
             with np.errstate(over="ignore", invalid="ignore"):
-                return float(values[begins[rows.start] : begins[rows.stop]].sum())
+                total = float(values[begins[rows.start] : begins[rows.stop]].sum())
+            written(rows, total)
 
-        total = sum(pool.map(write, _row_blocks(num_rows)))
+        list(pool.map(write, _row_blocks(num_rows)))
     if begins[-1] < 2**31:
         begins = begins.astype(np.int32)
-    return csr(torch.from_numpy(begins), torch.from_numpy(columns), torch.from_numpy(values), starts[-1]), total
+    return csr(torch.from_numpy(begins), torch.from_numpy(columns), torch.from_numpy(values), starts[-1])
 
 
 def _row_blocks(rows: int) -> list[slice]:
@@ -251,11 +272,19 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     return series
 
 
-def _check_finite(column: Column, series: Series, features: Values, columns: Columns) -> None:
-    """Raises a DataError that names the first infinite number of a column with these features (M, k)."""
+def _check_finite(column: Column, series: Series, features: Values, columns: Columns, first: int = 0) -> None:
+    """Raises a DataError that names the first infinite number in n rows of a column.
+
+    Args:
+        column: Its encoding.
+        series: The column, all M rows.
+        features: Features of the n rows, shape (n, k).
+        columns: The table.
+        first: The first of these rows.
+    """
     if column.constant or not np.isinf(features[:, 0]).any():
         return
-    row = int(np.isinf(features[:, 0]).argmax())
+    row = first + int(np.isinf(features[:, 0]).argmax())
     value = float(series.values[row])
     is_too_large = np.isfinite(value) and not columns.in_python  # in Python the type is the model's
     advice = "Set precision=64, or fix the row" if is_too_large else "Fix the row"

@@ -98,7 +98,7 @@ class LevelsPart(Part):
 
     def __init__(self, column: Column, codes: Values, feature_of: Values) -> None:
         """Takes codes (M,), -1 where missing, and the feature of each code and of missing values, -1 for none."""
-        self.column, self.codes, self.feature_of = column, codes, feature_of
+        self.column, self.values, self.feature_of = column, codes, feature_of
         self.width = column.num_features
         self.most_entries = (0 if column.constant else len(codes)) + (
             int(np.count_nonzero(codes < 0)) if column.indicator else 0
@@ -106,7 +106,7 @@ class LevelsPart(Part):
 
     def write(self, block: Values, rows: slice) -> None:
         """Writes 1 at the level of each row."""
-        codes = self.codes[rows]
+        codes = self.values[rows]
         if not self.column.constant:
             features = self.feature_of[codes]
             known = (features >= 0).nonzero()[0]
@@ -116,7 +116,7 @@ class LevelsPart(Part):
 
     def entries(self, rows: slice) -> Entries:
         """The level of each row that train has, and the indicator."""
-        codes = self.codes[rows]
+        codes = self.values[rows]
         features = np.full((len(codes), 2), -1)
         if not self.column.constant:
             features[:, 0] = self.feature_of[codes]

@@ -46,13 +46,23 @@ class RaggedLine(NamedTuple):
 
 
 def reason_of(error: Exception, path: str) -> str:
-    """The text of an error on one line, without the file's name and a period at its end; without text: its class."""
-    return " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".") or type(error).__name__
+    """The text of an error on one line, without the file's name, details of Google's client and a period at its end.
+
+    Without text: its class.
+    """
+    text = " ".join(str(error).split()).replace(f" '{path}'", "").partition(" error_info=")[0]
+    return text.rstrip(".") or type(error).__name__
 
 
 def is_of_server(error: Exception) -> bool:
     """Whether a server of files cannot be reached or refuses; else the error is of the content of a file."""
-    return isinstance(error, ConnectionError | PermissionError | TimeoutError) or "AWS Error" in str(error)
+    is_of_client = "AWS Error" in str(error) or "google::cloud::Status" in str(error)
+    return isinstance(error, ConnectionError | PermissionError | TimeoutError) or is_of_client
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether there is no file or folder; Arrow's file systems raise errors of several classes."""
+    return isinstance(error, FileNotFoundError) or "No such file or directory" in str(error)
 
 
 def is_ragged(error: Exception) -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-BINARY_SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+BINARY_SUFFIXES = (*PARQUET_SUFFIXES, ".arrow", ".feather", ".ipc")
 """Suffixes of files that hold typed columns: Parquet, and Arrow IPC under its three names."""
 
 TABLE_BATCH_ROWS = 2**14
@@ -37,7 +39,7 @@ def schema_of(path: str) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if suffix_of(path) in (".parquet", ".pq"):
+    if suffix_of(path) in PARQUET_SUFFIXES:
         return pq.read_schema(path)
     with pa.memory_map(path) as file:
         return (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).schema
@@ -58,7 +60,7 @@ def read_binary(path: str, key: str, columns: list[str]) -> pa.Table:
 
 
 def _read_columns(path: str, key: str, columns: list[str]) -> pa.Table:
-    if suffix_of(path) in (".parquet", ".pq"):
+    if suffix_of(path) in PARQUET_SUFFIXES:
         return _read_parquet(path, key, columns)
     import pyarrow as pa
 
@@ -80,13 +82,32 @@ def _read_parquet(path: str, key: str, columns: list[str]) -> pa.Table:
         return gather(file.iter_batches(max(1, batch_rows), columns=columns), schema, rows)
 
 
-def binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:
+def row_groups(path: str, key: str) -> list[int]:
+    """The number of rows of each row group of a Parquet file.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    from pyarrow.parquet import read_metadata
+
+    def sizes() -> list[int]:
+        footer = read_metadata(path)
+        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+    found: list[int] = explained_read(path, key, sizes)
+    return found
+
+
+def binary_blocks(
+    path: str, key: str, columns: list[str], groups: range | None = None
+) -> tuple[int | None, Iterator[pa.Table]]:
     """These columns in blocks of rows, in plain types of Arrow.
 
     Args:
         path: The file.
         key: The key that the user typed to name the file.
         columns: The columns to read, all of which the file has.
+        groups: Row groups of a Parquet file; ``None`` for all rows.
 
     Returns:
         The number of rows, or ``None`` where the file does not state it; and the blocks.
@@ -96,7 +117,7 @@ def binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, 
     """
     import pyarrow as pa
 
-    num_rows, batches = _open_batches(path, key, columns)
+    num_rows, batches = _open_batches(path, key, columns, groups)
 
     def tables() -> Iterator[pa.Table]:
         for batch in explained_batches(path, key, batches):
@@ -105,16 +126,20 @@ def binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, 
     return num_rows, tables()
 
 
-def _open_batches(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.RecordBatch]]:
+def _open_batches(
+    path: str, key: str, columns: list[str], groups: range | None
+) -> tuple[int | None, Iterator[pa.RecordBatch]]:
     """The number of rows where the file states it, and an iterator over its record batches."""
     import pyarrow as pa
 
-    if suffix_of(path) in (".parquet", ".pq"):
+    if suffix_of(path) in PARQUET_SUFFIXES:
         from pyarrow.parquet import ParquetFile
 
         file = explained_read(path, key, lambda: ParquetFile(path, pre_buffer=False, buffer_size=2**20))
         check_stated_rows(path, key, file.metadata.num_rows, len(columns))
-        return file.metadata.num_rows, file.iter_batches(TABLE_BATCH_ROWS, columns=columns)
+        chosen = range(file.num_row_groups) if groups is None else groups
+        num_rows = sum(file.metadata.row_group(group).num_rows for group in chosen)
+        return num_rows, file.iter_batches(TABLE_BATCH_ROWS, list(chosen), columns)
     source = explained_read(path, key, lambda: pa.memory_map(path))
     if not _is_ipc_file(path):
         return None, iter(explained_read(path, key, lambda: pa.ipc.open_stream(source)))

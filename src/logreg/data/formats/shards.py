@@ -28,21 +28,20 @@ import numpy as np
 from logreg.data.arrow_numbers import array_of
 from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
-from logreg.data.formats.binary_tables import BATCH_NUMBERS, TABLE_BATCH_ROWS, check_stated_rows
+from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
-from logreg.errors import DataError, DatasetNotFoundError
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.files import unfinished
+from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-PARQUET_SUFFIXES = (".parquet", ".pq")
 
 SHARD_SUFFIXES = (*PARQUET_SUFFIXES, *SEPARATORS)
 """Suffixes of files that may be shards."""
@@ -61,6 +60,12 @@ S3_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 60.0}
 
 S3_ATTEMPTS = 3
 """Number of times that a request is sent."""
+
+GCS_SECONDS = 20
+"""Seconds until a server of Google's kind counts as unreachable; Arrow tries for a quarter of an hour otherwise."""
+
+SCHEMES = ("s3", "gs", "hdfs", "file")
+"""Beginnings of addresses that messages name; pyarrow knows a few more."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class Shards:
         """
         import pyarrow as pa
 
+        pa.set_cpu_count(usable_cores())  # Arrow heeds OMP_NUM_THREADS, by which launchers limit the threads of a fit
         in_files = [name for name in columns if name not in self.shards[0].values]
         if self.is_parquet:
             schemas, rows = self._check_footers(in_files)
@@ -396,13 +402,13 @@ def find_shards(path: str, key: str) -> Shards:
             found = [info]
         else:
             found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
-    except FileNotFoundError as error:
+    except (OSError, pa.ArrowException) as error:
+        if not arrow_errors.is_missing(error):
+            raise _unreachable(key, path, error) from error
         raise DatasetNotFoundError(
             f"`{key}` must be a file or a folder, and {path} is missing. "
             f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
         ) from error
-    except (OSError, pa.ArrowException) as error:
-        raise _unreachable(key, path, error) from error
     is_one = info.type == fs.FileType.File
     files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
     if marked:
@@ -467,8 +473,17 @@ def _file_system(path: str, key: str) -> tuple[Any, str]:
                 **S3_TIMEOUTS,
             )
             return system, rest.rstrip("/")
-        found: tuple[Any, str] = fs.FileSystem.from_uri(path)
+        is_patient = scheme in ("gs", "gcs") and "retry_limit_seconds=" not in path
+        limit = f"{'&' if '?' in path else '?'}retry_limit_seconds={GCS_SECONDS}" if is_patient else ""
+        found: tuple[Any, str] = fs.FileSystem.from_uri(path + limit)
         return found
+    except pa.ArrowInvalid as error:
+        if "Unrecognized filesystem" not in str(error):
+            raise _unreachable(key, path, error) from error
+        schemes = ", ".join(f"{one}://" for one in SCHEMES)
+        raise ConfigError.broken(
+            key, f"be a path or begin with one of {schemes}", path, "Download the files, and name their folder."
+        ) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreachable(key, path, error) from error
 
@@ -579,8 +594,7 @@ def _width(kind: Any) -> int:
 
 
 def _unreachable(key: str, path: str, error: Exception) -> DatasetNotFoundError:
-    reason = arrow_errors.reason_of(error, path)
-    return DatasetNotFoundError(
-        f"`{key}` must name files that can be read, and {path} cannot: {reason}. "
-        "Check the address, the network and the credentials."
-    )
+    reason, advice = arrow_errors.reason_of(error, path), "Check the address, the network and the credentials"
+    if "libhdfs" in reason or "libjvm" in reason:
+        reason, advice = "Hadoop's libhdfs or Java cannot be loaded", "Install them, or copy the files"
+    return DatasetNotFoundError(f"`{key}` must name files that can be read, and {path} cannot: {reason}. {advice}.")

@@ -126,6 +126,7 @@ def open_blocks(
     numbers: Collection[str],
     missing_values: Sequence[str] = (),
     separator: str | None = None,
+    groups: range | None = None,
 ) -> tuple[int | None, Iterator[pa.Table]]:
     """Some columns of a file as blocks of some thousand rows, in bounded memory.
 
@@ -136,6 +137,7 @@ def open_blocks(
         numbers: Columns of a text file that are numbers; the others are text.
         missing_values: Words for a missing value in a text file, besides the empty word, NA, NaN and null.
         separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        groups: Row groups of a Parquet file; ``None`` for all rows.
 
     Returns:
         The number of rows, or ``None`` where the file does not state it; and the blocks.
@@ -146,7 +148,7 @@ def open_blocks(
     if path == "-":
         return None, standard_input_blocks(key, choose, numbers, missing_values, separator)
     if suffix_of(path) in BINARY_SUFFIXES:
-        return binary_blocks(path, key, choose(column_names(path, key)))
+        return binary_blocks(path, key, choose(column_names(path, key)), groups)
     columns = choose(column_names(path, key, separator))
     return None, text_blocks(path, key, columns, numbers, missing_values, separator)
 

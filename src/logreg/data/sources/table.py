@@ -30,6 +30,7 @@ from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.files import place_name
+from logreg.launchers import placement
 
 ROLE_KEYS = {
     "target": "dataset.target",
@@ -39,6 +40,10 @@ ROLE_KEYS = {
     "group": "dataset.split.group",
 }
 """Attributes that name a column with another role than a feature, and the key that a user types for each."""
+
+SHARED_BYTES = 2**26
+"""Size of columns and features, in bytes, from which on the processes of a machine share them: a smaller table is read
+within about a second."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +216,8 @@ class TableFile:
 
     @cached_property
     def cache_key(self) -> list[Any] | None:
-        """Plain values on which the mapped rows depend; ``None`` where the rows are held in memory."""
-        if not self.is_mapped:
+        """Plain values on which the rows in the cache depend; ``None`` where they are not kept there."""
+        if not (self.is_mapped or self._is_shared):
             return None
         settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
         return [settings, [self._shards(path, key).identity for key, path in self._files().values()]]
@@ -234,14 +239,28 @@ class TableFile:
                 raise ConfigError.broken(
                     key, f"end in one of {', '.join(SHARD_SUFFIXES)} with dataset.storage=mapped", path
                 )
-        if self.storage == "mapped":
-            return True
+        return self.storage == "mapped" or not fits_into_memory(self._num_bytes)
+
+    @cached_property
+    def _is_shared(self) -> bool:
+        """Whether processes of a machine share features that fit into memory: one makes them, and all map its files.
+
+        Else each of them would read the whole table and hold it.
+        """
+        placed = placement()
+        if placed is None or placed.local_size == 1 or self.storage != "auto":
+            return False
+        return all(self._may_be_mapped(path) for _, path in self._files().values()) and self._num_bytes >= SHARED_BYTES
+
+    @cached_property
+    def _num_bytes(self) -> int:
+        """Bytes of columns and features in memory, about."""
         needed = 0
-        for key, path in files:
+        for key, path in self._files().values():
             header = self._header(path, key)
             wanted = {*map(str, self.features or header)} - {*map(str, self.drop)}
             needed += self._shards(path, key).memory_bytes(wanted, self.separator)
-        return not fits_into_memory(needed)
+        return needed
 
     def _may_be_mapped(self, path: str) -> bool:
         """Whether a file or folder can be read in parts."""
@@ -288,7 +307,7 @@ class TableFile:
         ``as_text`` and ``codes`` are as of `read_table`.
         """
         words = [str(word) for word in self.missing_values]
-        if not (is_sharded(path) or self.is_mapped):
+        if not is_sharded(path) and self.cache_key is None:
             table = read_table(path, key, columns, as_text, words, self.separator, codes)
             return table, ((0, self._file_name(path)),)
         shards = self._shards(path, key)
