@@ -109,13 +109,13 @@ class Suite:
             def _get_param_names(cls) -> list[str]:
                 return [*logreg.LogisticRegression._get_param_names(), "penalty", "dual", "intercept_scaling"]
 
-            def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+            def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Any:
                 given = {name: getattr(self, name) for name in ("solver", "tol", "C", "l1_ratio")}
                 self.solver, self.tol = SOLVERS.get(self.solver, self.solver), min(self.tol, TOLERANCE)
                 self.C = np.inf if self.penalty is None else self.C
                 self.l1_ratio = {"l1": 1.0, "l2": 0.0}.get(self.penalty, self.l1_ratio)
                 try:
-                    return super().fit(X, y, sample_weight)
+                    return super().fit(X, y, sample_weight, offset)
                 finally:
                     self.set_params(**given)
 
@@ -154,14 +154,14 @@ class Suite:
                 older = ["penalty", "dual", "intercept_scaling", "n_jobs", "use_legacy_attributes"]
                 return [*logreg.LogisticRegressionCV._get_param_names(), *older]
 
-            def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Any:
+            def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, **params: Any) -> Any:
                 given = {name: getattr(self, name) for name in ("solver", "tol", "Cs", "l1_ratios", "scoring")}
                 self.solver, self.tol = SOLVERS.get(self.solver, self.solver), min(self.tol, TOLERANCE)
                 self.Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else self.Cs
                 self.l1_ratios = (0.0,) if self.l1_ratios is None else self.l1_ratios
                 self.scoring = self.scoring or "accuracy"
                 try:
-                    super().fit(X, y, sample_weight, **params)
+                    super().fit(X, y, sample_weight, offset, **params)
                 finally:
                     self.set_params(**given)
                 if self.use_legacy_attributes:

@@ -476,7 +476,7 @@ def known_keys() -> set[str]:
 OF_COMMANDS = {"coef", "cost_ratio", *COEFFICIENTS, *PREDICT, *SWEEP}
 """Keys of commands other than scripts/train.py."""
 
-OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "solver", "sparse_output", "warm_start"}
+OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "offset", "solver", "sparse_output", "warm_start"}
 """Names of columns, a key of Hydra, arguments in Python."""
 
 

@@ -12,8 +12,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
+from sklearn import config_context
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from logreg import LogisticRegression, LogisticRegressionCV
 from logreg.commands import certify, coefficients, evaluate, export, predict
 from logreg.csr import of_scipy
 from logreg.errors import ConfigError, DataError
@@ -269,8 +275,101 @@ def test_an_offset_that_does_not_fit_is_refused(change: Callable[[Tensor], Tenso
 
 def test_several_outputs_have_no_offset() -> None:
     x, y, offset = drawn()
-    with pytest.raises(ConfigError, match="`offset` must go with two classes, got 2 outputs"):
+    with pytest.raises(ConfigError, match=r"`offset` must go with one output, that of two classes .* got 2"):
         fit(x, y, Objective("cross_entropy"), offset=offset)
+
+
+# Estimators
+
+
+def test_an_estimator_is_the_model_of_statsmodels() -> None:
+    import statsmodels.api as sm
+
+    x, y, offset = (part.numpy() for part in drawn())
+    model = LogisticRegression(C=np.inf, tol=1e-12, precision=64).fit(x, y, offset=offset)
+    theirs = sm.GLM(y, sm.add_constant(x), sm.families.Binomial(), offset=offset).fit(tol=1e-14)
+    np.testing.assert_allclose(np.append(model.intercept_, model.coef_), theirs.params, rtol=1e-6)
+    assert model.certificate_.value == pytest.approx(-theirs.llf, rel=1e-10)
+    assert model.certificate_.objective.endswith("no penalty, offset of each row")
+    expected = theirs.predict(sm.add_constant(x[:5]), offset=offset[:5])
+    for given in (offset[:5], list(offset[:5]), torch.from_numpy(offset[:5])):
+        np.testing.assert_allclose(model.predict_proba(x[:5], offset=given)[:, 1], expected, rtol=1e-6)
+    np.testing.assert_allclose(model.decision_function(x[:5], offset=0), x[:5] @ model.coef_[0] + model.intercept_)
+    np.testing.assert_array_equal(model.predict(x, offset=offset), theirs.predict() > 0.5)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(x, offset=1)), model.predict_proba(x, offset=1))
+    assert model.score(x, y, offset=offset) == np.mean((theirs.predict() > 0.5) == y)
+
+
+def test_an_estimator_needs_the_offset_again() -> None:
+    x, y, offset = (part.numpy() for part in drawn())
+    model = LogisticRegression().fit(x, y, offset=offset)
+    for predict_rows in (model.predict, model.predict_proba, model.predict_log_proba, model.decision_function):
+        with pytest.raises(ValueError, match="offset must be given, as to fit"):
+            predict_rows(x)
+    with pytest.raises(ValueError, match=r"offset must have one number for each row, shape \(300,\), got \(299,\)"):
+        model.predict(x, offset=offset[:-1])
+    for wrong in (lambda gap: model.fit(x, y, offset=gap), lambda gap: model.predict(x, offset=gap)):
+        with pytest.raises(ValueError, match=r"`offset` must be finite, got nan in row 7. Leave out such rows\."):
+            wrong(np.where(np.arange(300) == 7, np.nan, offset))
+    plain = model.fit(x, y)
+    assert plain.predict(x).shape == (300,)
+    np.testing.assert_allclose(plain.decision_function(x, offset=offset), plain.decision_function(x) + offset)
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), LogisticRegressionCV(Cs=2)], ids=["one", "cv"])
+def test_an_estimator_of_several_classes_takes_none(estimator: LogisticRegression) -> None:
+    x, y, offset = (part.numpy() for part in drawn())
+    three = y + (x[:, 1] > 1)
+    with pytest.raises(ValueError, match="`offset` must go with one output, that of two classes"):
+        estimator.fit(x, three, offset=offset)
+    fitted = estimator.fit(x, three)
+    with pytest.raises(ValueError, match="`offset` must go with one output, that of two classes"):
+        fitted.predict(x, offset=offset)
+
+
+def test_the_tools_of_scikit_learn_route_it() -> None:
+    x, y, offset = (part.numpy() for part in drawn())
+    with config_context(enable_metadata_routing=True):
+        model = LogisticRegression().set_fit_request(offset=True).set_predict_proba_request(offset=True)
+        pipeline = make_pipeline(StandardScaler(), model.set_score_request(offset=True)).fit(x, y, offset=offset)
+        alone = LogisticRegression().fit(StandardScaler().fit_transform(x), y, offset=offset)
+        np.testing.assert_array_equal(pipeline[-1].coef_, alone.coef_)
+        np.testing.assert_array_equal(
+            pipeline.predict_proba(x, offset=offset), alone.predict_proba(pipeline[0].transform(x), offset=offset)
+        )
+        found = cross_validate(model, x, y, cv=[(np.arange(200), np.arange(200, 300))], params={"offset": offset})
+    by_hand = LogisticRegression().fit(x[:200], y[:200], offset=offset[:200])
+    assert found["test_score"] == [by_hand.score(x[200:], y[200:], offset=offset[200:])]
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])
+@pytest.mark.parametrize("refit", [True, False])
+def test_cross_validation_fits_and_scores_with_it(scoring: str, refit: bool) -> None:
+    x, y, offset = (part.numpy() for part in drawn())
+    splits = list(StratifiedKFold(3).split(x, y))
+    chosen = LogisticRegressionCV(Cs=[0.01, 1.0], cv=splits, scoring=scoring, refit=refit, tol=1e-10, precision=64)
+    chosen.fit(x, y, offset=offset)
+    for number, (train_rows, test_rows) in enumerate(splits):
+        for place, C in enumerate(chosen.Cs_):
+            alone = LogisticRegression(C=C, tol=1e-10, precision=64)
+            alone.fit(x[train_rows], y[train_rows], offset=offset[train_rows])
+            own = chosen.coefs_paths_[number, 0, place, 0]
+            np.testing.assert_allclose(own, np.append(alone.coef_, alone.intercept_), rtol=1e-4, atol=1e-6)
+            logits = alone.decision_function(x[test_rows], offset=offset[test_rows])
+            known = {
+                "neg_log_loss": -log_loss(y[test_rows], expit(logits)),
+                "accuracy": np.mean((logits > 0) == y[test_rows]),
+                "roc_auc": roc_auc_score(y[test_rows], logits),
+            }
+            assert chosen.scores_[number, 0, place] == pytest.approx(known[scoring], rel=1e-5)
+    assert chosen.has_offset_
+    logits = chosen.decision_function(x, offset=offset)
+    known = {
+        "neg_log_loss": -log_loss(y, expit(logits)),
+        "accuracy": np.mean((logits > 0) == y),
+        "roc_auc": roc_auc_score(y, logits),
+    }
+    assert chosen.score(x, y, offset=offset) == pytest.approx(known[scoring], rel=1e-12)
 
 
 # Runs
@@ -624,6 +723,20 @@ def test_new_rows_need_it(birthwt: Path, of_birthwt: Run, tmp_path: Path, capsys
         capsys.readouterr()
         assert typed(predict.main, tmp_path, f"ckpt_path={of_birthwt.folder}", f"input={file}") == 2
         assert capsys.readouterr().err.startswith(message)
+
+
+def test_an_estimator_of_a_run_reads_it_from_the_table(birthwt: Path, of_birthwt: Run) -> None:
+    import pandas as pd
+    import statsmodels.api as sm
+
+    model, frame = LogisticRegression.from_checkpoint(of_birthwt.folder), pd.read_csv(birthwt)
+    assert model[-1].coef_[0, -1] == 1
+    assert model[-1].certificate_.objective.endswith("offset log_exposure")
+    columns = sm.add_constant(frame[["age", "lwt", "smoke"]])
+    theirs = sm.GLM(frame["low"], columns, sm.families.Binomial(), offset=frame["log_exposure"]).fit()
+    np.testing.assert_allclose(model.predict_proba(frame)[:, 1], theirs.predict(), rtol=1e-5)
+    moved = frame.assign(log_exposure=frame["log_exposure"] + 1)
+    np.testing.assert_allclose(model.decision_function(moved), model.decision_function(frame) + 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "json", "safetensors", "pt2", "joblib"])

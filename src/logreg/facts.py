@@ -446,5 +446,10 @@ def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:
     return tuple(name for column in columns for name in column.feature_names)
 
 
+def keeping_scale(columns: Sequence[Column]) -> Tensor:
+    """Whether each feature of some columns is never standardized, (D,); see `Column.keeps_scale`."""
+    return torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in columns])
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

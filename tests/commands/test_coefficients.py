@@ -400,6 +400,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ),
         ("covariance=cluster:scool", "Did you mean school?"),
         ("covariance=cluster:same", "and all rows of train have one value there. Name another column"),
+        ("covariance=cluster:y", "by which rows depend on each other, and 'y' has the classes. Name another column"),
         ("reference={colour:red}", "of which there are color, got 'colour'. Did you mean color?"),
         ("reference={color:rad}", "`reference.color` must be one of blue, green, red, got 'rad'. Did you mean red?"),
         ("reference={a:1}", "'a' is a column of numbers. Leave it out, or train with dataset.categorical=[a]."),

@@ -240,6 +240,26 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, run_com
     assert "2 rows have a level of color that the model lacks: encoded as no level\n" in answer.err
 
 
+def test_a_missing_value_where_train_has_none_is_told(tmp_path: Path, run_command: RunCommand) -> None:
+    from whole_runs import train
+
+    rows = "\n".join(f"{n % 7},{'ab'[n % 5 == 0]},{n % 3 if n % 4 else ''},{'ny'[n % 7 > 3]}" for n in range(60))
+    (tmp_path / "t.csv").write_text(f"size,kind,gaps,y\n{rows}\n")
+    train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=1e-2")
+    (tmp_path / "new.csv").write_text("size,kind,gaps\n,a,1\n2,,1\n,b,\n3,b,0\n")
+    answer = run_command(tmp_path, "predict", "input=new.csv", "output=new_out.csv")
+    told = [line for line in answer.err.splitlines() if "without" in line]
+    assert told == [
+        "2 rows without a value of size, which no train row lacks: filled with 3, the median of train",
+        "1 row without a value of kind, which no train row lacks: filled with 'a', the most frequent level of train",
+    ]
+    single = run_command(tmp_path, "predict", "size=", "kind=b", "gaps=")
+    assert told[0].replace("2 rows", "1 row") in single.err.splitlines()
+    (tmp_path / "filled.csv").write_text("size,kind,gaps\n3,a,1\n2,a,1\n3,b,\n3,b,0\n")
+    filled = predicted(run_command, tmp_path, "input=filled.csv")
+    assert filled == predicted(run_command, tmp_path, "input=new.csv")
+
+
 def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:
     from logreg.export.predictions import column_names
 

@@ -494,7 +494,7 @@ def test_rows_that_cannot_be_fitted_are_refused() -> None:
             LogisticRegressionCV(cv=5).fit(X, Y, groups=groups)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         LogisticRegressionCV(cv=5).fit(X, Y, groups=rows[:9])
-    with pytest.raises(TypeError, match="fit takes X, y, sample_weight and groups, got group"):
+    with pytest.raises(TypeError, match="fit takes X, y, sample_weight, offset and groups, got group"):
         LogisticRegressionCV().fit(X, Y, group=rows)
     one = Y[:100] == 1
     with pytest.raises(ValueError, match=r"split 1 of `cv` must have rows to score of both classes for roc_auc"):

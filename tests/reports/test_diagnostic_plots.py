@@ -228,6 +228,16 @@ def test_bars_of_coefficients_are_told_apart_without_colors() -> None:
     assert [bool(bar.get_hatch()) for bar in bars] == [True, False]
 
 
+def test_bars_of_features_that_are_not_standardized_are_per_unit() -> None:
+    largest = [
+        CoefficientSummary(feature="a", class_name="yes", coef=2.0, coef_per_std=1.0),
+        CoefficientSummary(feature="b", class_name="yes", coef=-9.0, coef_per_std=None),
+    ]
+    axes = coefficient_bars(largest, "made").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [-9.0, 1.0]  # type: ignore[attr-defined]  # rectangles
+    assert axes.get_xlabel() == "log-odds toward yes per standard deviation, or per unit where not standardized"
+
+
 def bars_of(*values: float) -> Figure:
     largest = [
         CoefficientSummary(feature=f"x{k}", class_name="yes", coef=1.0, coef_per_std=v) for k, v in enumerate(values)

@@ -90,6 +90,24 @@ def test_the_most_telling_words_are_shown(here: Path, run_command: RunCommand) -
         assert f"| {topic} | {', '.join(shown)}" in (run.folder / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_coefficient_of_text_is_per_unit_and_one_of_a_number_per_deviation(tmp_path: Path) -> None:
+    rows = [(text, len(text) + 20 * (topic == "sea"), topic) for text, topic in texts() if topic != "art"]
+    with (tmp_path / "letters.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "length", "topic"), *rows])
+    typed = ("dataset.path=letters.csv", "dataset.target=topic", "dataset.text=[text]")
+    run = train(tmp_path, "dataset=table", *typed, "l2=1e-2")
+    with working_in(tmp_path):
+        numbers = data_of("table", *typed).source_row_numbers("train").tolist()
+    largest = {one["feature"]: one for one in run.summary["largest_coefficients"]}
+    number, word = largest.pop("length"), next(iter(largest.values()))
+    deviation = np.std([rows[row][1] for row in numbers])
+    assert number["coef_per_std"] == pytest.approx(number["coef"] * deviation, rel=1e-5)
+    assert all(one["coef_per_std"] is None for one in largest.values())
+    report = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "## Largest coefficients per standard deviation, or per unit where not standardized" in report
+    assert f"| {word['feature']} | sea | {word['coef']:.4g} |  |" in report
+
+
 def test_two_classes_have_the_words_of_both(here: Path) -> None:
     run = train(here, *LETTERS, "dataset.classes=[law,sea]")
     for topic in ("law", "sea"):

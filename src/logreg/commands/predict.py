@@ -290,6 +290,11 @@ def _print_single(
     threshold: float | None,
     intervals: PredictionIntervals | None,
 ) -> None:
+    from logreg.data.encoding.encode import filled_note
+
+    for column in trained.facts.columns:
+        if column.name in rows.filled:
+            print(on_one_line(filled_note(1, column)), file=sys.stderr)
     probabilities, labels = predicted(predictor, rows.features, threshold)
     ends = limits(trained.facts, rows.features, intervals)
     names = trained.facts.class_names

@@ -41,13 +41,15 @@ class Counts:
     Attributes:
         rows: Number of rows.
         unseen: Number of rows with a level that the model does not know, by column.
+        filled: Number of rows without a value, by column of which each train row has one.
     """
 
     rows: int = 0
     unseen: Counter[str] = field(default_factory=Counter)
+    filled: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.rows + other.rows, self.unseen + other.unseen)
+        return Counts(self.rows + other.rows, self.unseen + other.unseen, self.filled + other.filled)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Prediction:
                     kept = {name: column.slice(start, at_once) for name, column in block.kept.items()}
                     writer.write(kept, labels, probabilities, *limits(facts, features, self.intervals))
                     advance(len(labels))
-                counts += Counts(block.features.shape[0], Counter(block.unseen))
+                counts += Counts(block.features.shape[0], Counter(block.unseen), Counter(block.filled))
                 block = next(blocks, None)
         return counts
 
@@ -287,12 +289,14 @@ def _tasks(
 
 
 def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float, output: str) -> None:
-    """Prints how many rows were predicted, and how many of them have a level that the model does not know."""
-    from logreg.data.encoding.encode import unseen_note
+    """Prints how many rows were predicted, and how many of them have a level that the model lacks, or no value."""
+    from logreg.data.encoding.encode import filled_note, unseen_note
 
     by_name = {column.name: column for column in facts.columns}
-    for name, number_of_rows in counts.unseen.items():
-        print(on_one_line(unseen_note(f"{number_of_rows:,} rows", by_name[name], "the model")), file=sys.stderr)
+    for name, number in counts.unseen.items():
+        print(on_one_line(unseen_note(f"{number:,} rows", by_name[name], "the model")), file=sys.stderr)
+    for name, number in counts.filled.items():
+        print(on_one_line(filled_note(number, by_name[name])), file=sys.stderr)
     where = "" if output == "-" else f": {output}"
     print(on_one_line(f"{counts.rows:,} rows{of_files} in {seconds:.2f} s{where}"), file=sys.stderr)
 

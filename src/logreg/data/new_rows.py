@@ -64,11 +64,13 @@ class Rows:
         features: Stored features, shape (n, D), dense or sparse.
         kept: Columns to write beside the predictions, by name: Arrow arrays of n values.
         unseen: Number of rows with a level that the model does not know, by column.
+        filled: Number of rows without a value, by column of which each train row has one.
     """
 
     features: Tensor
     kept: Mapping[str, Any] = field(default_factory=dict)
     unseen: Mapping[str, int] = field(default_factory=dict)
+    filled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -368,7 +370,18 @@ class NewRowsReader:
             raise DataError(
                 f"column {list(kinds)[place]!r} must have no missing values, got one in {columns.place(row)}."
             )
-        return Rows(features, kept, {name: len(rows) for name, rows in unseen.items() if len(rows)})
+        of_name = {series.name: series for series in columns.series}
+        missing = {
+            column.name: int(of_name[column.name].is_missing().sum())
+            for column in self.facts.columns
+            if column.kind != "text" and not column.indicator
+        }
+        return Rows(
+            features,
+            kept,
+            {name: len(rows) for name, rows in unseen.items() if len(rows)},
+            {name: number for name, number in missing.items() if number},
+        )
 
     def _refuse_to_keep(self, path: Path) -> None:
         """Raises a ConfigError if columns are to be kept, which a matrix and images do not have."""

@@ -23,7 +23,7 @@ from logreg.data.memory import Allocate, mapped_array
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list, shortened
-from logreg.facts import SPLITS, Column, DataFacts, Split, names_of_features
+from logreg.facts import SPLITS, Column, DataFacts, Split, keeping_scale, names_of_features
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
 
@@ -404,7 +404,7 @@ def moments_of_columns(train: Table, stored: StoredForm, columns: Sequence[Colum
 
 def of_scaled_columns(found: Moments, columns: Sequence[Column]) -> Moments:
     """The moments of the features of columns, with mean 0 and deviation 1 where `Column.keeps_scale`."""
-    kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in columns])
+    kept = keeping_scale(columns)
     return found._replace(mean=found.mean.masked_fill(kept, 0.0), std=found.std.masked_fill(kept, 1.0))
 
 

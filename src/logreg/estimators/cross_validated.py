@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from torch import Tensor
@@ -27,12 +27,12 @@ from logreg.estimators.logistic_regression import (
     is_share,
     is_strength,
     is_whole,
-    sample_weights,
+    row_numbers,
 )
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
 from logreg.rows import MemoryRows, dense_sample
-from logreg.solvers.arguments import check_weights
+from logreg.solvers.arguments import check_offset, check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts
 from logreg.solvers.l1_path import default_l1_strengths, largest_slope
@@ -162,13 +162,14 @@ class LogisticRegressionCV(LogisticRegression):
         self.verbose = verbose
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, **params: Any) -> Self:
         """Chooses the penalty by cross-validation, and fits the coefficients to a certified optimum.
 
         Args:
             X: Shape (N, D), numbers without gaps.
             y: Shape (N,): the class of each row, as text, whole numbers or booleans.
             sample_weight: Shape (N,), >= 0; a number for all rows; ``None`` for 1.  Fits and scores have it.
+            offset: As of `LogisticRegression`, of fits and scores.
             **params: ``groups`` (N,) for the splitter, by which a group stays on one side of every split; where ``cv``
                 is a number, the splitter is then scikit-learn's StratifiedGroupKFold.  With metadata routing, whatever
                 the splitter requests.
@@ -181,28 +182,29 @@ class LogisticRegressionCV(LogisticRegression):
             ValueError: A parameter, the data or the splits cannot be fitted; the message says what to do.
         """
         self._check_parameters()
-        classes, features, labels, weights = self._read(X, y, sample_weight)
+        classes, features, labels, weights, offsets = self._read(X, y, sample_weight, offset)
         check_weights(labels, weights, (), len(classes))
+        some = self._objective(classes, 1.0, 0.0)  # any penalty, in source units
+        check_offset(labels, offsets, some.row_loss.num_outputs(len(classes)))
         if self.scoring == "roc_auc" and len(classes) != 2:
             raise ConfigError.broken(
                 "scoring", 'be "neg_log_loss" or "accuracy" for more than two classes', self.scoring
             )
-        splits = self._splits(X, classes, labels, sample_weight, params)
-        own_weights = sample_weights(sample_weight, labels)
+        splits = self._splits(X, classes, labels, {"sample_weight": sample_weight, "offset": offset}, params)
+        own_weights = row_numbers("sample_weight", sample_weight, labels)
         self._check_splits(splits, classes, labels, weights, own_weights)
         try:
-            memory, stored = stored_rows(features, labels, weights, self.fit_intercept)
+            memory, stored = stored_rows(features, labels, weights, self.fit_intercept, offsets)
         except DataError:
             raise_not_finite(self, features)
             raise
-        dtype, some = DTYPES[self.precision], self._objective(classes, 1.0, 0.0)  # any penalty, in source units
-        problem = problem_of(memory, some, len(classes), (), dtype, self.fit_intercept, stored)
+        problem = problem_of(memory, some, len(classes), (), DTYPES[self.precision], self.fit_intercept, stored)
         self.classes_, self.l1_ratios_ = classes, np.array(self.l1_ratios, dtype=np.float64)
         self.Cs_ = self._grid(problem, memory)
         partitions = _partitions(splits, len(labels))
         with threads_for(4.0 * problem.rows * problem.num_parameters):
             full, of_splits = self._fit_splits(problem, memory, splits, partitions)
-        scored = MemoryRows(memory.features, labels, own_weights)
+        scored = MemoryRows(memory.features, labels, own_weights, offsets)
         held_out = [scored.at(torch.from_numpy(test)) for _, test in splits]
         scores = [
             score_points(problem, [one.point for one in points], rows.blocks(), self.scoring == "roc_auc")
@@ -214,24 +216,31 @@ class LogisticRegressionCV(LogisticRegression):
         passes = np.array([[one.passes for one in points] for points in of_splits], dtype=np.int32)
         if self.refit:
             objective = self._objective(classes, self.C_, self.l1_ratio_)
-            self._fit_rows(classes, features, labels, weights, objective)
+            self._fit_rows(classes, features, labels, weights, offsets, objective)
             self._report()
         else:
             self._average()
+        self.has_offset_ = offsets is not None
         self.n_iter_ = passes.reshape(self.scores_.shape)
         self._report_splits(of_splits)
         return self
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
         """The score that ``scoring`` names.
 
         Args:
             X: Shape (N, D).
             y: Shape (N,), the true classes.
             sample_weight: Shape (N,); ``None`` for 1.
+            offset: As of `fit`.
         """
-        weights = {} if sample_weight is None else {"sample_weight": as_array(sample_weight)}
-        return float(get_scorer(self.scoring)(self, as_array(X), as_array(y), **weights))
+        if self.scoring == "accuracy":
+            return super().score(X, y, sample_weight, offset)
+        y, weights = as_array(y), as_array(sample_weight)
+        if self.scoring == "roc_auc":
+            return float(roc_auc_score(y, as_array(self.decision_function(X, offset)), sample_weight=weights))
+        probabilities = as_array(self.predict_proba(X, offset))
+        return -float(log_loss(y, probabilities, sample_weight=weights, labels=self.classes_))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """The metadata that `fit` takes: its own, and that of the splitter."""
@@ -277,18 +286,18 @@ class LogisticRegressionCV(LogisticRegression):
         self._check_settings()
 
     def _splits(
-        self, X: Any, classes: Array, labels: Tensor, sample_weight: Any, params: dict[str, Any]
+        self, X: Any, classes: Array, labels: Tensor, own: dict[str, Any], params: dict[str, Any]
     ) -> list[Split]:
-        """The splits that ``cv`` names.
+        """The splits that ``cv`` names; ``own`` has the metadata that fits take, and ``params`` all other.
 
         Raises:
             TypeError: A parameter of `fit` has no taker.
             ValueError: The rows do not allow these splits.
         """
         if get_config()["enable_metadata_routing"]:
-            params = process_routing(self, "fit", sample_weight=sample_weight, **params).splitter.split
+            params = process_routing(self, "fit", **own, **params).splitter.split
         elif others := params.keys() - {"groups"}:
-            raise TypeError(f"fit takes X, y, sample_weight and groups, got {', '.join(sorted(others))}.")
+            raise TypeError(f"fit takes X, y, sample_weight, offset and groups, got {', '.join(sorted(others))}.")
         params = {key: as_array(value) for key, value in params.items() if value is not None}
         cv, counts = self.cv, np.bincount(labels.cpu())
         if cv is None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
@@ -27,6 +28,7 @@ from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
 from logreg.optimality.separation.explain import explain_separation
+from logreg.solvers.arguments import check_offset
 from logreg.solvers.fit import EXACT, Fit, fit
 from logreg.solvers.passes.base import Pass
 from logreg.solvers.state import SolverState
@@ -93,6 +95,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes_: The classes in ascending order, (C,).
         n_iter_: Passes over the rows that the fit took, (1,).
         n_features_in_: D.
+        has_offset_: Whether `fit` had an offset; predictions then need one too.
         feature_names_in_: Names of the columns, (D,); only where X is a data frame whose names are texts.
         certificate_: How far the coefficients are from the optimum, a `Certificate`: ``value`` is f as above, in nats,
             and f - minimum is at most ``gap`` plus ``rounding``; ``relative_gap``, ``converged``, ``rigorous``,
@@ -113,6 +116,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     n_features_in_: int
     n_iter_: Array
     certificate_: Certificate
+    has_offset_: bool = False
 
     def __init__(
         self,
@@ -150,13 +154,14 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         tags.input_tags.sparse = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Self:
         """Fits the coefficients to a certified optimum.
 
         Args:
             X: Shape (N, D), numbers without gaps.
             y: Shape (N,): the class of each row, as text, whole numbers or booleans.
             sample_weight: Shape (N,), >= 0; a number for all rows; ``None`` for 1.
+            offset: A known term of each row's logit, (N,), or a number for all rows, of two classes; ``None`` for 0.
 
         Warns:
             ConvergenceWarning: The relative gap is above ``tol``, or there is no penalty and the classes are separated,
@@ -166,21 +171,24 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
         """
         self._check_parameters()
-        classes, features, labels, weights = self._read(X, y, sample_weight)
+        classes, features, labels, weights, offsets = self._read(X, y, sample_weight, offset)
         objective = self._objective(classes, self.C, self.l1_ratio)
         start = self._start(classes, features, objective) if self.warm_start else None
-        self._fit_rows(classes, features, labels, weights, objective, start)
+        self._fit_rows(classes, features, labels, weights, offsets, objective, start)
         self._report()
         return self
 
-    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Tensor, Tensor, Tensor | None]:
-        """The classes (C,), and the features (N, D), the labels (N,) and the weights (N,) of the rows of `fit`."""
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any, offset: Any
+    ) -> tuple[Array, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The classes (C,), and features (N, D), labels (N,), weights (N,) and offsets (N,) of the rows of `fit`."""
         features, y = rows_of(self, X, y, self.device)
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
             raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
         labels = labels.to(features.device)
-        return classes, features, labels, self._weights(sample_weight, classes, labels)
+        weights = self._weights(sample_weight, classes, labels)
+        return classes, features, labels, weights, row_numbers("offset", offset, labels)
 
     def _objective(self, classes: Array, C: float, l1_ratio: float) -> Objective:
         """The objective divided by C, for these strengths of the penalties."""
@@ -199,6 +207,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         features: Tensor,
         labels: Tensor,
         weights: Tensor | None,
+        offset: Tensor | None,
         objective: Objective,
         start: tuple[Tensor, Tensor] | None = None,
     ) -> None:
@@ -216,6 +225,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             intercept=self.fit_intercept,
             watch=_print_pass if self.verbose > 1 else None,
             seed=self._seed(),
+            offset=offset,
         )
         try:
             found = solve(max_passes=self.max_iter, start=start)
@@ -230,39 +240,40 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         self.coef_, self.intercept_, self.classes_ = coef.cpu().numpy(), intercept.cpu().numpy(), classes
         self.n_iter_ = np.array([found.passes], dtype=np.int32)
+        self.has_offset_ = offset is not None
         self.certificate_ = self._certificate(found, objective, features, labels, weights)
 
-    def decision_function(self, X: Any) -> Any:
-        """The logits: (N,) for two classes, of the second one, and else (N, C)."""
-        logits = self._logits(X)
+    def decision_function(self, X: Any, offset: Any = None) -> Any:
+        """The logits: (N,) for two classes, of the second one, and else (N, C); ``offset`` as of `fit`."""
+        logits = self._logits(X, offset)
         return _like(X, logits[:, 0] if logits.shape[1] == 1 else logits)
 
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any, offset: Any = None) -> Any:
         """Probability of each class in ``classes_``, (N, C); of one-vs-rest they are divided by their sum."""
-        return _like(X, self._probabilities(X))
+        return _like(X, self._probabilities(X, offset))
 
-    def predict_log_proba(self, X: Any) -> Any:
+    def predict_log_proba(self, X: Any, offset: Any = None) -> Any:
         """Logarithm of `predict_proba`."""
-        return _like(X, self._probabilities(X).log())
+        return _like(X, self._probabilities(X, offset).log())
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, offset: Any = None) -> Any:
         """The most probable class of each row, (N,)."""
-        places = decided(self._probabilities(X))
+        places = decided(self._probabilities(X, offset))
         if isinstance(X, Tensor) and self.classes_.dtype.kind in "biuf":
             return torch.from_numpy(self.classes_).to(places.device)[places]
         return self.classes_[places.cpu().numpy()]
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
         """Accuracy: the share of rows whose class is predicted.
 
         Args:
             X: Shape (N, D).
             y: Shape (N,), the true classes.
             sample_weight: Shape (N,); ``None`` for 1.
+            offset: As of `fit`.
         """
-        if isinstance(X, Tensor):
-            X = as_array(X)
-        return float(super().score(X, as_array(y), None if sample_weight is None else as_array(sample_weight)))
+        predicted = as_array(self.predict(X, offset))
+        return float(accuracy_score(as_array(y), predicted, sample_weight=as_array(sample_weight)))
 
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
@@ -370,7 +381,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _weights(self, sample_weight: Any, classes: Array, labels: Tensor) -> Tensor | None:
         """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
-        weights = sample_weights(sample_weight, labels)
+        weights = row_numbers("sample_weight", sample_weight, labels)
         if weights is None and self.class_weight is None:
             return None
         if weights is None:
@@ -421,7 +432,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
             )
         return FitCertificate(
-            objective=objective_in_words(objective, len(found.coef), weights is not None, self.fit_intercept),
+            objective=objective_in_words(
+                objective,
+                len(found.coef),
+                weights is not None,
+                self.fit_intercept,
+                "of each row" if self.has_offset_ else "",
+            ),
             value=bound.value,
             gap=bound.gap,
             rigorous=bound.rigorous,
@@ -454,13 +471,19 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 stacklevel=3,
             )
 
-    def _logits(self, X: Any) -> Tensor:
+    def _logits(self, X: Any, offset: Any) -> Tensor:
         """The logits (N, K), float64, on the device of X where it is a tensor."""
         if not hasattr(self, "coef_"):
             check_is_fitted(self)
+        if self.has_offset_ and offset is None:
+            raise DataError("offset must be given, as to fit. Give one number for each row, or offset=0 for none.")
         features = features_of(self, X)
         coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
         logits = linear_in_float64(features, coef, intercept)
+        offsets = row_numbers("offset", offset, logits[:, 0])
+        if offsets is not None:
+            check_offset(logits[:, 0], offsets, logits.shape[1])
+            logits = logits + offsets.unsqueeze(1)
         if not bool(logits.isfinite().all()):
             raise_not_finite(self, features)
             if bool(logits.isnan().any()):  # products of both signs overflow
@@ -468,9 +491,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             logits = logits.clamp(*LARGEST)
         return logits
 
-    def _probabilities(self, X: Any) -> Tensor:
+    def _probabilities(self, X: Any, offset: Any) -> Tensor:
         """Probability of each class, (N, C), float64."""
-        logits = self._logits(X)
+        logits = self._logits(X, offset)
         loss = LOSSES[default_loss(len(self.classes_)) if self.loss == "auto" else self.loss]
         if logits.shape[1] == 1:  # a softmax of two classes is a sigmoid of the difference
             loss = LOSSES[default_loss(2)] if loss.couples_outputs else loss
@@ -482,21 +505,29 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def sample_weights(sample_weight: Any, labels: Tensor) -> Tensor | None:
-    """The ``sample_weight`` of `LogisticRegression.fit` for each row, (N,), float64; ``None`` for 1 everywhere."""
-    if sample_weight is None:
+def row_numbers(key: str, values: Any, rows: Tensor) -> Tensor | None:
+    """An argument that has a number for each row, or one for all of them, (N,), float64; ``None`` where it is.
+
+    Args:
+        key: Name of the argument.
+        values: The numbers.
+        rows: Shape (N,), whose device the numbers are on.
+
+    Raises:
+        DataError: The numbers have another shape.
+    """
+    if values is None:
         return None
-    if is_number(sample_weight):
-        return torch.full(labels.shape, sample_weight, dtype=torch.float64, device=labels.device)
-    if not isinstance(sample_weight, Tensor):
-        sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
-    if sample_weight.shape != labels.shape:
+    if is_number(values):
+        return torch.full(rows.shape, values, dtype=torch.float64, device=rows.device)
+    if not isinstance(values, Tensor):
+        values = as_tensor(np.asarray(values, dtype=np.float64))
+    if values.shape != rows.shape:
         raise DataError(
-            f"sample_weight must have one number for each row, shape {tuple(labels.shape)}, got "
-            f"{tuple(sample_weight.shape)}."
+            f"{key} must have one number for each row, shape {tuple(rows.shape)}, got {tuple(values.shape)}."
         )
-    weights: Tensor = sample_weight.detach().to(labels.device, torch.float64)
-    return weights
+    numbers: Tensor = values.detach().to(rows.device, torch.float64)
+    return numbers
 
 
 def is_strength(value: Any) -> bool:

@@ -18,17 +18,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.inference.likelihood import Likelihood, Maximum
-from logreg.solvers.kernels import affine, gram_of_columns, sum_over_rows
+from logreg.solvers.kernels import affine, gram_of_columns
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 ROBUST = ("HC0", "HC1", "HC2", "HC3")
 """Robust covariances of independent rows."""
 
 
-class ScoreProducts(Pass[Tensor]):
-    """Sum over the rows, or over clusters of rows, of the products of scores s_i s_i'."""
+class Sandwich(Pass[Tensor]):
+    """The robust matrix without its factor: I^-1 (sum of s_i s_i') I^-1, with the scores of rows or of clusters.
+
+    Of one output, the score of a row x is r x, with the derivative r of the loss by the logit.  With I^-1 = L L', the
+    leverage of the row is the squared norm of L' x, times the curvature, and x = L'^-1 (L' x).
+    """
 
     sums = ("_products", "_of_clusters")
     copies = True
@@ -53,67 +58,55 @@ class ScoreProducts(Pass[Tensor]):
         problem, design = likelihood.problem, likelihood.design
         super().__init__(problem, problem.model)
         self._design, self._power, self._counts = design, {"HC2": 1, "HC3": 2}.get(kind, 0), counts
-        self._point = design.to_point(found.parameters, problem.num_outputs, problem.num_features)
-        self._coef, self._intercept = self.linear(self._point)
-        self._frame, self._root = self.frame_change(), None
-        if self._power:  # |root' x|^2 is the squared norm of a row in the metric of the covariance
-            kept = design.kept
-            root = self.zeros(problem.num_features + 1, len(kept))
-            root[kept] = torch.linalg.cholesky(found.covariance)
-            self._root = self._frame @ root
-        size = found.parameters.numel()
-        self._sums_rows = len(design.outputs) == 1 and clusters is None
-        order = problem.num_features + 1 if self._sums_rows else size
-        self._products = self.zeros(order, order)
-        self._clusters, self._position = clusters, 0
+        point = design.to_point(found.parameters, problem.num_outputs, problem.num_features)
+        self._coef, self._intercept = self.linear(point)
+        self._clusters, self._position, size = clusters, 0, found.parameters.numel()
         self._of_clusters = None if clusters is None else self.zeros(int(clusters.max()) + 1, size)
+        self._outer = found.covariance
+        """The matrix A (M * P, Q) of the result A B A', with the sum B of products of Q numbers of each row."""
+        self._of_columns = len(design.outputs) == 1 and clusters is None
+        if self._of_columns and self._power:
+            factor, change = torch.linalg.cholesky(found.covariance), self.frame_change()
+            to_norm = change[:, design.kept] @ factor
+            self._coef = torch.cat([self._coef, to_norm[:-1].T])  # one product for the logits and for L' x
+            self._intercept = torch.cat([self._intercept, to_norm[-1]])
+            self._outer = F.pad(factor, (problem.num_outputs, 0))
+        elif self._of_columns:
+            self._outer = found.covariance @ self.frame_change().T[design.kept]
+        self._products = self.zeros(self._outer.shape[1], self._outer.shape[1])
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the scores of these rows, which follow those before in the order of the source."""
-        loss, weights = self.problem.loss, rows.weights
-        logits = rows.logits(self._coef, self._intercept)
+        loss, weights, outputs = self.problem.loss, rows.weights, self.problem.num_outputs
+        linear = affine(rows.features, self._coef, self._intercept)
+        logits = linear[:, :outputs].contiguous() if rows.offset is None else linear[:, :outputs] + rows.offset
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
-        if self._sums_rows:
-            squares = residuals.square()
-            if self._root is not None:
-                norms = torch.linalg.vector_norm(affine(rows.features, self._root[:-1].T, self._root[-1]), dim=1)
-                leverage = norms.square_().unsqueeze(1) * loss.own_curvature(loss.expected_curvature(logits))[:, :1]
-                leverage = leverage if weights is None or self._counts else leverage * weights
+        times = None if weights is None else weights[:, 0] ** (1 if self._counts else 2)
+        if self._of_columns:
+            squares = residuals[:, 0].square()
+            if self._power:
+                norms = torch.linalg.vector_norm(linear[:, outputs:], dim=1)
+                leverage = norms.square_() * loss.own_curvature(loss.expected_curvature(logits))[:, 0]
+                leverage = leverage if weights is None or self._counts else leverage * weights[:, 0]
                 squares /= (1 - leverage).clamp(min=1e-300) ** self._power
-            squares = squares if weights is None else squares * weights ** (1 if self._counts else 2)
-            self._add_products(rows.features, squares)
+            columns = linear if self._power else F.pad(rows.features, (0, 1), value=1.0)
+            self._products += gram_of_columns(columns.T, squares if times is None else squares * times)
             return
         features = self._design.columns(rows.features, self._fold)
-        if residuals.shape[1] == 1:
-            scores = features.mul_(residuals)
-        else:
-            scores = (residuals.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
-        if self._of_clusters is not None:
-            assert self._clusters is not None
-            scores = scores if weights is None else scores * weights
-            mine = self._clusters[self._position : self._position + len(scores)]
-            self._of_clusters.index_add_(0, mine, scores)
-            self._position += len(scores)
+        scores = (residuals.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+        if self._of_clusters is None:
+            self._products += gram_of_columns(scores.T, scores.new_ones(len(scores)) if times is None else times)
             return
-        squares = scores.new_ones(len(scores)) if weights is None else weights[:, 0] ** (1 if self._counts else 2)
-        self._products += gram_of_columns(scores.T, squares)
-
-    def _add_products(self, features: Tensor, squares: Tensor) -> None:
-        """Adds products of the features themselves, with weights (n, 1); `result` takes them to the coordinates."""
-        sums = sum_over_rows(squares, features)[0]
-        self._products[:-1, :-1] += gram_of_columns(features.T, squares[:, 0])
-        self._products[:-1, -1] += sums
-        self._products[-1, :-1] += sums
-        self._products[-1, -1] += squares.sum()
+        assert self._clusters is not None
+        scores = scores if weights is None else scores * weights
+        mine = self._clusters[self._position : self._position + len(scores)]
+        self._of_clusters.index_add_(0, mine, scores)
+        self._position += len(scores)
 
     def result(self) -> Tensor:
-        """The sum of products, (M * P, M * P)."""
-        if self._of_clusters is not None:
-            return self._of_clusters.T @ self._of_clusters
-        if not self._sums_rows:
-            return self._products
-        kept = self._design.kept
-        return (self._frame.T @ self._products @ self._frame)[kept][:, kept]
+        """The matrix, (M * P, M * P)."""
+        products = self._products if self._of_clusters is None else self._of_clusters.T @ self._of_clusters
+        return self._outer @ products @ self._outer.T
 
 
 def robust_covariance(likelihood: Likelihood, found: Maximum, kind: str, rows: float, counts: bool) -> Tensor:
@@ -126,10 +119,8 @@ def robust_covariance(likelihood: Likelihood, found: Maximum, kind: str, rows: f
         rows: Number of rows, n; the sum of their weights where these are counts.
         counts: Whether weights are counts of rows.
     """
-    products = drive(request(ScoreProducts(likelihood, found, kind, counts)), likelihood.rows)
-    parameters = found.parameters.numel()
-    factor = rows / (rows - parameters) if kind == "HC1" else 1.0
-    return factor * found.covariance @ products @ found.covariance
+    factor = rows / (rows - found.parameters.numel()) if kind == "HC1" else 1.0
+    return factor * drive(request(Sandwich(likelihood, found, kind, counts)), likelihood.rows)
 
 
 def cluster_covariance(likelihood: Likelihood, found: Maximum, clusters: Tensor, rows: float) -> Tensor:
@@ -141,7 +132,6 @@ def cluster_covariance(likelihood: Likelihood, found: Maximum, clusters: Tensor,
         clusters: Cluster of each row in the order of the row source, (N,), from 0.
         rows: Number of rows, n.
     """
-    products = drive(request(ScoreProducts(likelihood, found, clusters=clusters)), likelihood.rows)
     groups, parameters = int(clusters.max()) + 1, found.parameters.numel()
     factor = groups / (groups - 1) * (rows - 1) / (rows - parameters)
-    return factor * found.covariance @ products @ found.covariance
+    return factor * drive(request(Sandwich(likelihood, found, clusters=clusters)), likelihood.rows)

@@ -26,11 +26,14 @@ The error is then its square, and the Hessian of the point before differs by abo
 ROUNDING_STEP = 1e-6
 """Length of a step, in standard errors, from which a step that does not halve is due to rounding."""
 
+MIN_CURVATURE = 0.75
+"""Curvature along the last step, relative to that of the point before, below which there is no maximum.
 
-MAX_OVERSHOOT = 0.25
-"""Slope after a step, relative to that before it, from which the step ends where the slope along it is 0 by the secant.
+Of separated classes it falls by a factor of e with each step of Newton's method, and at a maximum it does not change.
 
-Fisher scoring of Firth's likelihood overshoots by up to a factor of 2, where a row determines a coefficient alone."""
+References:
+    Albert and Anderson (1984), On the existence of maximum likelihood estimates in logistic regression models.
+"""
 
 
 class LikelihoodPass(Evaluate):
@@ -45,10 +48,10 @@ class LikelihoodPass(Evaluate):
         self.chances = self.zeros(num_classes)
         self._is_nonnegative = problem.loss.is_convex or expected
 
-    def accumulate(self, rows: PreparedRows) -> None:
-        """Adds all of them."""
-        super().accumulate(rows)
-        chance = torch.exp(-self.problem.loss.value_at(self.logits(rows), rows.labels))
+    def add_values(self, values: Tensor, rows: PreparedRows) -> None:
+        """Adds the loss of each row and its exponential, the probability of the true class."""
+        super().add_values(values, rows)
+        chance = torch.exp(-values)
         chance = chance if rows.weights is None else chance * rows.weights[:, 0]
         self.chances.index_add_(0, rows.labels, chance)
 
@@ -70,6 +73,7 @@ class Evaluation:
         hessian: Shape (M * P, M * P): the observed information; the expected one where a likelihood that is not concave
             has no positive definite one.
         chances: Sum over the rows of each class of the predicted probability of that class, (C,).
+        remainder: What the Hessian has beside ``hessian``, where that is the information alone; ``None`` for nothing.
     """
 
     parameters: Tensor
@@ -77,6 +81,12 @@ class Evaluation:
     gradient: Tensor
     hessian: Tensor
     chances: Tensor
+    remainder: Tensor | None = None
+
+    @property
+    def model(self) -> Tensor:
+        """The Hessian of the quadratic model that steps take, (M * P, M * P)."""
+        return self.hessian if self.remainder is None else self.hessian + self.remainder
 
 
 class Likelihood:
@@ -166,11 +176,10 @@ def maximize(
     Raises:
         DataError: There is no maximum, or none that float64 resolves.
     """
-    at, length, steps = start, math.inf, 0
+    at, last, length, steps = start, start, math.inf, 0
     free = torch.ones(len(start.gradient), dtype=torch.bool) if free is None else free
     while True:
-        covariance = inverse_information(at.hessian, free)
-        change = -covariance @ at.gradient
+        change = -inverse_information(at.model, free) @ at.gradient
         before, length = length, math.sqrt(max(-float(change @ at.gradient), 0.0))
         steps += 1
         parameters = at.parameters + change.view_as(at.parameters)
@@ -182,13 +191,12 @@ def maximize(
         while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < likelihood.max_steps:
             change, steps = change / 2, steps + 1
             trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
-        before_step, after_step = float(change @ at.gradient), float(change @ trial.gradient)
-        if after_step > -MAX_OVERSHOOT * before_step:
-            change = change * (before_step / (before_step - after_step))
-            trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
-        at = trial
+        last, at = at, trial
+    if float(change @ at.hessian @ change) < MIN_CURVATURE * float(change @ last.hessian @ change):
+        raise _no_maximum()
     moved = (parameters - start.parameters).flatten()
     distance = math.sqrt(max(float(moved @ at.hessian @ moved), 0.0))
+    covariance = inverse_information(at.hessian, free)
     return Maximum(parameters, at, at.value - length**2 / 2, covariance, distance, steps)
 
 

@@ -114,12 +114,12 @@ def _bracketed_limit(
 
 def _maximum_at(likelihood: Likelihood, at: Evaluation, functional: Tensor, value: float) -> Evaluation:
     """The maximum of the likelihood where a linear function of the parameters has a value."""
-    inverse = inverse_information(at.hessian)
+    inverse = inverse_information(at.model)
     path = inverse @ functional
     missing = value - float(functional @ at.parameters.flatten())
     at = likelihood.evaluate(at.parameters + (missing / float(functional @ path) * path).view_as(at.parameters))
     for _ in range(likelihood.max_steps):
-        inverse = inverse_information(at.hessian)
+        inverse = inverse_information(at.model)
         newton, path = inverse @ at.gradient, inverse @ functional
         step = (float(functional @ newton) / float(functional @ path) * path - newton).view_as(at.parameters)
         decrement = -float(step.flatten() @ at.gradient)
@@ -135,12 +135,12 @@ def _maximum_at(likelihood: Likelihood, at: Evaluation, functional: Tensor, valu
 
 def _step_to_limit(at: Evaluation, functional: Tensor, wanted: float, sign: float) -> tuple[Tensor, float]:
     """The step to where the quadratic model at a point has its limit, and its length in standard errors."""
-    inverse = inverse_information(at.hessian)
+    inverse = inverse_information(at.model)
     newton, path = inverse @ at.gradient, inverse @ functional
     above = wanted - at.value + float(at.gradient @ newton) / 2
     multiplier = sign * math.sqrt(max(2 * above, 0.0) / float(functional @ path))
     step = multiplier * path - newton
-    return step, math.sqrt(max(float(step @ at.hessian @ step), 0.0))
+    return step, math.sqrt(max(float(step @ at.model @ step), 0.0))
 
 
 def drop_term(likelihood: Likelihood, found: Maximum, term: Term) -> TermTest:

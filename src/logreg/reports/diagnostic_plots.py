@@ -25,6 +25,7 @@ from logreg.inference.results import CoefficientTable
 from logreg.reports.figures import label, labels
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
+from logreg.reports.wording import units_in_words
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
@@ -270,8 +271,7 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str, scale: s
         title: Title of the picture.
         scale: Name of the link's scale.
     """
-    values = [row.coef if row.coef_per_std is None else row.coef_per_std for row in largest][::-1]
-    per_std = largest[0].coef_per_std is not None
+    values = [row.of_fit for row in largest][::-1]
     several = len({row.class_name for row in largest}) > 1
     names = [
         f"{label(row.feature, 26)} → {label(row.class_name, 16)}" if several else label(row.feature, 36)
@@ -293,7 +293,7 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str, scale: s
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
     toward = "" if several else f" toward {label(largest[0].class_name, 24)}"
-    axes.set_xlabel(f"{scale}{toward} per {'standard deviation' if per_std else 'unit'}")
+    axes.set_xlabel(f"{scale}{toward} {units_in_words(largest)}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure

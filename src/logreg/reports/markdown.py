@@ -30,6 +30,7 @@ from logreg.reports.wording import (
     settings_in_words,
     threshold_in_words,
     title,
+    units_in_words,
 )
 from logreg.terminal import on_one_line
 
@@ -127,9 +128,9 @@ def _coefficient_lines(summary: Summary) -> list[str]:
     largest = summary.largest_coefficients
     if not largest:
         return []
-    per_std = largest[0].coef_per_std is not None
+    per_std = any(row.coef_per_std is not None for row in largest)
     return [
-        "## Largest coefficients" + (" per standard deviation of the feature" if per_std else ""),
+        f"## Largest coefficients {units_in_words(largest)}",
         "",
         *markdown_table(
             ["feature", "class", "per unit", *(["per standard deviation"] if per_std else [])],
@@ -138,7 +139,7 @@ def _coefficient_lines(summary: Summary) -> list[str]:
                     row.feature,
                     row.class_name,
                     f"{row.coef:.4g}",
-                    *([f"{row.coef_per_std:.4g}"] if per_std else []),
+                    *(["" if row.coef_per_std is None else f"{row.coef_per_std:.4g}"] if per_std else []),
                 ]
                 for row in largest
             ],

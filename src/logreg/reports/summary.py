@@ -24,7 +24,7 @@ from logreg.evaluation.measured import MAX_LISTED_CLASSES, notable_classes
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
-from logreg.facts import Split
+from logreg.facts import Split, keeping_scale
 from logreg.files import shown
 from logreg.inference.design import choose_design
 from logreg.invocation import command_words
@@ -336,8 +336,8 @@ def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -
     """The largest coefficients by name; ``None`` where features have no names.
 
     Returns:
-        At most ``most``, by size on the scale on which the model was fitted: per standard deviation where features
-        are standardized.
+        At most ``most``, by size on the scale on which the model was fitted: per standard deviation of a feature that
+        is standardized.
     """
     facts = module.facts
     if not facts.feature_names:
@@ -345,12 +345,13 @@ def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -
     own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
     names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
     largest = own.abs().flatten().topk(min(most, own.numel())).indices
+    kept = keeping_scale(facts.columns).tolist() if facts.columns else [False] * facts.num_features
     return tuple(
         CoefficientSummary(
             feature=facts.feature_names[place % own.shape[1]],
             class_name=names[place // own.shape[1]],
             coef=float(coef.flatten()[place]),
-            coef_per_std=float(own.flatten()[place]) if facts.std else None,
+            coef_per_std=float(own.flatten()[place]) if facts.std and not kept[place % own.shape[1]] else None,
         )
         for place in largest.tolist()
     )

@@ -81,13 +81,18 @@ class CoefficientSummary:
 
     Attributes:
         coef: Per unit of the feature.
-        coef_per_std: Per standard deviation of the feature; ``None`` where features are not standardized.
+        coef_per_std: Per standard deviation of the feature; ``None`` where it is not standardized.
     """
 
     feature: str
     class_name: str = field(metadata={"key": "class"})
     coef: float
     coef_per_std: float | None
+
+    @property
+    def of_fit(self) -> float:
+        """On the scale on which the model was fitted."""
+        return self.coef if self.coef_per_std is None else self.coef_per_std
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.path_selection import MAX_ROW_LOSS
 from logreg.losses import LOSSES
 from logreg.reports.advice import has_risen, overfits
-from logreg.reports.summary_schema import CrossValidationSummary, EvaluationSummary, Summary
+from logreg.reports.summary_schema import CoefficientSummary, CrossValidationSummary, EvaluationSummary, Summary
 
 METRICS = ("loss", "accuracy", "auroc")
 """Columns of the table of scores, in this order; a metric that no split has is left out."""
@@ -78,6 +78,14 @@ def token_lines(summary: Summary, most: int) -> list[str]:
     if len(found) > most:
         lines.append(f"report.md has the largest n-grams of {len(found) - most} more classes")
     return lines
+
+
+def units_in_words(coefficients: Sequence[CoefficientSummary]) -> str:
+    """The units of `CoefficientSummary.of_fit`, for a heading."""
+    standardized = [one.coef_per_std is not None for one in coefficients]
+    if not any(standardized):
+        return "per unit"
+    return f"per standard deviation{'' if all(standardized) else ', or per unit where not standardized'}"
 
 
 def is_corrected(evaluation: EvaluationSummary | None) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, name_list
 from logreg.evaluation.temperature import Calibration
-from logreg.facts import Batch, DataFacts
+from logreg.facts import Batch, DataFacts, keeping_scale
 from logreg.files import shown
 from logreg.inference.bootstrap import resampled_weights
 from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
@@ -354,7 +354,7 @@ def clusters_of(data: TensorDataModule, column: str) -> Tensor:
     """Cluster of each train row, (N,), from 0, of the clusters that train has.
 
     Raises:
-        ConfigError: There is one cluster alone.
+        ConfigError: There is one cluster alone, or each class is one.
     """
     codes = data.codes("train", column, "covariance")
     clusters: Tensor = codes.unique(return_inverse=True)[1]
@@ -362,6 +362,13 @@ def clusters_of(data: TensorDataModule, column: str) -> Tensor:
         raise ConfigError(
             f"`covariance={CLUSTER}{column}` must name a column with several clusters, and all rows of train have one "
             "value there. Name another column, or set covariance=HC1."
+        )
+    labels = data.labels("train")
+    values = [len(codes.unique()) for codes in (labels, clusters, labels * (clusters.max() + 1) + clusters)]
+    if len(set(values)) == 1:
+        raise ConfigError(
+            f"`covariance={CLUSTER}{column}` must name a column by which rows depend on each other, and {column!r} has "
+            "the classes. Name another column, or set covariance=HC1."
         )
     return clusters
 
@@ -398,8 +405,7 @@ def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coo
     """Mean and deviation of all features as they are stored, also of those that a fit does not standardize."""
     if not any(column.keeps_scale for column in facts.columns):
         return problem.model
-    kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in facts.columns])
-    kept = kept[: facts.num_coef]
+    kept = keeping_scale(facts.columns)[: facts.num_coef]
     measured = drive(request_pass(ColumnMoments(problem)), rows)
     return Coordinates(*(torch.where(kept, *pair) for pair in zip(measured, problem.model, strict=True)))
 

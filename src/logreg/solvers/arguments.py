@@ -127,7 +127,10 @@ def check_offset(labels: Tensor, offset: Tensor | None, outputs: int) -> None:
     if offset is None:
         return
     if outputs > 1:
-        raise ConfigError(f"`offset` must go with two classes, got {outputs} outputs. Leave it out.")
+        raise ConfigError(
+            f"`offset` must go with one output, that of two classes with loss=bce or another link, got {outputs}. "
+            "Leave it out."
+        )
     if offset.shape != labels.shape:
         raise DataError(
             f"`offset` must have one number for each row, shape ({len(labels)},), got {tuple(offset.shape)}."

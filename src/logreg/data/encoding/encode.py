@@ -53,6 +53,18 @@ def unseen_note(rows: str, column: Column, of: str) -> str:
     return f"{rows} have a level of {column.name} that {of} lacks: encoded as no level"
 
 
+def filled_note(number: int, column: Column) -> str:
+    """The sentence on rows without a value of a column of which each train row has one.
+
+    Args:
+        number: Number of the rows.
+        column: The encoding of the column.
+    """
+    rows = f"{number:,} row{'s' if number > 1 else ''}"
+    fill = f"{column.fill:g}, the median" if column.kind == "number" else f"{column.fill!r}, the most frequent level"
+    return f"{rows} without a value of {column.name}, which no train row lacks: filled with {fill} of train"
+
+
 def encode(
     columns: Columns,
     encoding: Sequence[Column],

@@ -144,7 +144,7 @@ class Evaluate(Pass[Derivatives]):
                 curvature = loss.expected_curvature(logits)
             elif not loss.is_convex:
                 curvature = loss.curvature(logits, rows.targets)
-        self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
+        self.add_values(values, rows)
         if weights is not None:
             residuals *= weights
         self._residuals += residuals.sum(0, dtype=torch.float64)
@@ -178,6 +178,10 @@ class Evaluate(Pass[Derivatives]):
             self._by_intercept += sums
         if self._wants is not None:
             self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
+
+    def add_values(self, values: Tensor, rows: PreparedRows) -> None:
+        """Adds the loss of each row of a block, (n,)."""
+        self._loss += (values if rows.weights is None else values * rows.weights[:, 0]).sum(dtype=torch.float64)
 
     def logits(self, rows: PreparedRows) -> Tensor:
         """Logits of a block's rows at the point, (n, K)."""
