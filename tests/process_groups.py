@@ -80,7 +80,7 @@ def dealt(memory: MemoryRows, processes: int) -> list[MemoryRows]:
         some = number == rank
         weights = None if memory.sample_weight is None else memory.sample_weight[some]
         offset = None if memory.offset is None else memory.offset[some]
-        part = MemoryRows(memory.features[some], labels[some], weights, offset)
+        part = MemoryRows(memory.features[some], labels[some], weights, offset, some.nonzero()[:, 0])
         part.block_rows = memory.block_rows
         return part
 

@@ -46,6 +46,8 @@ class Batch(NamedTuple):
     offset: Tensor | None = None
     """Known term of each row's logit, shape (N,), where it is apart from the features; ``None`` for none, and where it
     is the last of them (`logreg.rows.with_offset_apart`)."""
+    positions: Tensor | None = None
+    """Position of each row in its split, over all processes, shape (N,), int64; ``None`` where unknown."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The rows on a device."""

@@ -98,14 +98,6 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
         yield part._replace(features=part.features.to_dense()) if dense else part
 
 
-def of_rows(block: Batch, which: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
-    """Weights and offsets of the rows that a mask, positions or a slice choose; ``None`` where a block has none."""
-    return (
-        None if block.sample_weight is None else block.sample_weight[which],
-        None if block.offset is None else block.offset[which],
-    )
-
-
 def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
     """The rows of a block that a mask (n,), positions (m,) or a slice choose; adjacent ones are views."""
     features = block.features
@@ -113,11 +105,17 @@ def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
         chosen = rows_at(features, which)
     else:
         chosen = selected_rows(features, which) if is_sparse(features) else features[which]
-    return Batch(chosen, block.labels[which], *of_rows(block, which))
+    return Batch(chosen, *(None if part is None else part[which] for part in block[1:]))  # type: ignore[arg-type]
+
+
+def positions_of(which: slice, num_rows: int, first: int = 0) -> Tensor:
+    """The positions, (n,), that a slice chooses of ``num_rows`` adjacent ones, the first of which is ``first``."""
+    start, stop, step = which.indices(num_rows)
+    return torch.arange(first + start, first + stop, step)
 
 
 def joined(blocks: Sequence[Batch]) -> Batch:
-    """Dense blocks as one; all of them have weights and offsets, or none."""
+    """Dense blocks as one; all of them have weights, offsets and positions, or none."""
     features, labels, *others = zip(*blocks, strict=True)
     return Batch(
         torch.cat(features), torch.cat(labels), *(None if one[0] is None else torch.cat(one) for one in others)
@@ -258,14 +256,17 @@ class MemoryRows(BlockedRows):
         labels: Tensor,
         sample_weight: Tensor | None = None,
         offset: Tensor | None = None,
+        positions: Tensor | None = None,
         processes: Processes | None = None,
     ) -> None:
         """Features (N, D) in source units, dense or sparse, labels (N,), weights and offsets (N,) or ``None``.
 
-        ``processes`` share the split, of which the tensors are the rows of this process; ``None`` for one process.
+        ``positions`` (N,) are those in the split; ``None`` for the order of the rows.  ``processes`` share the split,
+        of which the tensors are the rows of this process; ``None`` for one process.
         """
         self.processes = processes
         self.features, self.labels, self.sample_weight, self.offset = features, labels, sample_weight, offset
+        self.positions = positions
         self.num_rows, self.num_features = len(labels), features.shape[1]
         self.is_sparse = is_sparse(features)
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
@@ -274,11 +275,16 @@ class MemoryRows(BlockedRows):
 
     def at(self, places: Tensor) -> MemoryRows:
         """The rows at some places, (m,): a copy."""
-        return MemoryRows(*chosen_rows(self._whole, places.to(self.labels.device)))
+        places = places.to(self.labels.device)
+        some = chosen_rows(self._whole, places)
+        return MemoryRows(*(some if self.positions is not None else some._replace(positions=places)))
 
     @property
     def _whole(self) -> Batch:
-        return Batch(self.features, self.labels, self.sample_weight, self.offset)
+        return Batch(self.features, self.labels, self.sample_weight, self.offset, self.positions)
 
     def _block(self, positions: slice) -> Batch:
-        return Batch(rows_at(self.features, positions), self.labels[positions], *of_rows(self._whole, positions))
+        block = chosen_rows(self._whole, positions)
+        if self.positions is not None:
+            return block
+        return block._replace(positions=positions_of(positions, self.num_rows).to(self.labels.device))

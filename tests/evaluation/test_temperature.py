@@ -68,7 +68,7 @@ def test_the_interval_is_that_of_the_slope_of_a_regression_on_the_logits() -> No
     slope, error = float(theirs.params[0]), float(theirs.bse[0])
     found = fitted(1.7 * logits, labels, "bce")
     half = 1.959963984540054 * error / slope  # of the logarithm, by the delta method
-    assert found.temperature == pytest.approx(1 / slope, rel=1e-6)
+    assert found.temperature == pytest.approx(1 / slope, rel=1e-11)
     assert (found.low, found.high) == pytest.approx((math.exp(-half) / slope, math.exp(half) / slope), rel=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_a_weight_that_counts_rows_is_the_row_so_many_times() -> None:
     expected = fitted(logits[times], labels[times], "bce")
     found = fitted(logits, labels, "bce", sample_weight=weight, counts=True)
     assert (found.temperature, found.low, found.high) == pytest.approx(
-        (expected.temperature, expected.low, expected.high), rel=1e-6
+        (expected.temperature, expected.low, expected.high), rel=1e-12
     )
     assert (found.rows, expected.rows) == (280, 380)
 
@@ -89,7 +89,7 @@ def test_the_scale_of_sampling_weights_says_nothing() -> None:
     logits, labels = rows(1, "bce", number=300)
     weight = torch.rand(300, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
     one, ten = (fitted(logits, labels, "bce", sample_weight=scale * weight) for scale in (1, 10))
-    assert (one.temperature, one.low, one.high) == pytest.approx((ten.temperature, ten.low, ten.high), rel=1e-6)
+    assert (one.temperature, one.low, one.high) == pytest.approx((ten.temperature, ten.low, ten.high), rel=1e-12)
 
 
 NOTHING = {

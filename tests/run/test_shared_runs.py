@@ -73,7 +73,7 @@ def matrix() -> Iterator[Cell]:
     """Every optimizer with every loss and every kind of data."""
     for optimizer, loss, kind in product(("newton", "lbfgs", "sgd", "adam"), LOSSES, KINDS):
         target, more = LOSSES[loss]
-        step = {"newton": [], "lbfgs": ["tolerance=1e-16"]}.get(optimizer, ["lr=0.1"])
+        step = [] if optimizer in EXACT else ["lr=0.1"]
         words = [*of_kind(kind, target), f"optimizer={optimizer}", "l2=0.1", *step, *more]
         yield cell(f"{optimizer}, {loss}, {kind}", *words)
 
@@ -238,24 +238,12 @@ def numbers_in(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, plain
 
 
-def bound_of(run: Mapping[str, Any], l2: float) -> float:
-    """The distance from the optimum that the certificate of a strongly convex objective allows."""
-    return float((2 * run["held"]["optimality"]["gap"] / l2) ** 0.5) if l2 else 0.0
-
-
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """What differs, in words.
-
-    Newton's method ends within 1e-9 of the optimum.  Where L-BFGS ends, its steps are lost in the rounding of the
-    objective.
-    """
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What differs, in words."""
     faults = []
-    limit = 1e-9 if expected["held"]["optimality"]["converged"] else 1e-6
-    if config.optimizer["name"] == "lbfgs":
-        limit = max(limit, bound_of(found, config.l2 or 0) + bound_of(expected, config.l2 or 0))
     for name in ("model.coef", "model.intercept"):
         mine, its = found["held"]["state_dict"][name], expected["held"]["state_dict"][name]
-        if (far := float((mine - its).abs().max())) > limit * max(1.0, float(its.abs().max())):
+        if (far := float((mine - its).abs().max())) > 1e-9 * max(1.0, float(its.abs().max())):
             faults.append(f"{name} by {far:.2e}")
     for part in ("metrics", "evaluation", "path", "calibration", "cross_validation", "dataset"):
         pairs = zip_longest(numbers_in(found["summary"].get(part)), numbers_in(expected["summary"].get(part)))
@@ -263,7 +251,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], config: R
             if one is None or other is None or one[0] != other[0]:
                 faults.append(f"{part}: {one} and {other}")
                 break
-            if one[1] != pytest.approx(other[1], rel=1e-7, abs=1e-7):
+            if one[1] != pytest.approx(other[1], rel=1e-12, abs=1e-12):
                 faults.append(f"{part}{one[0]}: {one[1]} and {other[1]}")
     for key in ("converged", "rigorous"):
         mine, its = found["summary"]["optimality"][key], expected["summary"]["optimality"][key]
@@ -287,7 +275,7 @@ def assert_same_answers(cells: Sequence[Cell], rows: Path, folder: Path, size: i
     several, *_ = in_processes(size, answers, rows, folder, cells)
     faults = {}
     for one, found, expected in zip(cells, several, alone, strict=True):
-        if faulty := differences(found, expected, one.config):
+        if faulty := differences(found, expected):
             faults[one.name] = faulty
     assert not faults, "\n".join(f"{name}: {what}" for name, what in faults.items())
 
@@ -312,7 +300,7 @@ def test_rows_are_mapped_by_all_processes_where_one_must(rows: Path, tmp_path: P
         answers(None, rows, tmp_path, [mapped]),
         in_processes(2, lacking, rows, tmp_path, [auto]),
     )
-    assert differences(found, expected, mapped.config) == []
+    assert differences(found, expected) == []
 
 
 @pytest.mark.slow

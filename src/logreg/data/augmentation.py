@@ -269,10 +269,11 @@ class _ChangedRows(Dataset[Batch]):
         if self._drawn[0] != epoch:
             self._drawn = epoch, self._augmentation.draws(len(self), self._seed, epoch)
         rows = self._rows
-        features, labels, weights, _ = self._unconverted[positions]
-        images, drawn = features.view(-1, *self._shape), self._drawn[1][positions]
-        changed = self._augmentation(images, drawn.to(features.device)).flatten(1)
-        return BlockDataset(changed, labels, None, rows.scale, rows.dtype, weights, rows.stored)[:]
+        block = self._unconverted[positions]
+        images, drawn = block.features.view(-1, *self._shape), self._drawn[1][positions]
+        changed = self._augmentation(images, drawn.to(block.features.device)).flatten(1)
+        made = BlockDataset(changed, block.labels, None, rows.scale, rows.dtype, block.sample_weight, rows.stored)
+        return made[:]._replace(positions=block.positions)
 
 
 def drawn_anew(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from logreg.csr import converted, is_sparse, num_bytes, rows_at
 from logreg.facts import Batch
 from logreg.processes import Processes, share
-from logreg.rows import batches_of_block, own_part
+from logreg.rows import batches_of_block, own_part, positions_of
 from logreg.stored_form import StoredForm
 
 BLOCK_BYTES = 6 * 2**20
@@ -51,6 +51,7 @@ class BlockDataset(Dataset[Batch]):
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
         stored: StoredForm | None = None,
+        first: int = 0,
     ) -> None:
         """Keeps references to the tensors of a table; nothing is copied.
 
@@ -62,9 +63,10 @@ class BlockDataset(Dataset[Batch]):
             dtype: Floating type of the blocks.
             sample_weight: Shape (M,), in ``dtype`` and on the device of the features.
             stored: Takes features in source units to the stored form; ``None`` where they have that form.
+            first: The position in the split of the first of these rows.
         """
         self.features, self.labels, self.index, self.scale, self.dtype = features, labels, index, scale, dtype
-        self.sample_weight, self.stored = sample_weight, stored
+        self.sample_weight, self.stored, self.first = sample_weight, stored, first
 
     @property
     def is_converted(self) -> bool:
@@ -87,7 +89,8 @@ class BlockDataset(Dataset[Batch]):
             weights = None if weights is None else weights[where]
         else:
             index = index[where]
-        return BlockDataset(features, labels, index, self.scale, self.dtype, weights, self.stored)
+        first = self.first + positions.start
+        return BlockDataset(features, labels, index, self.scale, self.dtype, weights, self.stored, first)
 
     def __len__(self) -> int:
         return len(self.labels) if self.index is None else len(self.index)
@@ -95,6 +98,7 @@ class BlockDataset(Dataset[Batch]):
     def __getitem__(self, rows: Rows) -> Batch:
         """The rows at these positions, with stored features."""
         assert not isinstance(rows, int), "blocks need BlockSampler; a standard sampler draws single rows"
+        positions = positions_of(rows, len(self), self.first) if isinstance(rows, slice) else self.first + rows
         if self.index is not None:
             rows = self.index[rows]
         features = rows_at(self.features, rows)
@@ -107,7 +111,7 @@ class BlockDataset(Dataset[Batch]):
             features = converted(features, self.dtype)
         elif not self.is_converted:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
-        return Batch(features, labels, sample_weight)
+        return Batch(features, labels, sample_weight, positions=positions)
 
 
 class FeatureReader:

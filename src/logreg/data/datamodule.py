@@ -652,8 +652,10 @@ class TensorDataModule(pl.LightningDataModule):
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset
         if self._prepared.converted is None:
-            features, labels, weights, _ = dataset[slice(None)]
-            self._prepared.converted = BlockDataset(features, labels, None, 1.0, dataset.dtype, weights)
+            whole, first = dataset[slice(None)], dataset.first
+            self._prepared.converted = BlockDataset(
+                whole.features, whole.labels, None, 1.0, dataset.dtype, whole.sample_weight, first=first
+            )
         return self._prepared.converted
 
     def _share(self, split: Split) -> BlockDataset:

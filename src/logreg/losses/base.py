@@ -268,7 +268,9 @@ class Loss(ABC):
         """
         return None
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """Probability of each class.
 
         A model that was fitted with class weights w estimates q_k, proportional to w_k p_k: the probabilities of data

@@ -110,7 +110,9 @@ class BinaryLink(Loss):
         """See `Loss.curvature_at`."""
         return super().curvature_at(logits, labels) if self.is_convex else self.expected_curvature(logits)
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms."""
         logits = logits if temperature == 1 else logits / temperature
         logs = -torch.cat([self.of_zero(logits).value, self.of_one(logits).value], dim=1)

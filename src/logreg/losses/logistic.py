@@ -70,7 +70,9 @@ class LogisticLoss(CrossEntropy):
         """log(w_1 / w_0) of one output; one-vs-rest logits cannot be shifted."""
         return log_weight.diff() if num_outputs == 1 else None
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms.
 
         One logit is corrected by log(w_1 / w_0).  One-vs-rest logits cannot be shifted: the negatives of output k have

@@ -90,7 +90,9 @@ class SoftmaxLoss(CrossEntropy):
         """The logarithms of the weights."""
         return log_weight
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""
         logits = logits if log_weight is None else logits - log_weight.to(logits)
         return softmax(logits if temperature == 1 else logits / temperature)

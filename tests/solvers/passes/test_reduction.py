@@ -27,7 +27,7 @@ from logreg.solvers.curvature_bound import Leverage
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import EXACT, bound_of, problem_of
 from logreg.solvers.minimum_norm import TriangularFactor
-from logreg.solvers.passes.base import Pass, drive, run_pass
+from logreg.solvers.passes.base import Pass, PreparedRows, drive, request, run_pass
 from logreg.solvers.passes.columns import (
     DifferentiateHeld,
     DualSlopes,
@@ -41,7 +41,14 @@ from logreg.solvers.passes.columns import (
 )
 from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
-from logreg.solvers.passes.hessian import BlockCache, CurvatureSample, HessianDiagonal, HessianProduct, SampledCurvature
+from logreg.solvers.passes.hessian import (
+    BlockCache,
+    CurvatureSample,
+    HessianDiagonal,
+    HessianProduct,
+    SampledCurvature,
+    uniform,
+)
 from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
@@ -358,6 +365,44 @@ def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> N
     assert len(rows) == int((weights > 0).sum()) > 0
     for found, their in together(dealt(memory, processes), drawn):
         torch.testing.assert_close(found.T @ (their.unsqueeze(1) * found), rows.T @ (weights.unsqueeze(1) * rows))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["rows", "blocks"])
+def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, processes: int) -> None:
+    memory = rows_of(3, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
+    mass = drive(request(Evaluate(problem, problem.model, problem.zeros())), memory).curvature.own
+
+    def drawn(source: MemoryRows) -> tuple[Tensor, Tensor]:
+        if kind == "rows":
+            rows, weights = drive(
+                request(CurvatureSample(problem, problem.model, problem.zeros(), float(mass.sum()), 40, seed=3)), source
+            )
+            return rows.T @ (weights.unsqueeze(1) * rows), weights.sum()
+        blocks = drive(request(SampledCurvature(problem, problem.model, problem.zeros(), mass, 40, seed=3)), source)
+        return blocks.tril(), blocks.sum()
+
+    expected = drawn(memory)
+    assert not torch.allclose(expected[0], drawn(memory.at(torch.arange(memory.num_rows).flip(0)[:200]))[0])
+    for found in together(dealt(memory, processes), drawn):
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=1e-12 * float(expected[0].abs().max()))
+
+
+def test_numbers_that_are_drawn_are_those_of_the_generator() -> None:
+    positions = torch.arange(3)
+    rows = PreparedRows(torch.empty(3, 0), positions, None, 1, None, positions)
+    # the first three numbers of SplitMix64 for the seed 0, which many libraries have in their tests
+    known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert uniform(rows, 0).tolist() == [(bits >> 11) / 2**53 for bits in known]
+    positions = torch.arange(10_000)
+    several = [uniform(rows._replace(positions=positions), seed) for seed in (0, 1, 2**32 - 1)]
+    assert (
+        torch.corrcoef(torch.stack([several[0][1:], *(one[:-1] for one in several)])).fill_diagonal_(0).abs().max()
+        < 0.05
+    )
+    for one in several:
+        torch.testing.assert_close(one.sort().values, positions / 10_000.0, rtol=0, atol=0.02, check_dtype=False)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

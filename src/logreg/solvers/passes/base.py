@@ -57,6 +57,8 @@ class PreparedRows(NamedTuple):
     """K."""
     offset: Tensor | None = None
     """Shape (n, 1)."""
+    positions: Tensor | None = None
+    """Positions of the rows in the split, (n,), int64."""
 
     @property
     def targets(self) -> Tensor:
@@ -142,7 +144,8 @@ class Pass(Generic[Result]):
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         weights = None if weights is None else weights.unsqueeze(1)
         offset = None if block.offset is None else block.offset.to(self.dtype).unsqueeze(1)
-        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs, offset))
+        outputs = self.problem.num_outputs
+        self.accumulate(PreparedRows(features, block.labels, weights, outputs, offset, block.positions))
 
     def _converted(self, features: Tensor) -> Tensor:
         """Features in the type of the pass; those of the blocks of all passes of a thread share their memory."""

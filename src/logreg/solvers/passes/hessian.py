@@ -117,12 +117,29 @@ def weighted_curvature(problem: Problem, rows: PreparedRows, coef: Tensor, inter
     return spread if weights is None else spread * weights
 
 
+def uniform(rows: PreparedRows, seed: int) -> Tensor:
+    """A random number in [0, 1) for each row, (n,), float64.
+
+    It is a function of the seed and of the position of the row, so a row has the same one whatever its block and
+    whichever process reads it (a counter-based generator).
+
+    References:
+        Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators: SplitMix64.
+    """
+    assert rows.positions is not None, "rows are drawn by their positions in the split"
+    bits = (rows.positions + 1 + (seed << 31)) * -0x61C8864680B583EB  # 2^64 over the golden ratio, odd, as signed
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        bits = (bits ^ (bits >> shift & (1 << 64 - shift) - 1)) * factor
+    bits = bits ^ (bits >> 31 & (1 << 33) - 1)
+    return (bits >> 11 & (1 << 53) - 1).double() * 2.0**-53
+
+
 class SampledCurvature(Pass[Tensor]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
 
     Importance sampling: row i, of curvature w_ik, is drawn for output k with probability
     q = min(1, rows * w_ik / sum_i w_ik), and then has weight w_ik / q.  The estimate is unbiased, and most drawn rows
-    have a large curvature.
+    have a large curvature.  A row has one random number for all outputs.
 
     Where outputs are many and features few, a matrix product of the curvatures with the products of two features takes
     less time for all rows than a loop over the outputs for a sample; then all rows count.
@@ -139,7 +156,7 @@ class SampledCurvature(Pass[Tensor]):
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(point)
         self._rate = (rows * problem.row_sum_scale / mass.clamp(min=1e-300)).to(self.dtype)
-        self._draw = torch.Generator().manual_seed(seed)
+        self._seed = seed
         k, d = problem.num_outputs, problem.num_features
         self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
         self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
@@ -162,7 +179,7 @@ class SampledCurvature(Pass[Tensor]):
             self._ones += spread.sum(0, dtype=torch.float64)
             return
         chance = (spread * self._rate).clamp(max=1)
-        drawn = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
+        drawn = uniform(rows, self._seed).unsqueeze(1) < chance
         for output in range(self.problem.num_outputs):
             which = drawn[:, output].nonzero()[:, 0]
             weight = spread[which, output] / chance[which, output]
@@ -218,7 +235,7 @@ class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(point)
         self._rate = rows * problem.row_sum_scale / max(mass, 1e-300)
-        self._draw = torch.Generator().manual_seed(seed)
+        self._seed = seed
         self._rows: list[Tensor] = []
         self._weights: list[Tensor] = []
 
@@ -227,7 +244,7 @@ class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
         features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
         total = spread.sum(1)
         chance = (total * self._rate).clamp(max=1)
-        which = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
+        which = uniform(rows, self._seed) < chance
         self._rows.append(selected_rows(features, which).to_dense() if is_sparse(features) else features[which])
         self._weights.append((total[which] / chance[which]).double())
 
