@@ -4,8 +4,9 @@ The time of a pass is that of the process with the most rows, plus that of one a
 
     max_i rows_i * (numbers read, products, logits, ...) * seconds of each + rounds * latency + bytes / bandwidth.
 
-A ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes 2 log2(P).  In both
-each process sends 2 (P - 1) / P times the reduced bytes.
+Processes of one machine add up in memory that they share: they meet twice, and each copies the reduced bytes.  Between
+machines a ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes 2 log2(P).  In
+both each process sends 2 (P - 1) / P times the reduced bytes.
 
 References:
     Thakur, Rabenseifner and Gropp (2005), Optimization of collective communication operations in MPICH.
@@ -24,6 +25,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from logreg.solvers import costs
+from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS
 
 Constants = Mapping[str, float]
 """Seconds of one unit of each of `UNITS`."""
@@ -40,35 +42,46 @@ ASSUMED: Constants = {
     "sparse product": costs.SECONDS_PER_SPARSE_PRODUCT,
     "Hessian product": costs.SECONDS_PER_GRAM_PRODUCT,
     "Hessian number": costs.SECONDS_PER_GRAM_NUMBER,
+    "meeting": 1e-5,
+    "copied byte": 5e-10,
     "round": 5e-5,
     "byte": 1e-9,
 }
 """The constants of `logreg.solvers.costs`, by which solvers choose their method; of a step and of messages, which these
 do not have, rough ones.  A sparse row costs nothing there beyond its non-zero features."""
 
-NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "round", "byte")
+NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "meeting", "copied byte", "round", "byte")
 """The units that `logreg.solvers.costs` does not have."""
 
 UNITS = tuple(ASSUMED)
 """What a pass consists of; `Work.units` counts them."""
 
-OF_NETWORK = ("round", "byte")
-"""The units of an all-reduce."""
+OF_MESSAGES = ("meeting", "copied byte", "round", "byte")
+"""The units of an all-reduce: of one in shared memory, and of a ring."""
+
+MEETINGS = 2
+"""How often processes meet for an all-reduce in shared memory; see `logreg.shared_memory`."""
 
 
 class Work(NamedTuple):
     """A pass, or a step, over rows that several processes share."""
 
     kind: str
-    """A pass for the "gradient" or, with it, the "hessian"; a first-order "step"; or an "all-reduce" of numbers."""
+    """A pass for the "gradient" or, with it, the "hessian"; a first-order "step"; or numbers that are added up in
+    shared memory ("sum") or by gloo around a ring ("all-reduce")."""
     rows: int
-    """N; of a step those of the batch; of an all-reduce 0."""
+    """N; of a step those of the batch; of sums 0."""
     features: int
-    """D; of an all-reduce the numbers that are reduced."""
+    """D; of sums the numbers that are added up."""
     outputs: int = 1
     """K."""
     nonzeros: int | None = None
     """Non-zero features of a row; ``None`` for dense rows."""
+
+    @property
+    def is_message(self) -> bool:
+        """Whether numbers are added up alone."""
+        return self.kind in ("sum", "all-reduce")
 
     @property
     def parameters(self) -> int:
@@ -78,7 +91,7 @@ class Work(NamedTuple):
     @property
     def reduced_bytes(self) -> int:
         """Bytes of the sums, which are reduced in float64."""
-        if self.kind == "all-reduce":
+        if self.is_message:
             return 8 * self.features
         joint = self.outputs**2 if self.kind != "step" and self.outputs > 1 else 0
         return 8 * (self.parameters + joint + (self.parameters**2 if self.kind == "hessian" else 0))
@@ -88,13 +101,25 @@ class Work(NamedTuple):
         """Bytes of a row in float32, with a column of 4 bytes for each non-zero feature."""
         return 4 * self.features if self.nonzeros is None else 8 * self.nonzeros
 
-    def units(self, processes: int, rounds: int | None = None) -> dict[str, float]:
-        """The number of each of `UNITS` for the process that has most rows; ``rounds`` are those of a ring."""
+    @property
+    def gram_products(self) -> int:
+        """Multiplications of a row for the Hessian: those of strips of the lower triangle; see `add_lower_triangle`."""
+        order, strip = self.parameters, TRIANGLE_STRIP_COLUMNS
+        return sum((order - first) * min(strip, order - first) for first in range(0, order, strip))
+
+    def sent_bytes(self, processes: int) -> float:
+        """Bytes that each process sends for an all-reduce between machines."""
+        return 2 * (processes - 1) / processes * self.reduced_bytes
+
+    def units(self, processes: int) -> dict[str, float]:
+        """The number of each of `UNITS` for the process that has most rows."""
         rows, d, k = -(-self.rows // processes), self.features, self.outputs
         units = dict.fromkeys(UNITS, 0.0)
-        units["round"] = ring_rounds(processes) if rounds is None else rounds
-        units["byte"] = 2 * (processes - 1) / processes * self.reduced_bytes
         if self.kind == "all-reduce":
+            return units | {"round": ring_rounds(processes), "byte": self.sent_bytes(processes)}
+        if processes > 1:
+            units["meeting"], units["copied byte"] = MEETINGS, self.reduced_bytes
+        if self.kind == "sum":
             return units
         one, logit = ("step", "step logit") if self.kind == "step" else ("pass", "logit")  # a step needs no curvature
         units[one], units[logit] = 1, rows * k
@@ -105,12 +130,12 @@ class Work(NamedTuple):
             units["nonzero"], units["sparse product"] = rows * self.nonzeros, rows * self.nonzeros * k
         if self.kind == "hessian":  # a sparse row is made dense for it
             units["Hessian number"] = rows * self.parameters
-            units["Hessian product"] = rows * self.parameters**2
+            units["Hessian product"] = rows * self.gram_products
         return units
 
     def __str__(self) -> str:
-        if self.kind == "all-reduce":
-            return f"all-reduce of {self.features:,}"
+        if self.is_message:
+            return f"{self.kind} of {self.features:,}"
         sparse = "" if self.nonzeros is None else f", {self.nonzeros} non-zero"
         outputs = "" if self.outputs == 1 else f" x {self.outputs}"
         return f"{self.kind}, {self.rows:,} x {self.features:,}{outputs}{sparse}"
@@ -122,6 +147,9 @@ class Measured(NamedTuple):
     work: Work
     processes: int
     seconds: float
+    """The median."""
+    spread: float = 0.0
+    """The difference of the quartiles, relative to the median."""
 
 
 def ring_rounds(processes: int) -> int:
@@ -182,13 +210,15 @@ class Cluster:
     def work_seconds(self, work: Work, constants: Constants) -> float:
         """Time for the rows of a machine: that of its cores, or that of reading where this takes longer."""
         units = work.units(self.machines)
-        computing = seconds_of({unit: n for unit, n in units.items() if unit not in OF_NETWORK}, constants) / self.cores
+        computing = (
+            seconds_of({unit: n for unit, n in units.items() if unit not in OF_MESSAGES}, constants) / self.cores
+        )
         size = self.share_bytes(work)
         return max(computing, size / (self.memory_bandwidth if size <= self.memory else self.storage_bandwidth))
 
     def reduce_seconds(self, work: Work, rounds: int) -> float:
         """Time of the all-reduce in so many rounds."""
-        return rounds * self.latency + work.units(self.machines)["byte"] / self.network_bandwidth
+        return rounds * self.latency + work.sent_bytes(self.machines) / self.network_bandwidth
 
     def gather_seconds(self, size: float) -> float:
         """Time to gather an object of ``size`` bytes from each process on all: around a ring, its length first."""

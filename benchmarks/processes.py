@@ -1,7 +1,9 @@
 """Times passes in 1, 2 and 4 processes, fits a cost model to them, and predicts from it fits on many machines.
 
-Each process has one thread.  The model is that of cost_model.py.  It is fitted to some shapes of problem, and then
-compared with others.  The efficiency of 2 processes is that against 1 process, with one thread and with two.
+Each process has one thread.  Where processes are more than cores, each core has as many of them as the others.  The
+model is that of cost_model.py.  It is fitted to some shapes of problem, and then compared with others.  Numbers of
+processes take turns; times are medians, and their spread is the difference of the quartiles.  The efficiency of 2
+processes is that against 1 process, with one thread and with two, and that of 2 processes which share nothing.
 
 Without an option everything is measured, and the predictions have the fitted constants.  With --predict and without
 --measure they have those of `logreg.solvers.costs`, by which solvers choose their method.  Predictions of machines rest
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from common import add_mnist_root, has_mnist, met, new_parser, positive, print_versions
@@ -50,6 +54,7 @@ from cost_model import (
     slowest,
 )
 from logreg.csr import of_scipy
+from logreg.hardware import usable_cores
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.processes import MAX_SLOTS, Accumulators, ProcessGroup, joined_processes, share
@@ -75,7 +80,7 @@ FITTED = [
     Work("hessian", 60_000, 300),
     Work("step", 1_024, 784, 10),
     Work("step", 16_384, 100),
-    *(Work("all-reduce", 0, numbers) for numbers in (100, 30_000, 300_000)),
+    *(Work(kind, 0, numbers) for kind in ("sum", "all-reduce") for numbers in (100, 30_000, 300_000)),
 ]
 """The shapes that the model is fitted to."""
 
@@ -89,12 +94,13 @@ CHECKED = [
     Work("gradient", 300_000, 3_000, nonzeros=60),
     Work("hessian", 200_000, 100),
     Work("step", 8_192, 300, 10),
+    Work("sum", 0, 100_000),
     Work("all-reduce", 0, 100_000),
 ]
 """The shapes that it is compared with."""
 
-SHORT, MORE_REPEATS = ("step", "all-reduce"), 20
-"""Kinds of work of less than some milliseconds, and how many times as often they are repeated."""
+TURN, SHORT_TURN = 2, 40
+"""Times that a work is repeated in a turn, and one of less than some milliseconds."""
 
 LARGEST_ERROR = 0.2
 """Largest accepted relative error of a prediction."""
@@ -166,40 +172,55 @@ class Workers:
         for process in self._all:
             process.join()
 
-    def call(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What ``work(processes, *arguments)`` returns in each process; ``work`` is a function of a module."""
+    def ask(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Has each process call ``work(processes, *arguments)``; ``work`` is a function of a module."""
         for pipe in self._pipes:
             pipe.send((work, arguments))
+
+    def answers(self) -> list[Any]:
+        """What each process returns."""
         return [pipe.recv() for pipe in self._pipes]
 
-    def seconds(self, work: Work, repeats: int, is_busy: bool) -> float:
-        """Seconds of the slowest process: the least of ``repeats``, since other programs only add to it."""
-        times = repeats * MORE_REPEATS if work.kind in SHORT else repeats
-        turns: list[list[float]] = self.call(time_work, work, times, is_busy)
-        slowest_ones: list[float] = [max(turn) for turn in zip(*turns, strict=True)]
-        return min(slowest_ones)
+    def call(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Asks, and waits for the answers."""
+        self.ask(work, *arguments)
+        return self.answers()
+
+    def seconds(self, work: Work, is_busy: bool) -> list[float]:
+        """Seconds of the slowest process in each repeat of a turn."""
+        return slowest_of(self.call(time_work, work, is_busy))
+
+
+def slowest_of(turns: Sequence[Sequence[float]]) -> list[float]:
+    """The time of the slowest process in each repeat of a turn of all processes."""
+    return [max(times) for times in zip(*turns, strict=True)]
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
-    torch.set_num_threads(1)
+    set_threads(None, 1)
+    if size > usable_cores():
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     if size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    processes = joined_processes()
     try:
         while (asked := pipe.recv()) is not None:
             work, arguments = asked
-            pipe.send(work(joined_processes(), *arguments))
+            pipe.send(work(processes, *arguments))
     finally:
         if size > 1:
             dist.destroy_process_group()
 
 
-def time_work(processes: ProcessGroup | None, work: Work, repeats: int, is_busy: bool) -> list[float]:
-    """Seconds that this process takes for each of ``repeats`` passes: processor time where the machine is busy."""
+def time_work(processes: ProcessGroup | None, work: Work, is_busy: bool) -> list[float]:
+    """Seconds that this process takes for each repeat of a turn: processor time where the machine is busy."""
     clock = time.process_time if is_busy else time.perf_counter
+    is_short = work.is_message or work.kind == "step"
     with torch.no_grad():
         run = prepared(work, processes)
         taken = []
-        for _ in range(repeats + 1):  # the first one finds cold caches
+        for _ in range((SHORT_TURN if is_short else TURN) + 1):  # the first one finds cold caches
             if processes is not None:
                 processes.barrier()
             start = clock()
@@ -208,12 +229,16 @@ def time_work(processes: ProcessGroup | None, work: Work, repeats: int, is_busy:
     return taken[1:]
 
 
+@lru_cache(maxsize=1)  # the rows stay for the next turn
 def prepared(work: Work, processes: ProcessGroup | None) -> Callable[[], object]:
     """A function that makes a pass once, over generated rows of this process."""
     rank, size = (0, 1) if processes is None else (processes.rank, processes.size)
-    if work.kind == "all-reduce":
-        own = Accumulators({"numbers": torch.ones(work.features, dtype=torch.float64)}, {}, {})
-        return (lambda: None) if processes is None else (lambda: processes.reduce(own))
+    if work.is_message:
+        numbers = torch.zeros(work.features, dtype=torch.float64)
+        own = Accumulators({"numbers": numbers}, {}, {})
+        if processes is None:
+            return lambda: None
+        return (lambda: processes.reduce(own)) if work.kind == "sum" else (lambda: dist.all_reduce(numbers))
     if work.kind == "step":
         return prepared_step(work, processes)
     rows = MemoryRows(*generated(work, len(share(work.rows, rank, size)), rank), processes=processes)
@@ -286,13 +311,17 @@ def problem_of_work(work: Work, l2: float = 1e-4) -> Problem:
 
 
 def measure(workers: dict[int, Workers], works: Sequence[Work], repeats: int, is_busy: bool) -> list[Measured]:
-    """The time of each pass in each number of processes; these take turns for each pass."""
-    return [
-        Measured(work, size, seconds)
-        for work in works
-        for size, some in workers.items()
-        if (seconds := some.seconds(work, repeats, is_busy)) and not (work.kind == "all-reduce" and size == 1)
-    ]
+    """The time of each pass in each number of processes; these take turns."""
+    measured = []
+    for work in works:
+        taken: dict[int, list[float]] = {size: [] for size in workers if size > 1 or not work.is_message}
+        for _ in range(repeats):
+            for size, times in taken.items():
+                times += workers[size].seconds(work, is_busy)
+        for size, times in taken.items():
+            first, median, third = np.quantile(times, (0.25, 0.5, 0.75))
+            measured.append(Measured(work, size, float(median), float((third - first) / median)))
+    return measured
 
 
 def print_model(fit_to: Sequence[Measured], checked: Sequence[Measured], cores: int) -> Constants:
@@ -303,31 +332,42 @@ def print_model(fit_to: Sequence[Measured], checked: Sequence[Measured], cores: 
         assumed = "" if unit in NOT_OF_SOLVERS else f"{ASSUMED[unit]:.1e}"
         print(f"| {unit} | {constants[unit]:.1e} | {assumed} |")
     errors: dict[str, list[float]] = {"fitted": [], "checked": []}
-    print("\n| pass | processes | measured, ms | predicted, ms | error |\n|---|--:|--:|--:|--:|")
+    print("\n| pass | processes | measured, ms | spread | predicted, ms | error | |\n|---|--:|--:|--:|--:|--:|---|")
     for part, measured in (("fitted", fit_to), ("checked", checked)):
-        for work, size, seconds in measured:
+        for work, size, seconds, spread in measured:
             predicted = seconds_of(scaled_units(work, size, cores), constants)
             errors[part].append(abs(predicted / seconds - 1))
-            if part == "checked":
-                print(
-                    f"| {work} | {size} | {1e3 * seconds:.2f} | {1e3 * predicted:.2f} | "
-                    f"{100 * (predicted / seconds - 1):+.0f} % |"
-                )
+            print(
+                f"| {work} | {size} | {1e3 * seconds:.3f} | {100 * spread:.0f} % | {1e3 * predicted:.3f} | "
+                f"{100 * (predicted / seconds - 1):+.0f} % | {part} |"
+            )
     largest = max(errors["checked"])
     print(
-        f"\nlargest error: {100 * largest:.0f} % of these, {100 * max(errors['fitted']):.0f} % of the "
-        f"{len(errors['fitted'])} that the model is fitted to; target {100 * LARGEST_ERROR:.0f} %: "
-        f"{met(largest <= LARGEST_ERROR)}"
+        f"\nlargest error: {100 * largest:.0f} % of the {len(errors['checked'])} that are checked, "
+        f"{100 * max(errors['fitted']):.0f} % of the {len(errors['fitted'])} that the model is fitted to; median "
+        f"{100 * statistics.median(errors['checked']):.0f} % and {100 * statistics.median(errors['fitted']):.0f} %; "
+        f"target {100 * LARGEST_ERROR:.0f} %: {met(largest <= LARGEST_ERROR)}"
     )
     return constants
 
 
 def set_threads(_: ProcessGroup | None, number: int) -> None:
-    """Sets the number of threads of a process."""
+    """Sets the number of threads of a process, also that of NumPy's BLAS, which does not heed torch's."""
+    threadpool_limits(number)
     torch.set_num_threads(number)
 
 
-def time_fit(processes: ProcessGroup | None, images: Tensor, labels: Tensor, is_busy: bool) -> list[float]:
+class FitSeconds(NamedTuple):
+    """The time of a fit."""
+
+    total: float
+    between: float
+    """That between passes, which is not shared."""
+    adding_up: float
+    """That of adding up over the processes, with waiting for them."""
+
+
+def time_fit(processes: ProcessGroup | None, images: Tensor, labels: Tensor, is_busy: bool) -> FitSeconds:
     """Seconds of a fit of MNIST to its certified optimum, whose rows the processes share."""
     clock = time.process_time if is_busy else time.perf_counter
     everything = MemoryRows(images, labels)
@@ -335,27 +375,48 @@ def time_fit(processes: ProcessGroup | None, images: Tensor, labels: Tensor, is_
     rank, size = (0, 1) if processes is None else (processes.rank, processes.size)
     own = share(len(labels), rank, size)
     part = slice(own.start, own.stop)
-    rows = MemoryRows(images[part], labels[part], processes=processes)
+    rows = MemoryRows(images[part], labels[part])
+    in_passes = adding_up = 0.0
     with torch.no_grad():
         state, start = SolverState(problem, problem.zeros()), clock()
         for requested in EXACT["newton"](state):
+            begun = clock()
             run_pass(rows, requested)
+            ended = clock()
+            if processes is not None:
+                requested.reduce(processes)
+            in_passes += ended - begun
+            adding_up += clock() - ended
+    total = clock() - start
     if not state.converged:
         raise RuntimeError("the fit of MNIST has not converged")
-    return [clock() - start]
+    return FitSeconds(total, total - in_passes - adding_up, adding_up)
 
 
-def print_efficiency(workers: dict[int, Workers], work: Work, mnist: Path | None, repeats: int, is_busy: bool) -> None:
-    """Prints the time of 1 process with one thread and with two, against that of 2 processes."""
-    timed: dict[str, Callable[[Workers], float]] = {str(work): lambda some: some.seconds(work, repeats, is_busy)}
+def print_efficiency(
+    workers: dict[int, Workers], alone: Workers, work: Work, mnist: Path | None, repeats: int, is_busy: bool
+) -> None:
+    """Prints the time of 1 process with one thread and with two, against that of 2 processes.
+
+    The process of ``alone`` makes half of a pass while that of 1 process makes the other half: what the machine allows.
+    """
+    timed: dict[str, Callable[[Workers], float]] = {
+        str(work): lambda some: statistics.median(some.seconds(work, is_busy))
+    }
+    fits: list[FitSeconds] = []
     if mnist is not None:
         from torchvision.datasets import MNIST
 
         images = MNIST(str(mnist), train=True)
         features, labels = (images.data.flatten(1) / 255).share_memory_(), images.targets.share_memory_()
-        timed["the optimum of MNIST"] = lambda some: max(
-            float(taken) for (taken,) in some.call(time_fit, features, labels, is_busy)
-        )
+
+        def fit_seconds(some: Workers) -> float:
+            found: list[FitSeconds] = some.call(time_fit, features, labels, is_busy)
+            if some is workers[2]:
+                fits.append(max(found))
+            return max(found).total
+
+        timed["the optimum of MNIST"] = fit_seconds
     print("\n| work | 2 processes, s | against | its time, s | ratio | target |\n|---|--:|---|--:|--:|---|")
     for name, seconds in timed.items():
         taken: dict[str, list[float]] = {other: [] for other in ("ours", *TARGETS)}
@@ -372,6 +433,30 @@ def print_efficiency(workers: dict[int, Workers], work: Work, mnist: Path | None
                 f"| {name} | {ours:.4f} | {other} | {theirs:.4f} | {theirs / ours:.2f} | >= {target}: "
                 f"{met(theirs / ours >= target)} |"
             )
+    if fits:
+        between, adding_up = (statistics.median(times) for times in list(zip(*fits, strict=True))[1:])
+        print(
+            f"\nof the optimum of MNIST in 2 processes: {between:.4f} s between passes, which both do, and "
+            f"{adding_up:.4f} s of adding up and waiting"
+        )
+    print("\n| pass | 1 process, s | half of it in each of two that share nothing, s | ratio |\n|---|--:|--:|--:|")
+    for one in (work, work._replace(rows=work.rows * 50 // 1667, features=784, outputs=10)):
+        half, of_one, of_half = one._replace(rows=one.rows // 2), [], []
+        for _ in range(repeats):
+            of_one += workers[1].seconds(one, is_busy)
+            both = workers[1], alone
+            for some in both:
+                some.call(prepare, half)
+            for some in both:
+                some.ask(time_work, half, is_busy)
+            of_half += slowest_of([some.answers()[0] for some in both])
+        ours, theirs = statistics.median(of_half), statistics.median(of_one)
+        print(f"| {one} | {theirs:.4f} | {ours:.4f} | {theirs / ours:.2f} |")
+
+
+def prepare(processes: ProcessGroup | None, work: Work) -> None:
+    """Generates the rows of a pass."""
+    prepared(work, processes)
 
 
 def print_reading(size: int) -> None:
@@ -515,8 +600,8 @@ def print_messages(arguments: argparse.Namespace) -> None:
         "| a sample of rows, ms |\n|--:|--:|--:|--:|--:|--:|"
     )
     for one in clusters(arguments):
-        slots = (Work("all-reduce", 0, number) for number in (one.machines, MAX_SLOTS))  # they add bytes, not rounds
-        own = Work("all-reduce", 0, MAX_SLOTS // one.machines)
+        slots = (Work("sum", 0, number) for number in (one.machines, MAX_SLOTS))  # they add bytes, not rounds
+        own = Work("sum", 0, MAX_SLOTS // one.machines)
         seconds = [one.reduce_seconds(few, rounds=0) for few in slots]
         seconds += [one.reduce_seconds(own, ring_rounds(one.machines))]
         seconds += [one.gather_seconds(size) for size in (PICKLED_BYTES, SAMPLE_BYTES / one.machines)]
@@ -601,7 +686,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     print_versions()
     if arguments.measure:
         is_busy, sizes = arguments.process_time, arguments.processes or [1, 2, 4]
-        cores = max(sizes) if is_busy else os.cpu_count() or 1  # a process that waits for a core takes no CPU time
+        cores = max(sizes) if is_busy else usable_cores()  # a process that waits for a core takes no CPU time
         with ExitStack() as stack:
             workers = {size: stack.enter_context(Workers(size)) for size in sizes}
             fit_to, checked = (
@@ -610,9 +695,10 @@ def main(typed: Sequence[str] | None = None) -> int:
             )
             constants = print_model(fit_to, checked, cores)
             if {1, 2} <= workers.keys():
+                alone = stack.enter_context(Workers(1))
                 mnist = arguments.mnist_root if has_mnist(arguments.mnist_root) else None
                 work = smaller(EFFICIENCY, arguments.tiny)
-                print_efficiency(workers, work, mnist, arguments.repeats, is_busy)
+                print_efficiency(workers, alone, work, mnist, arguments.repeats, is_busy)
         print_reading(int(arguments.file * GIB))
     if arguments.predict:
         print_predictions(arguments, constants)

@@ -39,7 +39,7 @@ Only the lower triangle is wanted; a strip computes its square on the diagonal i
 NUMPY_DEVICES = ("cpu",)
 """Types of devices whose tensors NumPy reads."""
 
-MIN_NUMPY_FEATURES = 128
+MIN_NUMPY_FEATURES = 64
 """Features from which NumPy multiplies them with one vector: its BLAS takes about two thirds of the time of torch's, at
 least on processors of AMD, and its call a little longer."""
 
