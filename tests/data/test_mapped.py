@@ -490,6 +490,25 @@ def test_a_cache_that_fills_up_keeps_no_part(tmp_path: Path, monkeypatch: pytest
     assert {name for name in left_in(tmp_path / "cache") if not name.endswith(".lock")} == set()
 
 
+def test_a_cache_that_fills_up_at_the_end_keeps_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch writes the last file itself, and does not say why it cannot; here a file may not be longer."""
+    resource = pytest.importorskip("resource", reason="this system has no limits of files")
+    folder, true, limits = sharded(rows(), tmp_path / "rows"), torch.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*arguments: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        true(*arguments)
+
+    monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
+    monkeypatch.setattr(torch, "save", full)
+    try:
+        with pytest.raises(ConfigError, match="File too large: name another folder, make room in it, or hold"):
+            table(folder, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {name for name in left_in(tmp_path / "cache") if not name.endswith(".lock")} == set()
+
+
 def test_a_cache_that_fills_up_is_one_line(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
