@@ -318,7 +318,10 @@ def test_rows_are_shuffled_within_windows_of_runs() -> None:
     assert not torch.equal(window[: 3 * run], window[: 3 * run].sort().values)
 
 
-def test_a_mapped_run_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_mapped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows have many runs and windows, as those of a large file."""
+    monkeypatch.setattr("logreg.data.blocks.RUN_BYTES", 2**10)
+    monkeypatch.setattr("logreg.data.blocks.WINDOW_RUNS", 8)
     folder = sharded(rows(), tmp_path / "rows")
     typed = ["dataset=table", f"dataset.path={folder}", "dataset.target=y", "dataset.storage=mapped", "optimizer=sgd"]
     typed += ["l2=1e-3", "batch_size=32", "report=brief"]
