@@ -318,7 +318,10 @@ def test_rows_are_shuffled_within_windows_of_runs() -> None:
     assert not torch.equal(window[: 3 * run], window[: 3 * run].sort().values)
 
 
-def test_a_mapped_run_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_mapped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows have many runs and windows, as those of a large file."""
+    monkeypatch.setattr("logreg.data.blocks.RUN_BYTES", 2**10)
+    monkeypatch.setattr("logreg.data.blocks.WINDOW_RUNS", 8)
     folder = sharded(rows(), tmp_path / "rows")
     typed = ["dataset=table", f"dataset.path={folder}", "dataset.target=y", "dataset.storage=mapped", "optimizer=sgd"]
     typed += ["l2=1e-3", "batch_size=32", "report=brief"]
@@ -487,6 +490,25 @@ def test_a_cache_that_fills_up_keeps_no_part(tmp_path: Path, monkeypatch: pytest
     fill_up(monkeypatch, after)
     with pytest.raises(ConfigError, match="No space left on device: name another folder, make room in it, or hold"):
         table(folder, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+    assert {name for name in left_in(tmp_path / "cache") if not name.endswith(".lock")} == set()
+
+
+def test_a_cache_that_fills_up_at_the_end_keeps_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch writes the last file itself, and does not say why it cannot; here a file may not be longer."""
+    resource = pytest.importorskip("resource", reason="this system has no limits of files")
+    folder, true, limits = sharded(rows(), tmp_path / "rows"), torch.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*arguments: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        true(*arguments)
+
+    monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
+    monkeypatch.setattr(torch, "save", full)
+    try:
+        with pytest.raises(ConfigError, match="File too large: name another folder, make room in it, or hold"):
+            table(folder, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {name for name in left_in(tmp_path / "cache") if not name.endswith(".lock")} == set()
 
 

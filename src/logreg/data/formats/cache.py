@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from logreg.data.memory import file_array
 from logreg.errors import ConfigError
-from logreg.files import unfinished, write_whole
+from logreg.files import unfinished, whole_file, write_whole
 
 Entry = TypeVar("Entry")
 
@@ -176,13 +176,29 @@ def load_or_write_arrays(
             with ExitStack() as stack:
                 files = ArrayFiles(path, stack)
                 content = dict(write(files))
+                file = stack.enter_context(whole_file(path))
+                _save(content, file)
                 files.keep()
-                write_whole(path, lambda file: torch.save(content, file.name))  # by its name: without a copy
         except OSError as error:
             advice = ", make room in it, or hold the rows in memory with dataset.storage=memory"
             raise _unwritable_error(folder, error, advice) from error
 
     return _load_or_write(folder, path, lambda path: _load_arrays(path, read), write_entry)
+
+
+def _save(content: Mapping[str, Any], file: IO[bytes]) -> None:
+    """Writes plain values and tensors.
+
+    Raises:
+        OSError: The disk has no room for them.
+    """
+    try:
+        torch.save(content, file.name)  # by its name: without a copy
+    except RuntimeError:  # which does not say why
+        file.seek(0, os.SEEK_END)
+        file.write(bytes(2**20))
+        file.flush()
+        raise
 
 
 def load_arrays(folder: str, name: str, key: Any, read: Callable[[Path, Any], Entry]) -> Entry | None:
