@@ -157,11 +157,12 @@ def write(table: Written, file: Path) -> None:
         writer.writerows(zip(*table.columns.values(), strict=True))
 
 
-def scores(probabilities: np.ndarray[Any, Any], taken: Sequence[str], truth: Sequence[str], classes: list[str]) -> Any:
+def scores(probabilities: np.ndarray[Any, Any], taken: Sequence[Any], truth: Sequence[str], classes: list[str]) -> Any:
     """Loss, accuracy and AUROC by scikit-learn; the loss of one against the rest is none of a distribution."""
     labels = np.array([classes.index(name) for name in truth])
     p = np.asarray(probabilities, dtype=np.float64)
-    found = {"log_loss": log_loss(labels, p / p.sum(1, keepdims=True)), "accuracy": accuracy_score(truth, list(taken))}
+    taken = [str(name) for name in taken]  # of classes that are numbers, programs give numbers
+    found = {"log_loss": log_loss(labels, p / p.sum(1, keepdims=True)), "accuracy": accuracy_score(truth, taken)}
     if len(classes) == 2:
         found["auroc"] = roc_auc_score(labels, p[:, 1])
     return found

@@ -16,7 +16,6 @@ from logreg.inference.bootstrap import percentile_limits
 from logreg.inference.design import Design
 from logreg.inference.likelihood import Likelihood, Maximum, maximize
 from logreg.inference.results import Coefficient, Effect
-from logreg.optimality.separation.find import find_separation
 from logreg.rows import RowSource
 from logreg.solvers.folds import Reweighted, fit_resampled, fit_strengths
 from logreg.solvers.passes.base import drive, request
@@ -34,10 +33,6 @@ REPLICATE_GAP = 1e-4
 
 STEP_TOLERANCE = 1e-4
 """Length of a Newton step, in standard errors, after which the estimate of a sample is known: to the square of it."""
-
-STEEP = 8.0
-"""Size of the coefficients from which a fit to a sample is looked at for separation: of separated rows, the steps of
-Newton's method are that short where the coefficients are above 15."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,6 @@ def _in_source_units(point: Tensor, mean: Tensor, std: Tensor, design: Design, f
 
 
 def bootstrap_likelihood(
-    data: TensorDataModule,
     likelihood: Likelihood,
     found: Maximum,
     to_source: Tensor,
@@ -130,7 +124,6 @@ def bootstrap_likelihood(
     """Maximizes the likelihood of samples of the rows.
 
     Args:
-        data: The rows.
         likelihood: The likelihood of all rows.
         found: Its maximum.
         to_source: Takes the parameters of a class to source units, (P, P).
@@ -149,22 +142,10 @@ def bootstrap_likelihood(
                 at = maximize(of_sample, of_sample.evaluate(found.parameters), tolerance=STEP_TOLERANCE)
             except DataError:
                 continue
-            if not _is_separated(data, of_sample, at, own):
-                values.append(at.parameters @ to_source.T)
+            values.append(at.parameters @ to_source.T)
         show_status(f"bootstrap: {number:,} of {replicates:,} samples ...")
     estimate = found.parameters @ to_source.T
     return Replicates(estimate, _stacked(values, estimate), number - len(values), gap)
-
-
-def _is_separated(data: TensorDataModule, likelihood: Likelihood, at: Maximum, weights: Tensor) -> bool:
-    """Whether a sample has no finite maximum: Newton's method may end where the likelihood hardly rises any more."""
-    most = float(at.parameters[:, :-1].abs().sum(1).max() + at.parameters[:, -1].abs().max())
-    if most < STEEP:
-        return False
-    problem = likelihood.problem
-    features, labels = data.feature_reader("train"), data.labels("train")
-    loss = problem.objective.loss
-    return find_separation(features, labels, likelihood.num_classes, loss, weights).kind != "none"
 
 
 def bootstrap_rows(

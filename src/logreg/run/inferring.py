@@ -203,7 +203,7 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     else:
         likelihood, maximum, gap = _maximum_of(request, rows)
         to_source = to_source_units(design, rows.mean, rows.std)
-        found = bootstrap_likelihood(rows.data, likelihood, maximum, to_source, gap, samples, request.replicates)
+        found = bootstrap_likelihood(likelihood, maximum, to_source, gap, samples, request.replicates)
     check_replicates(request, len(found.values))
     coefficients = bootstrap_rows(found, design, rows.std, request.confidence, loss.gives_log_odds)
     statistics = FitStatistics(rows.number, design.shape[0] * design.shape[1])
