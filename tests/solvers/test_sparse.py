@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,13 +37,13 @@ from logreg.solvers.dual import row_space, sparse_rows
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
 from logreg.solvers.passes import columns
-from logreg.solvers.passes.base import Pass, drive, request, run_pass
+from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.passes.hessian import CurvatureSample, HessianDiagonal
 from logreg.solvers.passes.moments import ColumnMoments
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, uncentered_coordinates
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import SolverState
+from logreg.solvers.state import SolverState, certified
 
 SAME = 1e-9
 """How far apart the coefficients of sparse and of dense rows may be, relative to the largest."""
@@ -516,6 +517,39 @@ def test_other_methods_go_on_where_steps_in_the_span_do_not_suffice(
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-8)
     assert found.converged
     assert found.passes > 3
+
+
+def test_other_methods_go_on_where_the_end_in_the_span_is_not_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = made(Shape(100, 400, 3))
+    expected = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-6)
+
+    def fails(*arguments: Any, **settings: Any) -> PassRequests[bool]:
+        yield from certified(*arguments, **settings)
+        return False
+
+    monkeypatch.setattr(sparse_rows, "certified", fails)
+    found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-6)
+    assert expected.passes == 3 < found.passes
+    assert found.converged
+    assert abs(found.bound.value - expected.bound.value) <= 1e-6 * expected.bound.value
+
+
+def test_the_gap_is_not_estimated_far_from_the_end_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = made(Shape(100, 400, 3))
+    estimates, fits = [], []
+    estimate = sparse_rows._DualSteps._estimated_gap
+
+    def counted(self: Any, now: Any) -> float:
+        estimates[-1] += 1
+        return estimate(self, now)
+
+    monkeypatch.setattr(sparse_rows._DualSteps, "_estimated_gap", counted)
+    for most in (math.inf, sparse_rows.MAX_CONTRACTION):
+        monkeypatch.setattr(sparse_rows, "MAX_CONTRACTION", most)
+        estimates.append(0)
+        fits.append(fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-6))
+    assert estimates[1] < estimates[0] - 2
+    assert torch.equal(fits[1].coef, fits[0].coef)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

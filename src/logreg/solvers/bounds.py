@@ -58,7 +58,7 @@ from logreg.solvers.passes.precise import (
     uncentered_coordinates,
 )
 from logreg.solvers.passes.sampling import RowSample
-from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem
+from logreg.solvers.problem import Coordinates, Problem, column_parts
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
 """Parameters of one Hessian matrix up to which a certificate forms the Hessian: its eigenvalues take P^3 operations."""
@@ -245,12 +245,13 @@ def conversion_rounding(at: EvaluatedPoint, own: Coordinates) -> float:
         at: The point.
         own: The coordinates in which the caller holds the point.
     """
-    coef, problem = at.point[:, :-1].abs() / at.coordinates.scale, at.problem
-    offsets = coef @ (at.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
-    of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * at.point[:, -1].abs()
+    problem, gradient = at.problem, at.evaluation.gradient
+    centers = at.coordinates.center.abs() + own.center.abs() + problem.model.center.abs()
+    offsets = at.sizes[:, :-1] @ (centers / at.coordinates.scale)
+    of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * at.sizes[:, -1]
     of_logits = 4 * at.logits_error + of_intercept * math.sqrt(at.total)
-    gradient = at.evaluation.gradient
-    of_slope = float(gradient[:, -1].abs() @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point).abs().sum())
+    products = sum(float((gradient[:, some].abs() * at.sizes[:, some]).sum()) for some in column_parts(gradient.shape))
+    of_slope = float(gradient[:, -1].abs() @ of_intercept) + 4 * UNIT_ROUNDOFF * products
     # To first order f changes by the gradient, which vanishes at the optimum, and to second order by the curvature.
     if not math.isfinite(problem.loss.max_curvature):
         largest = 4 * at.largest_logit_error + of_intercept
@@ -333,7 +334,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     at, shift = solved
     problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
-    before = evaluation.gradient - problem.penalties(coordinates)[0] * point
+    before = torch.addcmul(evaluation.gradient, problem.penalties(coordinates)[0], point, value=-1.0)
     moved, with_hub = _balanced_by_least(at, before), None
     hub = int(evaluation.curvature.own.argmax()) if moved is None and _moves_through_one_class(at) else None
     sums = before
@@ -418,7 +419,7 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
     problem, coordinates = at.problem, at.coordinates
     for _ in range(MAX_INTERCEPT_PASSES):
         gradient, curvature = at.evaluation.gradient, at.evaluation.curvature
-        if not bool(curvature.own.isfinite().all() & gradient.isfinite().all()):
+        if not math.isfinite(float(curvature.own.sum() + gradient.sum())):
             return None
         if _moves_through_one_class(at):
             shift = _scaling_step(at)
@@ -596,10 +597,11 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     if not float(off.abs().max()) <= MAX_FEASIBLE_SHIFT * total or not total > 0:
         return None
     cost = float(off.square().sum()) / total
-    slopes = at.evaluation.gradient[:, :-1] * (at.coordinates.scale / problem.model.scale)
-    if not cost <= MAX_MOVE_COST * float(slopes.square().sum()) / (2 * l2):
+    slopes, ratio = at.evaluation.gradient[:, :-1], at.coordinates.scale / problem.model.scale
+    squares = sum(float((slopes[:, some] * ratio[some]).square_().sum()) for some in column_parts(slopes.shape))
+    if not cost <= MAX_MOVE_COST * squares / (2 * l2):
         return None
-    return sums - off.unsqueeze(1) * (least / total), cost
+    return torch.addr(sums, off, least / total, alpha=-1.0), cost
 
 
 def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[float, float]:
@@ -608,18 +610,16 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
     """
     total, rounding = 0.0, 0.0
-    columns = max(1, MAX_COPIED_NUMBERS // len(coef))
-    for first in range(0, coef.shape[1], columns):
-        some = slice(first, first + columns)
+    for some in column_parts(coef.shape):
         w, v, by = coef[:, some], slopes[:, some], l2[some]
         held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
-        of_l2 = by * w
-        off = (held + of_l2).abs_()
-        error = noise[:, some] + 8 * UNIT_ROUNDOFF * (v.abs() + of_l2.abs_())
+        off = torch.addcmul(held, by, w).abs_()
+        error = torch.add(noise[:, some], v.abs().addcmul_(by, w.abs()), alpha=8 * UNIT_ROUNDOFF)
         if l1 is not None:
             total += float((l1[some] * w.abs() + w * (v - held)).sum())
-        rounding += float((error * ((off + error / 2) / by)).sum())
-        total += float((off * (off / by)).sum()) / 2
+        steps = off / by
+        total += float((off * steps).sum()) / 2
+        rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
     return total, rounding
 
 

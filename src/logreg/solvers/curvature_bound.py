@@ -112,16 +112,21 @@ class EvaluatedPoint:
         """Largest absolute offset of a row; 0 without one."""
         return self.problem.largest_offset or 0.0
 
+    @cached_property
+    def sizes(self) -> Tensor:
+        """The absolute values of the point, (K, D + 1)."""
+        return self.point.abs()
+
     @property
     def reach(self) -> Tensor:
         """Upper bound of the absolute logits of each output over the rows, (K,)."""
-        return self.point.abs() @ self.largest + self.offset
+        return self.sizes @ self.largest + self.offset
 
     @cached_property
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
-        constant = self.point[:, -1].abs() + self.offset
-        reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + constant * math.sqrt(self.total)
+        constant = self.sizes[:, -1] + self.offset
+        reach = self.sizes[:, :-1] @ self.squares[:-1].sqrt() + constant * math.sqrt(self.total)
         return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
     @cached_property

@@ -159,6 +159,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     problem = state.problem
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
+    if state.converged:
+        return None
     if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
         if (yield from _without_hessian(state, dtype, rough)):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,15 +35,19 @@ class Coordinates(NamedTuple):
 
     def to(self, other: Coordinates, point: Tensor) -> Tensor:
         """A point (K, D + 1) of these coordinates in the other ones."""
-        coef = point[:, :-1] / self.scale
-        intercept = point[:, -1] - coef @ self.center + coef @ other.center
-        return torch.cat([coef.mul_(other.scale), intercept.unsqueeze(1)], dim=1)
+        moved = torch.empty_like(point)
+        coef = torch.div(point[:, :-1], self.scale, out=moved[:, :-1])
+        moved[:, -1] = point[:, -1] - coef @ self.center + coef @ other.center
+        coef.mul_(other.scale)
+        return moved
 
     def gradient_to(self, other: Coordinates, gradient: Tensor) -> Tensor:
         """A gradient (K, D + 1) by these coordinates -> by the other ones (the chain rule)."""
-        by_intercept = gradient[:, -1:]
-        coef = (gradient[:, :-1] * self.scale).addcmul_(by_intercept, self.center - other.center)
-        return torch.cat([coef.div_(other.scale), by_intercept], dim=1)
+        moved = torch.empty_like(gradient)
+        moved[:, -1] = gradient[:, -1]
+        coef = torch.mul(gradient[:, :-1], self.scale, out=moved[:, :-1])
+        coef.addcmul_(gradient[:, -1:], self.center - other.center).div_(other.scale)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,12 @@ class Problem:
             objective = replace(objective, reduction="mean", l2=l2, l1=l1)
         nonzeros = None if self.nonzeros is None else self.nonzeros * rows // self.rows
         return replace(self, objective=objective, rows=rows, total_weight=total, nonzeros=nonzeros)
+
+
+def column_parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The columns of a matrix (K, D) in parts of at most `MAX_COPIED_NUMBERS` numbers, of at least one column."""
+    columns = max(1, MAX_COPIED_NUMBERS // shape[0])
+    return (slice(first, min(first + columns, shape[1])) for first in range(0, shape[1], columns))
 
 
 def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Coordinates:

@@ -133,7 +133,9 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         state.point = yield from first_point(problem)
     if problem.is_sparse:
         coordinates = yield from sparse_coordinates(problem)
-        state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
+        if state.point.any():
+            state.point = centered(problem, state.coordinates.to(coordinates, state.point))
+        state.coordinates = coordinates
         if is_wide(problem):
             yield from solve_sparse_rows(state)
             return torch.float64

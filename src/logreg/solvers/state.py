@@ -84,7 +84,8 @@ class SolverState:
     @property
     def solution(self) -> Tensor:
         """The point in the model's own coordinates, (K, D + 1)."""
-        return self.coordinates.to(self.problem.model, self.point)
+        model = self.problem.model
+        return self.point if self.coordinates is model else self.coordinates.to(model, self.point)
 
     @property
     def sample_part(self) -> float:

@@ -31,16 +31,20 @@ from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.dual.span import DualPoint, inverse_of_gram_diagonal
 from logreg.solvers.newton_steps import intercept_step, newton_step_pinv
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.evaluate import InterceptCurvature
+from logreg.solvers.passes.evaluate import Evaluate, InterceptCurvature
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import VALUE_ROUNDING, SolverState
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified
 
 STOP_GAP_FRACTION = 0.8
 """Fraction of the tolerance at which the estimated gap ends the steps: a certificate may be a little larger."""
 
 MIN_STOP_GAP = {torch.float32: 1e-9, torch.float64: 1e-15}
 """Estimated relative gap that ends the steps with products of this type: smaller ones are rounding errors."""
+
+MAX_CONTRACTION = 30
+"""Ratio of the decrease of f by a step to the gap after it, at most: while steps lower f by more than this multiple of
+the gap that ends them, the gap, whose estimate is a product with X', is not estimated."""
 
 MAX_STEPS = 500
 """Largest number of steps; other methods continue from there."""
@@ -124,18 +128,18 @@ class _Products:
 
 
 def solve_sparse_rows(state: SolverState) -> PassRequests[None]:
-    """Moves a start at zero to about the optimum, found in the dual coefficients; one pass reads the rows.
+    """Moves a start at zero to about the optimum, found in the dual coefficients, and certifies it.
 
-    All numbers are in the problem's floating type until the estimated gap is at most `MIN_STOP_GAP`, and in float64
-    then.
+    One pass reads the rows.  All numbers are in the problem's floating type until the estimated gap is at most
+    `MIN_STOP_GAP`, and in float64 then.
 
     Args:
-        state: State of a problem with l2 alone; its point is updated.
+        state: State of a problem with l2 alone; its point is updated, and its coordinates where the point is certified.
     """
     problem = state.problem
     if state.point.any():
         return
-    coordinates = Coordinates(state.coordinates.center, problem.model.scale)
+    coordinates, others = Coordinates(state.coordinates.center, problem.model.scale), state.coordinates
     rows = yield from request(DualRows(problem, coordinates))
     enough, start = STOP_GAP_FRACTION * state.tolerance, None
     for dtype in dict.fromkeys((problem.dtype, torch.float64)):
@@ -144,8 +148,14 @@ def solve_sparse_rows(state: SolverState) -> PassRequests[None]:
             break
         start = steps.point
     coef = steps.products.combined(steps.point.dual_coef).T.double()
-    point = torch.cat([coef, steps.point.intercept.double().unsqueeze(1)], dim=1)
-    state.point = centered(problem, coordinates.to(state.coordinates, point))
+    point = centered(problem, torch.cat([coef, steps.point.intercept.double().unsqueeze(1)], dim=1))
+    if steps.gap <= state.tolerance:
+        now = yield from request(Evaluate(problem, coordinates, point, torch.float64))
+        state.coordinates, state.point, state.value = coordinates, point, now.value
+        if (yield from certified(state, now, cheaply=True)):
+            return
+        state.bound = state.best = None  # they are of a point in these coordinates
+    state.coordinates, state.point = others, coordinates.to(others, point)
 
 
 class _DualSteps:
@@ -173,17 +183,18 @@ class _DualSteps:
         problem, squares, products = self._problem, self._squares, self.products
         l2 = problem.objective.l2
         last: _Move | None = None
-        now, halved, stalled = self._evaluate(self.point), math.inf, 0
+        now, before, halved, stalled = self._evaluate(self.point), math.inf, math.inf, 0
         for _ in range(MAX_STEPS):
-            gap = self._estimated_gap(now)
-            halved, stalled = (gap, 0) if gap <= halved / 2 else (halved, stalled + 1)
-            self.gap = min(self.gap, gap)
-            if gap <= enough:
-                self.point, now = self._with_solved_intercepts(self.point, now, enough)
-                if self._estimated_gap(now) <= enough:
-                    return True
-            if stalled == MAX_STEPS_PER_HALVING or not math.isfinite(gap):
-                return False
+            if before - now.value <= MAX_CONTRACTION * enough * now.value:
+                gap = self._estimated_gap(now)
+                halved, stalled = (gap, 0) if gap <= halved / 2 else (halved, stalled + 1)
+                self.gap = min(self.gap, gap)
+                if gap <= enough:
+                    self.point, now = self._with_solved_intercepts(self.point, now, enough)
+                    if self._estimated_gap(now) <= enough:
+                        return True
+                if stalled == MAX_STEPS_PER_HALVING or not math.isfinite(gap):
+                    return False
             gradient_logits = squares * now.dual_gradient
             inverse = inverse_of_gram_diagonal(squares, now)
             correction, intercept = now.woodbury_correction(gradient_logits, now.residuals.sum(0), inverse)
@@ -199,7 +210,7 @@ class _DualSteps:
                 step = step.times(0.5)
             else:
                 return False
-            self.point, last, now = after, step, there
+            self.point, last, before, now = after, step, now.value, there
         return False
 
     def _with_solved_intercepts(self, point: _Move, now: DualPoint, enough: float) -> tuple[_Move, DualPoint]:

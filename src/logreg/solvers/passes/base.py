@@ -207,10 +207,11 @@ class Pass(Generic[Result]):
             of_ones: Sums of the numbers, (K,).
         """
         center, scale = self._fold
-        by_intercept = of_ones.unsqueeze(-1)
-        of_coef = torch.addcmul(of_features, by_intercept, center, value=-1.0).div_(scale)
-        # Without an intercept it stays 0.
-        return torch.cat([of_coef, by_intercept if self.problem.intercept else torch.zeros_like(by_intercept)], dim=-1)
+        sums = self.zeros(*of_ones.shape, len(center) + 1)
+        torch.addcmul(of_features, of_ones.unsqueeze(-1), center, value=-1.0, out=sums[..., :-1]).div_(scale)
+        if self.problem.intercept:  # without one it stays 0
+            sums[..., -1] = of_ones
+        return sums
 
 
 PassRequests = Generator[Pass[Any], None, Result]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from logreg.facts import Batch
 from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows
-from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.problem import Coordinates, Problem, column_parts
 
 MAX_JOINT_OUTPUTS = {torch.float32: 64, torch.float64: 512}
 """Outputs of a softmax up to which their joint curvature by the intercepts is summed whatever the number of features.
@@ -212,7 +212,8 @@ class Evaluate(Pass[Derivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        penalty = float((self.point.square() @ l2).sum()) / 2
+        squares = (self.point[:, some].square() @ l2[some] for some in column_parts(self.point.shape))
+        penalty = sum(float(of_outputs.sum()) for of_outputs in squares) / 2
         if problem.objective.l1:
             penalty += float((self.point.abs() @ l1).sum())
         gradient = self.moments(self._gradient, self._residuals).mul_(share).addcmul_(l2, self.point)
