@@ -67,6 +67,13 @@ it takes as long as some steps."""
 MAX_STEPS_LEFT = 200
 """The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
 
+FIRST_STEP_ITERATIONS = 5
+"""Steps of Newton's method for the length of the first step: on a sample they take a small part of a pass."""
+
+MIN_FIRST_LENGTH = 0.5
+"""Length below which the first step is not taken: f is no smaller at its whole length, since features are correlated,
+which the diagonal leaves out."""
+
 RARE_CURVATURE = 1e-3
 """Diagonal of a sample's Hessian, relative to the mean, below which a feature is too rare for the sample."""
 
@@ -131,17 +138,17 @@ class _Work:
 
     def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
         """``features`` is their number where they must be converted; ``None`` else."""
-        self.minus_sign: Array = (1 - 2 * labels).astype(kind)
-        """1 where the label is 0, and -1 where it is 1, (N,)."""
+        self.sign: Array = (2 * labels - 1).astype(kind)
+        """-1 where the label is 0, and 1 where it is 1, (N,)."""
         self.weights: Array | None = None if weights is None else weights.astype(kind)
-        self.negated: Array = np.empty(len(labels), kind)
-        """Minus the margin of each row, (N,)."""
-        self.values: Array = np.empty(len(labels), kind)
-        """The loss of each row, (N,)."""
-        self.wrong: Array = np.empty(block_rows, kind)
-        """The probability of the wrong class of each row of a block."""
-        self.spread: Array = np.empty(block_rows, kind)
-        """The second derivative of the loss of each row of a block."""
+        self.of_residual: Array = -self.sign if self.weights is None else -self.sign * self.weights
+        """Factor from the probability of the wrong class to the weighted residual, (N,)."""
+        self.margins: Array = np.empty(len(labels), kind)
+        """The logit of each row, times its sign."""
+        self.residuals: Array = np.empty(len(labels), kind)
+        """The probability of the wrong class, then the weighted residual."""
+        self.spread: Array = np.empty(len(labels), kind)
+        """The weighted second derivative of each row's loss, then its loss."""
         self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
         """Converted features of a block."""
 
@@ -166,6 +173,13 @@ class _Rows:
             self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
         return self._works[kind]
 
+    def log_odds(self) -> float:
+        """The intercept that fits best without features; finite where all rows have one label."""
+        mean = float(np.average(self._labels, weights=self._weights))
+        least = 0.5 / len(self._labels)
+        mean = min(max(mean, least), 1 - least)
+        return math.log(mean / (1 - mean))
+
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
         """The objective and its derivatives at a point, computed in float32 or in float64."""
         exact, features, share = dtype == torch.float64, self.problem.num_features, self.problem.row_sum_scale
@@ -173,33 +187,34 @@ class _Rows:
         work = self._work(kind)
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
-        gradient, by_intercept, of_ones, own = np.zeros(features), np.zeros(features), 0.0, 0.0
+        gradient, by_intercept, is_zero = np.zeros(features), np.zeros(features), not coef.any()
         for first in range(0, len(self._labels), self._block_rows):
             part = slice(first, first + self._block_rows)
-            block, negated, minus_sign = self._features[part], work.negated[part], work.minus_sign[part]
-            wrong, spread = work.wrong[: len(block)], work.spread[: len(block)]
+            block, margins, residuals, spread = (
+                of_rows[part] for of_rows in (self._features, work.margins, work.residuals, work.spread)
+            )
             if work.features is not None:
                 converted = work.features[: len(block)]
                 np.copyto(converted, block)
                 block = converted
-            np.matmul(block, coef, out=negated)
-            negated += intercept
-            negated *= minus_sign
-            np.negative(negated, out=wrong)
-            np.exp(wrong, out=wrong)
-            wrong += 1
-            np.reciprocal(wrong, out=wrong)
-            np.multiply(wrong, wrong, out=spread)
-            np.subtract(wrong, spread, out=spread)
-            wrong *= minus_sign  # the residual
+            if is_zero:  # the start takes one product
+                margins.fill(intercept)
+            else:
+                np.matmul(block, coef, out=margins)
+                margins += intercept
+            margins *= work.sign[part]
+            np.exp(margins, out=residuals)
+            residuals += 1
+            np.reciprocal(residuals, out=residuals)
+            np.multiply(residuals, residuals, out=spread)
+            np.subtract(residuals, spread, out=spread)
+            residuals *= work.of_residual[part]
+            gradient += residuals @ block
             if work.weights is not None:
-                wrong *= work.weights[part]
                 spread *= work.weights[part]
-            gradient += wrong @ block
-            of_ones += float(wrong.sum())
-            own += float(spread.sum())
             if exact:
                 by_intercept += spread @ block
+        of_ones, own = (float(of_rows.sum(dtype=np.float64)) for of_rows in (work.residuals, work.spread))
         loss = float(self._losses(work).sum(dtype=np.float64)) * share
         shrunk = self._l2 * point
         value = loss + float(shrunk @ point) / 2
@@ -215,16 +230,16 @@ class _Rows:
     @staticmethod
     def _losses(work: _Work) -> Array:
         """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
-        negated, values = work.negated, work.values
-        np.abs(negated, out=values)
-        np.negative(values, out=values)
-        np.exp(values, out=values)
-        np.log1p(values, out=values)
-        np.maximum(negated, 0, out=negated)
-        values += negated
+        margins, losses = work.margins, work.spread
+        np.abs(margins, out=losses)
+        np.negative(losses, out=losses)
+        np.exp(losses, out=losses)
+        np.log1p(losses, out=losses)
+        np.minimum(margins, 0, out=margins)
+        losses -= margins
         if work.weights is not None:
-            values *= work.weights
-        return values
+            losses *= work.weights
+        return losses
 
     def _moments(self, of_features: Array, of_ones: float) -> Array:
         """Sums over the rows in the coordinates, (D + 1,), from those of features as stored; see `Pass.moments`."""
@@ -293,6 +308,28 @@ def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: 
     return lambda gradient: inverse @ gradient
 
 
+class _FirstStep(NamedTuple):
+    """The first step, a combination of two paths, and the curvature at its end."""
+
+    lengths: Array
+    """Those along the paths, (2,)."""
+    paths: Array
+    """A step by the coefficients, and one by the intercept; shape (2, D + 1)."""
+    hessian: Array
+    """Second derivatives of f by the lengths, (2, 2)."""
+
+    def inverse(self, diagonal: Array) -> Matrix:
+        """The inverse of the Hessian at the end: a diagonal (D + 1,) but along the paths.
+
+        Where features are standardized, uncorrelated and about normal, the Hessian is the mean curvature times the
+        identity, but along the coefficients and the intercept.
+        """
+        own = (self.paths * diagonal) @ self.paths.T
+        own[1, 1] += not self.paths[1, -1]
+        change = np.linalg.inv(self.hessian) - np.linalg.inv(own)
+        return lambda gradient: gradient / diagonal + (change @ (self.paths @ gradient)) @ self.paths
+
+
 class _Estimate(NamedTuple):
     """The bound that a certificate would find at a point, relative to f."""
 
@@ -335,7 +372,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
         return 0
     number = min(bound_rows(problem), len(batch.labels))
-    steps = _Steps(state, rows, at, batch, number, max_passes)
+    steps = _Steps(state, rows, at, batch, few, number, max_passes)
     steps.run()
     if state.converged or steps.passes >= max_passes:
         state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
@@ -347,17 +384,26 @@ class _Steps:
     """The steps of `solve_medium`, and what they share."""
 
     def __init__(
-        self, state: SolverState, rows: MemoryRows, at: Coordinates, sample: Batch, most_sampled: int, max_passes: int
+        self,
+        state: SolverState,
+        rows: MemoryRows,
+        at: Coordinates,
+        sample: Batch,
+        few: Batch,
+        most_sampled: int,
+        max_passes: int,
     ) -> None:
         problem = state.problem
-        self.max_passes = max_passes
+        self.max_passes, self.few = max_passes, few  # rows that show the length of the first step
         self.state, self.problem, self.at = state, problem, at
         self.sample, self.most_sampled = sample, most_sampled  # the rows of a sample's Hessian at most; 0 for none
         self.memory, self.source = _Rows(problem, rows, at), rows
         self.point = problem.model.to(at, state.point)[0].numpy()
         self.dtype, self.passes = problem.dtype, 0
+        if problem.intercept and not self.point.any():
+            self.point[-1] = self.memory.log_odds()
         self.now = self.evaluate(self.point, self.dtype)
-        diagonal = max(self.now.own, 1e-30) + problem.penalties(at)[0].numpy()
+        diagonal = self.diagonal(self.now)
         self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
         self.part = most_sampled / problem.rows
         costs = 0.5 / problem.penalties(at)[0][:-1].numpy()
@@ -367,6 +413,10 @@ class _Steps:
         """One pass."""
         self.passes += 1
         return self.memory.evaluate(point, dtype)
+
+    def diagonal(self, now: _Evaluation) -> Array:
+        """The diagonal of the Hessian of standardized features, (D + 1,)."""
+        return np.asarray(max(now.own, 1e-30) + self.problem.penalties(self.at)[0].numpy())
 
     def tensor(self) -> torch.Tensor:
         """The point, (1, D + 1)."""
@@ -405,22 +455,52 @@ class _Steps:
                 return
             next_one = estimate.least * min(rated[-1] / rated[-2], 1.0) if len(rated) > 1 else math.inf
             dtype = torch.float64 if next_one <= LIKELY * limit.least else self.dtype
-            is_first = self.is_diagonal and len(rated) == 1
-            most = min(1 if is_first else MAX_LINE_SEARCH_POINTS, self.max_passes - self.passes)
+            first = self.first_step(step) if self.passes == 1 and self.is_diagonal else None
+            if first is not None:
+                if not first.lengths[0] >= MIN_FIRST_LENGTH:
+                    if not self.improves_matrix():
+                        return
+                    rated.clear()
+                    continue
+                step = first.lengths @ first.paths
+                slope = float(step @ now.gradient)
+            most = min(MAX_LINE_SEARCH_POINTS, self.max_passes - self.passes)
             found = self.search(step, slope, dtype, most) if slope < 0 else None
-            if found is None and is_first and self.improves_matrix():
-                rated.clear()
-                continue
             if found is None:
-                # A diagonal whose first step is too long leaves out that features are correlated.
-                if is_first or self.dtype == torch.float64 or self.passes >= self.max_passes:
+                if self.dtype == torch.float64 or self.passes >= self.max_passes:
                     return
                 self.dtype = torch.float64
                 self.now = self.evaluate(self.point, torch.float64)
                 continue
             length, after = found
-            self.inverse.update(length * step, after.gradient - now.gradient)
+            if first is None:
+                self.inverse.update(length * step, after.gradient - now.gradient)
+            else:
+                self.inverse = _Inverse(first.inverse(self.diagonal(after)))
             self.point, self.now = self.point + length * step, after
+
+    def first_step(self, step: Array) -> _FirstStep:
+        """The first step: along the coefficients of a step (D + 1,) and the intercept, to the least f of few rows."""
+        problem, few, at = self.problem, self.few, self.at
+        weights = row_weights(few, problem.class_weight, torch.float64)
+        share = np.ones(len(few.labels)) if weights is None else weights.numpy()
+        share = share * (problem.row_sum_scale * problem.total_weight / share.sum())
+        paths = np.stack([step, np.zeros_like(step)])
+        paths[:, -1] = 0.0, float(problem.intercept)
+        ends = np.stack([self.point, paths[0]])
+        coef = ends[:, :-1] / at.scale.numpy()
+        features = few.features.numpy()
+        start, along = (features @ coef.T.astype(features.dtype) + ends[:, -1] - coef @ at.center.numpy()).T
+        changes = np.stack([along, np.full_like(along, paths[1, -1])])
+        of_penalty = paths * problem.penalties(at)[0].numpy()
+        slopes, ridge = of_penalty @ self.point, of_penalty @ paths.T + np.diag([1e-300, 1.0 - paths[1, -1]])
+        lengths = np.zeros(2)
+        for _ in range(FIRST_STEP_ITERATIONS):
+            p = 1 / (1 + np.exp(-(start + lengths @ changes)))
+            gradient = changes @ (share * (p - few.labels.numpy())) + slopes + ridge @ lengths
+            hessian = (changes * (share * p * (1 - p))) @ changes.T + ridge
+            lengths -= np.linalg.solve(hessian, gradient)
+        return _FirstStep(lengths, paths, hessian)
 
     def improves_matrix(self) -> bool:
         """Puts the Hessian of the sample in the place of the diagonal; whether it is there for the first time."""
@@ -493,7 +573,7 @@ def _steps_left(rated: list[float]) -> float:
     Args:
         rated: What is left of the way after each step, relative to the end.
     """
-    number = len(rated) // 2
-    before, now = max(min(rated[:-number]), 1e-300), max(min(rated), 1e-300)
-    rate = math.log(before / now) / number
-    return math.log(max(now, 1.0)) / rate if rate > 0 else math.inf
+    logs = np.log(np.maximum(rated, 1e-300))
+    half = len(logs) // 2
+    rate = (logs[:half].mean() - logs[-half:].mean()) / (len(logs) - half)
+    return max(logs.min(), 0.0) / rate if rate > 0 else math.inf
