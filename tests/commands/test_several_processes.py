@@ -235,6 +235,20 @@ def test_other_commands_are_run_by_the_first_process(
     assert not rank or not answer.err
 
 
+@pytest.mark.parametrize(("rank", "code"), [(0, 2), (1, 0)])
+def test_the_first_process_alone_checks_the_folder_of_the_run(
+    run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, code: int
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.log").touch()  # as the first process leaves it for a moment
+    for name, value in {**ADDRESS, "RANK": str(rank), "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("logreg.commands.train._run_hydra", lambda sweeping, started: None)
+    answer = run_command(tmp_path, "train", "hydra.run.dir=out", "optimizer=newton")
+    assert answer.code == code
+    assert answer.err.startswith("`hydra.run.dir` must name a new folder" if rank == 0 else "")
+
+
 def test_two_machines_train_together(tmp_path: Path) -> None:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief", "num_nodes=2", "devices=1"]

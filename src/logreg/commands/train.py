@@ -117,8 +117,11 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     settings = settings_after_restart([argument for argument in typed if argument not in options])
     if settings is None:
         return 0
+    placed = placement()
+    if placed is not None and placed.rank:  # the first process alone has a folder, and may have begun to write it
+        settings = [one for one in settings if one.partition("=")[0] != "hydra.run.dir"]
     overrides, early_end.sweep = parse_train_arguments(options, settings)
-    placed, sweeping = placement(), early_end.sweep is not None
+    sweeping = early_end.sweep is not None
     keys = {override.key_or_group for override in parse_overrides(overrides)}
     trains = sweeping or not any(option.startswith("-") for option in options)  # other options show something
     if trains and (placed is not None or keys & KEYS_OF_SEVERAL):

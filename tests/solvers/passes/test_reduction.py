@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Barrier
 from typing import Any
@@ -457,6 +458,33 @@ def test_the_optimum_over_processes_is_that_over_all_rows(name: str, processes: 
         assert bound_of(problem, state.solution, memory, enough=1e-12).gap <= 1e-12 * abs(state.bound.value)
         size = float(alone.solution.abs().max())
         torch.testing.assert_close(state.solution, alone.solution, rtol=1e-9, atol=1e-9 * size)
+
+
+@pytest.mark.parametrize(("optimizer", "loss"), [("newton", "cross_entropy"), ("lbfgs", "bce")])
+def test_fits_from_other_samples_end_within_their_gaps_and_at_the_same_optimum(optimizer: str, loss: str) -> None:
+    draw, l2 = torch.Generator().manual_seed(0), 0.01
+    x = torch.randn(6000, 100, generator=draw, dtype=torch.float64)
+    labels = (x[:, :10] + torch.randn(6000, 10, generator=draw, dtype=torch.float64)).argmax(1)
+    memory = MemoryRows(x, labels)
+    problem = problem_of(memory, Objective(loss, l2=l2), 10)
+
+    def solved(source: MemoryRows, tolerance: float) -> tuple[Tensor, float]:
+        state, kinds = SolverState(problem, problem.zeros(), tolerance), set()
+        for requested in EXACT[optimizer](state):
+            run_pass(source, requested)
+            kinds.add(type(requested))
+        assert StochasticDescent in kinds  # each process descends on its own rows
+        assert state.converged
+        assert state.bound is not None
+        return state.solution, state.bound.gap + state.bound.rounding
+
+    for tolerance, farthest in ((1e-6, math.inf), (1e-20, 1e-9)):
+        alone, gap = solved(memory, tolerance)
+        for found, its_gap in together(shared(memory, 2), lambda source, to=tolerance: solved(source, to)):
+            far = float((found - alone)[:, :-1].norm())
+            # f is at least l2 / 2 |coef - optimum|^2 above its minimum
+            assert far <= math.sqrt(2 * gap / l2) + math.sqrt(2 * its_gap / l2)
+            assert far <= farthest
 
 
 def _solved(processes: Processes | None, name: str) -> tuple[Tensor, Bound]:
