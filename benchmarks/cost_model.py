@@ -43,6 +43,7 @@ ASSUMED: Constants = {
     "Hessian product": costs.SECONDS_PER_GRAM_PRODUCT,
     "Hessian number": costs.SECONDS_PER_GRAM_NUMBER,
     "meeting": 1e-5,
+    "switch": 1e-5,
     "copied byte": 5e-10,
     "round": 5e-5,
     "byte": 1e-9,
@@ -50,13 +51,13 @@ ASSUMED: Constants = {
 """The constants of `logreg.solvers.costs`, by which solvers choose their method; of a step and of messages, which these
 do not have, rough ones.  A sparse row costs nothing there beyond its non-zero features."""
 
-NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "meeting", "copied byte", "round", "byte")
+NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "meeting", "switch", "copied byte", "round", "byte")
 """The units that `logreg.solvers.costs` does not have."""
 
 UNITS = tuple(ASSUMED)
 """What a pass consists of; `Work.units` counts them."""
 
-OF_MESSAGES = ("meeting", "copied byte", "round", "byte")
+OF_MESSAGES = ("meeting", "switch", "copied byte", "round", "byte")
 """The units of an all-reduce: of one in shared memory, and of a ring."""
 
 MEETINGS = 2
@@ -163,9 +164,10 @@ def halving_rounds(processes: int) -> int:
 
 
 def scaled_units(work: Work, processes: int, cores: int) -> dict[str, float]:
-    """The units of a pass on one machine, where more processes than cores take turns."""
+    """The units of a pass on one machine, where more processes than cores take turns and switch at each meeting."""
     turns = max(1.0, processes / cores)
-    return {unit: number * turns for unit, number in work.units(processes).items()}
+    units = {unit: number * turns for unit, number in work.units(processes).items()}
+    return units | {"switch": max(0.0, units["meeting"] - MEETINGS)}
 
 
 def seconds_of(units: Mapping[str, float], constants: Constants) -> float:

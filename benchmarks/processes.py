@@ -311,10 +311,14 @@ def problem_of_work(work: Work, l2: float = 1e-4) -> Problem:
 
 
 def measure(workers: dict[int, Workers], works: Sequence[Work], repeats: int, is_busy: bool) -> list[Measured]:
-    """The time of each pass in each number of processes; these take turns."""
+    """The time of each pass in each number of processes; these take turns.
+
+    A ring has no more processes than cores: else it would measure how the threads of gloo share them.
+    """
     measured = []
     for work in works:
-        taken: dict[int, list[float]] = {size: [] for size in workers if size > 1 or not work.is_message}
+        least, most = 2 if work.is_message else 1, usable_cores() if work.kind == "all-reduce" else max(workers)
+        taken: dict[int, list[float]] = {size: [] for size in workers if least <= size <= most}
         for _ in range(repeats):
             for size, times in taken.items():
                 times += workers[size].seconds(work, is_busy)

@@ -117,6 +117,8 @@ def test_more_processes_than_cores_take_turns(model: Any) -> None:
     work = model.Work("gradient", 1000, 10)
     assert model.scaled_units(work, 4, 2)["number"] == model.scaled_units(work, 2, 2)["number"] == 5000
     assert model.scaled_units(work, 4, 2)["meeting"] == 2 * model.MEETINGS
+    switches = {size: model.scaled_units(work, size, 2)["switch"] for size in (1, 2, 4)}
+    assert switches == {1: 0, 2: 0, 4: model.MEETINGS}
     assert model.scaled_units(model.Work("all-reduce", 0, 10), 4, 2)["round"] == 2 * model.ring_rounds(4) == 12
 
 

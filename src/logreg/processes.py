@@ -58,7 +58,10 @@ class Processes(Protocol):
         """Number of processes."""
 
     def reduce(self, own: Accumulators) -> Accumulators:
-        """The accumulators of all processes combined, the same on each of them; called once for each pass."""
+        """The accumulators of all processes combined, the same on each of them; may overwrite those of this process.
+
+        It is called once for each pass.
+        """
 
     def gather(self, own: Any) -> list[Any]:
         """A plain object of each process, in the order of the ranks, on each of them."""
