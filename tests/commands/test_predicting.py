@@ -266,6 +266,10 @@ def test_processes_share_the_row_groups_of_a_file(here: Path, run_command: RunCo
     failed = torchrun(here, "input=bad.parquet", "output=bad.out.parquet")
     assert "bad.parquet" in failed.stderr
     assert not [name for name in left_in(here) if "bad.out" in name]
+    pyarrow.parquet.write_table(whole.slice(0, 0), here / "none.parquet")
+    failed = torchrun(here, "input=none.parquet", "output=bad.out.parquet")
+    assert failed.stderr.count("`input` must have rows, got none [in none.parquet].\n") == 1
+    assert not [name for name in left_in(here) if "bad.out" in name]
 
 
 @pytest.mark.parametrize(("sizes", "parts"), [((10, 10), [4, 1]), ((100, 10, 1), [6, 1, 1]), ((1,) * 20, [1] * 20)])

@@ -207,7 +207,7 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
         return
     file = Task(values["input"], values["output"])
     if joined_processes() is not None:
-        counts = predict_files(work, [replace(file, size=Path(file.source).stat().st_size)])
+        counts = predict_files(work, [replace(file, size=Path(file.source).stat().st_size)], takes_no_rows=False)
     else:
         # A progress bar and rows on the same terminal would overwrite each other.
         counts = work.file(file, is_shown=not (file.target == "-" and sys.stdout.isatty()))

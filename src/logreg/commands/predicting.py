@@ -161,14 +161,19 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
     tasks, there = in_first(joined_processes(), lambda: _tasks(work.reader, checkpoint, source, target, overwrite))
     if there:
         print(f"{there:,} files are in {shown(target)} already; overwrite=true makes them again", file=sys.stderr)
-    counts = predict_files(work, tasks)
+    counts = predict_files(work, tasks, takes_no_rows=True)
     print_counts(work.trained.facts, counts, f" of {len(tasks):,} files", time.perf_counter() - started, shown(target))
 
 
-def predict_files(work: Prediction, files: Sequence[Task]) -> Counts:
+def predict_files(work: Prediction, files: Sequence[Task], takes_no_rows: bool) -> Counts:
     """Predicts files; several processes share them, and the row groups of large ones.
 
     The columns of all files are checked before the first one is written.
+
+    Args:
+        work: What predicts a file.
+        files: The files, the largest first.
+        takes_no_rows: As of `Prediction.file`.
 
     Raises:
         LogregError: A file is broken, or not of the kind that the model was trained on.
@@ -195,7 +200,7 @@ def predict_files(work: Prediction, files: Sequence[Task]) -> Counts:
         counts = Counts()
         with progress_bar(len(own), "files", True) as advance:
             for task in own:
-                counts += work.file(task, is_shown=False, takes_no_rows=True)
+                counts += work.file(task, False, takes_no_rows or task.groups is not None)
                 advance(1)
         return counts
 
