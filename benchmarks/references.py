@@ -1,8 +1,8 @@
-"""Compares every number of R's references, and statsmodels on its own data sets, with what the commands give.
+"""Compares statsmodels on its own data sets, and every number of R's references, with what the commands give.
 
-`scripts/train.py l2=0` fits each table, and `scripts/coefficients.py json=true` is asked for the numbers.  A row of the
-table has the largest difference of some numbers, relative to theirs; of limits, which may be near 0, relative to the
-limit or to its standard error.  The folder has ``inference.json`` with the numbers of R and its tables as CSV.
+`scripts/train.py l2=0` fits each table, and `scripts/coefficients.py json=true` is asked for the numbers.  A row has
+the largest difference of some numbers, relative to theirs; of limits, which may be near 0, relative to the limit or to
+its standard error.  The folder of the references has ``inference.json`` with the numbers of R, and its tables as CSV.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Compared:
         self,
         name: str,
         ours: Sequence[float],
-        theirs: Sequence[float],
+        theirs: Any,
         most: float = MOST_DIFFERENCE,
         errors: Any = 0.0,
     ) -> None:
@@ -60,13 +60,14 @@ class Compared:
 def main(typed: Sequence[str] | None = None) -> int:
     """Prints the table; returns 0 where all numbers agree, and 1 else."""
     parser = new_parser(__doc__, repeats=None)
-    parser.add_argument("folder", type=Path, help="folder of inference.json and the tables of R")
+    parser.add_argument("--references", type=Path, metavar="FOLDER", help="folder of R's references (default: none)")
     arguments = parser.parse_args(typed)
     print_versions()
     print(f"{'':<36}{'numbers':>8}{'largest difference':>20}  target")
-    compare, folder = Compared(), arguments.folder.resolve()
+    compare, folder = Compared(), arguments.references and arguments.references.resolve()
     with tempfile.TemporaryDirectory() as own, contextlib.chdir(own):
-        compare_with_r(compare, folder, json.loads((folder / "inference.json").read_text(encoding="utf-8")))
+        if folder:
+            compare_with_r(compare, folder, json.loads((folder / "inference.json").read_text(encoding="utf-8")))
         compare_with_statsmodels(compare)
     print(f"{compare.numbers:,} numbers; {compare.missed} comparisons beyond their target")
     return int(compare.missed > 0)
