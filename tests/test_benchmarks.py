@@ -66,6 +66,7 @@ FAST = [
     SmokeRun(
         "processes", "--predict --simulate --tiny --runs 2", ["| 1e+11 x 1,000 |", "slowest of 1,024", "simulated, h"]
     ),
+    SmokeRun("references", "", ["spector, std_error", "anes96, p", "0 comparisons beyond their target"]),
     SmokeRun("inference", "--repeats 1 --rows 200 --features 2", ["200 x 2", "HC3", "average effects", "checks"]),
     SmokeRun(
         "wide_categories",

@@ -415,6 +415,18 @@ def test_the_card_says_what_the_summary_knows(models: Models, run_command: RunCo
         assert words in card
 
 
+def test_the_card_names_the_types_of_an_onnx_graph(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
+    import onnxruntime
+
+    assert run_command(models("binary"), "export", "format=onnx", f"output={tmp_path / 'model.onnx'}").code == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    kinds = {"tensor(float)": "float32", "tensor(double)": "float64"}
+    given, (_, gives) = session.get_inputs()[0], session.get_outputs()
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert f"Outputs: `label`, and `probabilities` of shape (rows, 2), {kinds[gives.type]}." in card
+    assert f"An input `features` of shape (rows, 30), {kinds[given.type]}." in card
+
+
 def test_a_card_warns_of_what_the_numbers_show() -> None:
     from logreg.reports.model_card import warnings
 

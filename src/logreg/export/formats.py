@@ -64,6 +64,12 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         ours = f"logreg {logreg.__version__} and " if name == "sklearn" else ""
         them = "these versions" if ours else "that version"
         lines.append(f"Made with {ours}scikit-learn {sklearn.__version__}: load it with {them}, by `joblib.load`.")
+    number = "float64" if model.input_dtype == torch.float64 else "float32"
+    if name == "onnx":
+        classes = len(facts.class_names)
+        lines.append(f"Outputs: `label`, and `probabilities` of shape (rows, {classes}), float32.")
+    if name == "onnx" and not facts.columns and (facts.backbone or not facts.image_shape):
+        lines.append(f"An input `features` of shape (rows, {facts.num_features}), {number}.")
     if name == "onnx" and facts.image_shape and not facts.backbone:
         kind = "uint16" if facts.pixels.get("white_level") else "uint8"
         shape = ", ".join(map(str, facts.image_shape))
@@ -76,7 +82,6 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
                 "features in order."
             )
         return lines
-    number = "float64" if model.input_dtype == torch.float64 else "float32"
     if name == "onnx":
         lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, and nan is a missing value.")
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from logreg.facts import Batch, DataFacts
 from logreg.inference.added_columns import ScoreTests
-from logreg.inference.covariance import ScoreProducts
+from logreg.inference.covariance import Sandwich
 from logreg.inference.design import choose_design
 from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, SurveyPass
 from logreg.inference.effects import EffectSums
@@ -151,7 +151,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
         lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
     ),
     LikelihoodPass: lambda p, at: (LikelihoodPass(p, p.model, at, max(2, p.num_outputs)),),
-    ScoreProducts: lambda p, at: (ScoreProducts(*_at_maximum(p)),),
+    Sandwich: lambda p, at: (Sandwich(*_at_maximum(p)),),
     EffectSums: lambda p, at: (
         EffectSums(*_at_maximum(p), at[0, 1:] * 0 + 1, at[0, 1:] * 0, at[0, 1:] * 0 + 1, torch.arange(5) < 2),
     ),
