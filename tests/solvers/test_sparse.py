@@ -536,7 +536,8 @@ def test_other_methods_go_on_where_the_end_in_the_span_is_not_certified(monkeypa
 
 def test_the_gap_is_not_estimated_far_from_the_end_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = made(Shape(100, 400, 3))
-    estimates, fits = [], []
+    estimates: list[int] = []
+    fits: list[Fit] = []
     estimate = sparse_rows._DualSteps._estimated_gap
 
     def counted(self: Any, now: Any) -> float:

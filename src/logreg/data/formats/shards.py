@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
-from logreg.files import unfinished
+from logreg.files import place_name, unfinished
 from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
@@ -94,10 +94,23 @@ class Shards:
     """File system of pyarrow."""
     shards: tuple[Shard, ...]
 
+    may_be_mapped: ClassVar[bool] = True
+    """Whether rows can be read in parts."""
+
+    @property
+    def name(self) -> str:
+        """Their name, for messages."""
+        return place_name(self.place)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files."""
+        return suffix_of(self.shards[0].path)
+
     @property
     def is_parquet(self) -> bool:
         """Whether the files are Parquet; else they are text."""
-        return suffix_of(self.shards[0].path) in PARQUET_SUFFIXES
+        return self.suffix in PARQUET_SUFFIXES
 
     @property
     def identity(self) -> list[list[Any]]:

@@ -1,14 +1,72 @@
-"""Files of plain text in UTF-8, each of which is one row."""
+"""Files of plain text in UTF-8, each of which is one row; and folders of them, one for each class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from logreg.data.formats.folders import files_with
+from logreg.data.formats.folders import LAYOUT, files_with, list_folder
 from logreg.errors import DataError
+from logreg.facts import SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEXT_SUFFIX = ".txt"
 """Suffix of the files."""
+
+FOLDER_COLUMNS = ("text", "class")
+"""The columns of the table that a folder is."""
+
+
+@dataclass(frozen=True)
+class TextFolder:
+    """A folder of texts with a folder for each class, as a table; the interface is that of `shards.Shards`."""
+
+    key: str
+    """The key that the user typed to name it."""
+    root: Path
+    suffix: ClassVar[str] = TEXT_SUFFIX
+    is_parquet: ClassVar[bool] = False
+    may_be_mapped: ClassVar[bool] = False
+    """All texts are read at once."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages: of the folder of a split with that of the whole."""
+        folder = self.root.resolve()
+        return f"{folder.parent.name}/{folder.name}" if folder.name in SPLITS else folder.name
+
+    def column_names(self, separator: str | None = None) -> list[str]:
+        """The columns."""
+        return list(FOLDER_COLUMNS)
+
+    def read(self, columns: Sequence[str], *options: Any) -> tuple[pa.Table, tuple[tuple[int, str], ...]]:
+        """Some columns of all texts; the options are those of files of tables, and have no meaning here.
+
+        Raises:
+            DataError: There is no folder, or one without texts; or a text cannot be read, or is not in UTF-8.
+        """
+        import pyarrow as pa
+
+        texts: list[str | None] = []
+        classes: list[str] = []
+        names = list_folder(self.root)[0]
+        if not names:
+            raise DataError(f"`{self.key}` must hold {LAYOUT}, and there is no folder in {self.root}.")
+        for name in names:
+            files = text_files(self.root / name)
+            if not files:
+                raise DataError(
+                    f"`{self.key}` must have {TEXT_SUFFIX} files in each class folder, got none in {self.root / name}. "
+                    "Add some, or remove the folder."
+                )
+            texts += [read_text_file(file, self.key) for file in files]
+            classes += [name] * len(files)
+        of_columns = (pa.array(texts, pa.string()), pa.array(classes, pa.string()))
+        return pa.table(dict(zip(FOLDER_COLUMNS, of_columns, strict=True))).select(list(columns)), ((0, self.name),)
 
 
 def text_files(folder: Path) -> list[Path]:

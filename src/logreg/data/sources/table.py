@@ -24,7 +24,7 @@ from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, find_shards, is_sharded, type_family
+from logreg.data.formats.shards import SHARD_SUFFIXES, find_shards, is_sharded, type_family
 from logreg.data.formats.tables import check_text_options, column_names, index_columns, indexes_in, read_table
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
@@ -233,7 +233,7 @@ class TableFile:
             return False
         files = self._files().values()
         for key, path in files:
-            if not self._may_be_mapped(path):
+            if not (self._shards(path, key).may_be_mapped if is_sharded(path) else suffix_of(path) in SHARD_SUFFIXES):
                 if self.storage == "auto":
                     return False
                 raise ConfigError.broken(
@@ -262,31 +262,32 @@ class TableFile:
             needed += self._shards(path, key).memory_bytes(wanted, self.separator)
         return needed
 
-    def _may_be_mapped(self, path: str) -> bool:
-        """Whether a file or folder can be read in parts."""
-        return is_sharded(path) or suffix_of(path) in SHARD_SUFFIXES
-
     @cached_property
     def _allocate(self) -> Allocate:
         """Makes the arrays of columns."""
         return scratch_in(Path(self.cache)) if self.is_mapped else mapped_array
 
     @cached_property
-    def _found(self) -> dict[str, Shards]:
+    def _found(self) -> dict[str, Any]:
         """Listings of folders, by their paths."""
         return {}
 
-    def _shards(self, path: str, key: str) -> Shards:
-        """The files that a path names; they are listed once, so that a change since then is noticed."""
+    def _shards(self, path: str, key: str) -> Any:
+        """The files that a path names, see `_find`; they are listed once, so that a change since then is noticed."""
         if path not in self._found:
-            self._found[path] = find_shards(path, key)
+            self._found[path] = self._find(path, key)
         return self._found[path]
+
+    def _find(self, path: str, key: str) -> Any:
+        """The files that a folder, a pattern or an address names, as `Shards` or with the same interface."""
+        return find_shards(path, key)
 
     def _header(self, path: str, key: str) -> list[str]:
         """The columns of a file or folder."""
-        if is_sharded(path):
-            return self._shards(path, key).column_names(self.separator)
-        return column_names(path, key, self.separator)
+        if not is_sharded(path):
+            return column_names(path, key, self.separator)
+        names: list[str] = self._shards(path, key).column_names(self.separator)
+        return names
 
     def _index_columns(self, path: str, header: Sequence[str]) -> set[str]:
         """The columns that number or name the rows."""
@@ -297,7 +298,7 @@ class TableFile:
 
     def _suffix(self, path: str) -> str:
         """The suffix of a file, or of the files of a folder."""
-        return suffix_of(self._found[path].shards[0].path if path in self._found else path)
+        return self._found[path].suffix if path in self._found else suffix_of(path)
 
     def _read_part(
         self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
@@ -313,11 +314,13 @@ class TableFile:
         shards = self._shards(path, key)
         check_text_options(path, shards.is_parquet, words, self.separator)
         scratch = self.cache if self.is_mapped else None
-        return shards.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
+        read: tuple[Any, tuple[tuple[int, str], ...]]
+        read = shards.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
+        return read
 
     def _file_name(self, path: str) -> str:
-        """Name of a file, for messages."""
-        return place_name(path)
+        """Name of a file or folder, for messages."""
+        return self._found[path].name if path in self._found else place_name(path)
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         """Key and path of the file of each split; a single file is the one of train."""

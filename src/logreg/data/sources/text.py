@@ -5,22 +5,19 @@ A folder becomes a table with the columns text and class, and both go the way of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
-from logreg.data.formats.folders import LAYOUT, list_folder, split_folders
+from logreg.data.formats.folders import list_folder, split_folders
 from logreg.data.formats.tables import index_columns, open_blocks
-from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
+from logreg.data.formats.text_files import FOLDER_COLUMNS, TextFolder
 from logreg.data.sources.table import ROLE_KEYS, TableFile
-from logreg.errors import ConfigError, DataError, as_typed, name_list
-from logreg.facts import SPLITS, Split
-
-FOLDER_COLUMNS = ("text", "class")
-"""The columns of the table that a folder becomes."""
+from logreg.errors import ConfigError, as_typed, name_list
+from logreg.facts import Split
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Text(TableFile):
             taken = {*texts, *map(str, self.drop), *(getattr(self, key) for key in ROLE_KEYS)}
             header = self._header(path, key)
             left = [column for column in header if column not in taken | index_columns(path, header)]
-            if Path(path).is_dir():
+            if self._is_folder(path):
                 texts, target = texts or [FOLDER_COLUMNS[0]], target or FOLDER_COLUMNS[1]
             elif len(left) == 1 and (texts or target):
                 texts, target = texts or left, target or left[0]
@@ -109,46 +106,19 @@ class Text(TableFile):
     @property
     def _target_setting(self) -> str:
         key, path = self._files()["train"]
-        return f"{key}={path}" if Path(path).is_dir() else super()._target_setting
+        return f"{key}={path}" if self._is_folder(path) else super()._target_setting
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         files = super()._files()
         key, path = files["train"]
-        if key != "dataset.path" or not Path(path).is_dir():
+        if key != "dataset.path" or not self._is_folder(path):
             return files
         parts = split_folders(Path(path), list_folder(Path(path))[0])
         return {split: (key, str(Path(path, folder))) for split, folder in parts.items()}
 
-    def _may_be_mapped(self, path: str) -> bool:
-        return not Path(path).is_dir() and super()._may_be_mapped(path)
+    def _is_folder(self, path: str) -> bool:
+        """Whether a path names a folder of texts; else it is a table."""
+        return Path(path).is_dir()
 
-    def _header(self, path: str, key: str) -> list[str]:
-        return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
-
-    def _read_part(
-        self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
-    ) -> tuple[Any, tuple[tuple[int, str], ...]]:
-        if not Path(path).is_dir():
-            return super()._read_part(path, key, columns, as_text, codes)
-        import pyarrow as pa
-
-        texts, classes = [], []
-        names = list_folder(Path(path))[0]
-        if not names:
-            raise DataError(f"`{key}` must hold {LAYOUT}, and there is no folder in {path}.")
-        for name in names:
-            files = text_files(Path(path, name))
-            if not files:
-                raise DataError(
-                    f"`{key}` must have {TEXT_SUFFIX} files in each class folder, got none in {Path(path, name)}. "
-                    "Add some, or remove the folder."
-                )
-            texts += [read_text_file(file, key) for file in files]
-            classes += [name] * len(files)
-        table = pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
-        return table, ((0, self._file_name(path)),)
-
-    def _file_name(self, path: str) -> str:
-        folder = Path(path).resolve()
-        is_split = folder.is_dir() and folder.name in SPLITS
-        return f"{folder.parent.name}/{folder.name}" if is_split else folder.name
+    def _find(self, path: str, key: str) -> Any:
+        return TextFolder(key, Path(path)) if self._is_folder(path) else super()._find(path, key)
