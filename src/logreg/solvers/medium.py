@@ -489,10 +489,13 @@ class _Steps:
         share = share * (problem.row_sum_scale * problem.total_weight / share.sum())
         paths = np.stack([step, np.zeros_like(step)])
         paths[:, -1] = 0.0, float(problem.intercept)
-        ends = np.stack([self.point, paths[0]])
-        coef = ends[:, :-1] / at.scale.numpy()
-        features = few.features.numpy()
-        start, along = (features @ coef.T.astype(features.dtype) + ends[:, -1] - coef @ at.center.numpy()).T
+        features, center, scale = few.features.numpy(), at.center.numpy(), at.scale.numpy()
+
+        def logits(of: Array) -> Array:
+            coef = of[:-1] / scale
+            return np.asarray(features @ coef.astype(features.dtype) + (of[-1] - coef @ center))
+
+        start, along = logits(self.point), logits(paths[0])
         changes = np.stack([along, np.full_like(along, paths[1, -1])])
         of_penalty = paths * problem.penalties(at)[0].numpy()
         slopes, ridge = of_penalty @ self.point, of_penalty @ paths.T + np.diag([1e-300, 1.0 - paths[1, -1]])
