@@ -197,6 +197,30 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
         assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
 
 
+def test_the_first_step_saves_passes(solved: list[bool]) -> None:
+    features, labels = drawn(rows=20_000, features=50)
+    assert fit(features, labels, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 5  # 7 with the diagonal alone
+    rare = labels * (torch.rand(20_000, generator=torch.Generator().manual_seed(4)) < 0.1)
+    assert fit(features, rare, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 6  # 9 with the diagonal alone
+    assert solved == [True, True]
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_matrix_after_the_first_step_has_its_curvature(intercept: bool) -> None:
+    draw = np.random.default_rng(0)
+    diagonal, paths = draw.uniform(0.5, 2, 6), np.zeros((2, 6))
+    paths[0, :5], paths[1, 5] = draw.standard_normal(5), float(intercept)
+    of_paths = paths * diagonal
+    own = of_paths @ paths.T
+    root = draw.standard_normal((2, 2)) * [[1.0], [float(intercept)]]
+    along = root @ root.T
+    hessian = own + own @ along @ own + np.diag([0.0, 1.0 - intercept])
+    whole = np.diag(diagonal) + of_paths.T @ along @ of_paths
+    inverse = medium._FirstStep(np.ones(2), paths, hessian).inverse(diagonal)
+    gradient = draw.standard_normal(6)
+    np.testing.assert_allclose(whole @ inverse(gradient), gradient, rtol=1e-12)
+
+
 def test_a_limit_of_passes_holds(solved: list[bool]) -> None:
     features, labels = drawn()
     for most in (1, 2, 4):

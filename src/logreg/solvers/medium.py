@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ it takes as long as some steps."""
 MAX_STEPS_LEFT = 200
 """The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
 
-FIRST_STEP_ITERATIONS = 5
+FIRST_STEP_ITERATIONS = 4
 """Steps of Newton's method for the length of the first step: on a sample they take a small part of a pass."""
 
 MIN_FIRST_LENGTH = 0.5
@@ -88,7 +89,7 @@ FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
 digits."""
 
-MAX_SAMPLE_DECREASE = 2e-3
+MAX_SAMPLE_DECREASE = 1e-3
 """Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
 step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
 
@@ -424,7 +425,7 @@ class _Steps:
 
     def run(self) -> None:
         """Takes steps to their end."""
-        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
+        limit, rated, decreases = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float](), list[float]()
         while len(rated) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
@@ -442,7 +443,8 @@ class _Steps:
                     *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
                 )
             rated.append(estimate.least / max(limit.least, 1e-300))
-            if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
+            decreases.append(-slope / 2 / max(abs(now.value), 1e-300))
+            if self.dtype != torch.float64 and decreases[-1] < FLOAT32_END_TOL and _has_stalled(decreases):
                 self.dtype = torch.float64
                 self.now = self.evaluate(self.point, torch.float64)
                 rated.clear()
@@ -453,8 +455,8 @@ class _Steps:
                 continue
             if left > MAX_STEPS_LEFT:
                 return
-            next_one = estimate.least * min(rated[-1] / rated[-2], 1.0) if len(rated) > 1 else math.inf
-            dtype = torch.float64 if next_one <= LIKELY * limit.least else self.dtype
+            is_likely = len(rated) > 1 and rated[-1] * _slowest_rate(rated) <= LIKELY
+            dtype = torch.float64 if is_likely else self.dtype
             first = self.first_step(step) if self.passes == 1 and self.is_diagonal else None
             if first is not None:
                 if not first.lengths[0] >= MIN_FIRST_LENGTH:
@@ -487,10 +489,13 @@ class _Steps:
         share = share * (problem.row_sum_scale * problem.total_weight / share.sum())
         paths = np.stack([step, np.zeros_like(step)])
         paths[:, -1] = 0.0, float(problem.intercept)
-        ends = np.stack([self.point, paths[0]])
-        coef = ends[:, :-1] / at.scale.numpy()
-        features = few.features.numpy()
-        start, along = (features @ coef.T.astype(features.dtype) + ends[:, -1] - coef @ at.center.numpy()).T
+        features, center, scale = few.features.numpy(), at.center.numpy(), at.scale.numpy()
+
+        def logits(of: Array) -> Array:
+            coef = of[:-1] / scale
+            return np.asarray(features @ coef.astype(features.dtype) + (of[-1] - coef @ center))
+
+        start, along = logits(self.point), logits(paths[0])
         changes = np.stack([along, np.full_like(along, paths[1, -1])])
         of_penalty = paths * problem.penalties(at)[0].numpy()
         slopes, ridge = of_penalty @ self.point, of_penalty @ paths.T + np.diag([1e-300, 1.0 - paths[1, -1]])
@@ -562,9 +567,15 @@ class _Steps:
         return found
 
 
-def _has_stalled(rated: list[float]) -> bool:
-    """Whether the last two steps did not halve what is left of the way."""
-    return len(rated) > 2 and rated[-1] > rated[-3] / 2
+def _has_stalled(decreases: list[float]) -> bool:
+    """Whether the last two steps did not halve the predicted decrease."""
+    return len(decreases) > 2 and decreases[-1] > decreases[-3] / 2
+
+
+def _slowest_rate(rated: list[float]) -> float:
+    """The largest factor by which one of the last two steps shortened what was left of the way; at most 1."""
+    last = rated[-3:]
+    return min(max(after / max(before, 1e-300) for before, after in pairwise(last)), 1.0)
 
 
 def _steps_left(rated: list[float]) -> float:
