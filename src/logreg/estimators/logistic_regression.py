@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -88,7 +89,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
 
     Attributes:
-        coef_: Coefficients of the features as they are, (1, D) of two classes and else (C, D).
+        coef_: Coefficients of the features as they are, (1, D) of two classes and else (C, D); `sparsify` makes it sparse.
         intercept_: Shape (1,) or (C,).
         classes_: The classes in ascending order, (C,).
         n_iter_: Passes over the rows that the fit took, (1,).
@@ -108,7 +109,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     """
 
     classes_: Array
-    coef_: Array
+    coef_: Any  # an array; a sparse one after `sparsify`
     intercept_: Array
     n_features_in_: int
     n_iter_: Array
@@ -264,6 +265,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             X = as_array(X)
         return float(super().score(X, as_array(y), None if sample_weight is None else as_array(sample_weight)))
 
+    def sparsify(self) -> Self:
+        """Makes ``coef_`` a sparse array, which takes less memory where l1 holds most coefficients at 0."""
+        check_is_fitted(self)
+        self.coef_ = csr_array(self.coef_)
+        return self
+
+    def densify(self) -> Self:
+        """Makes ``coef_`` a dense array again, as `fit` leaves it."""
+        check_is_fitted(self)
+        self.coef_ = self.coef_.toarray() if issparse(self.coef_) else self.coef_
+        return self
+
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
         """The model of a run as a fitted estimator.
@@ -334,6 +347,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self._check(
             C=(is_strength(self.C), "be a number > 0, or np.inf"),
             l1_ratio=(is_share(self.l1_ratio), "be a number in [0, 1]"),
+            warm_start=(isinstance(self.warm_start, bool | np.bool_), "be True or False"),
         )
         self._check_settings()
 
@@ -393,14 +407,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
         """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
-        coef, intercept = getattr(self, "coef_", None), getattr(self, "intercept_", None)
         outputs = 1 if len(classes) == 2 else len(classes)
-        if coef is None or intercept is None or coef.shape != (outputs, features.shape[1]):
+        if not hasattr(self, "coef_") or self.coef_.shape != (outputs, features.shape[1]):
             return None
-        start = [torch.from_numpy(part).to(features.device, torch.float64) for part in (coef, intercept)]
+        start = self._parameters(features.device)
         if objective.row_loss.num_outputs(len(classes)) > outputs:  # a softmax of two classes
             start = [torch.cat([-part, part]) / 2 for part in start]
         return start[0], start[1] * self.fit_intercept
+
+    def _parameters(self, device: torch.device) -> list[Tensor]:
+        """The coefficients (K, D) and the intercepts (K,), float64, whether ``coef_`` is sparse or not."""
+        coef = self.coef_.toarray() if issparse(self.coef_) else self.coef_
+        return [as_tensor(part).to(device, torch.float64) for part in (coef, self.intercept_)]
 
     def _certificate(
         self, found: Fit, objective: Objective, features: Tensor, labels: Tensor, weights: Tensor | None
@@ -459,7 +477,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if not hasattr(self, "coef_"):
             check_is_fitted(self)
         features = features_of(self, X)
-        coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
+        coef, intercept = self._parameters(features.device)
         logits = linear_in_float64(features, coef, intercept)
         if not bool(logits.isfinite().all()):
             raise_not_finite(self, features)
