@@ -721,6 +721,12 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
     r"`sample_weight` must be finite and >= 0, got -1\.0 in row 0": (ValueError, X, Y, np.r_[-1.0, np.ones(149)]),
     r"`sample_weight` must be finite and >= 0, got nan": (ValueError, X, Y, np.r_[np.nan, np.ones(149)]),
     r"feature 0 must have a size of 1e-301 to 1e301": (ValueError, X * 1e306, Y, None),
+    r"in source units, got about 5\.4e\+300\. Standardize it, or write it in another unit": (
+        ValueError,
+        X * 1e300,
+        Y,
+        None,
+    ),
 }
 
 

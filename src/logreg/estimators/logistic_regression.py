@@ -89,7 +89,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
 
     Attributes:
-        coef_: Coefficients of the features as they are, (1, D) of two classes and else (C, D); `sparsify` makes it sparse.
+        coef_: Coefficients of the features as they are, (1, D) of two classes and else (C, D).
         intercept_: Shape (1,) or (C,).
         classes_: The classes in ascending order, (C,).
         n_iter_: Passes over the rows that the fit took, (1,).
