@@ -2,7 +2,7 @@
 
 Runs ``sklearn/linear_model/tests/test_logistic.py`` of the installed scikit-learn.  Each test has passed, has failed,
 or is not applicable, for the reason that is printed.  The exit code is 1 where a test fails.  Names of their solvers
-stand for ours, and tests of sparse rows get dense ones.  Where a test gives no values of C to LogisticRegressionCV, it
+stand for ours.  Where a test gives no values of C to LogisticRegressionCV, it
 gets theirs.
 """
 
@@ -54,11 +54,12 @@ NOT_APPLICABLE = {
     ),
     r"test_logistic_regression_path_.*": "it is about a private function",
     r"test_logreg_predict_proba_multinomial.*": "it calls a private method",
-    r"test_(sparsify|large_sparse_matrix).*": "sparse rows are refused",
     r"test_logistic_regression_array_api_.*": "attributes are NumPy arrays for tensors too",
     r"test_logistic_regression_callback_.*": "scikit-learn's callbacks are not offered",
     r"test_(check_solver_option|liblinear_multiclass_raises).*": "it is about the limits of their solvers",
-    r"test_liblinear_(dual_random_state|with_large_values).*": "it is about the limits of their solvers",
+    r"test_(liblinear_(dual_random_state|with_large_values).*|large_sparse_matrix.*-(liblinear|sag|saga)\])": (
+        "it is about the limits of their solvers"
+    ),
     r"test_newton_cholesky_fallback_to_lbfgs": "it is about the limits of their solvers",
     r"test_max_iter.*": "it is about the words of their warnings; ours is tested in tests/estimators",
     r"test_(penalty_none|penalty_deprecated|l1_ratio_non_elasticnet|lr_penalty_l1ratio_incompatible).*": (
@@ -84,7 +85,6 @@ class Suite:
         """Replaces the classes; ``only`` is a pattern of the tests to run."""
         import numpy as np
         import sklearn.linear_model
-        import sklearn.utils.fixes
 
         import logreg
 
@@ -187,9 +187,6 @@ class Suite:
 
         sklearn.linear_model.LogisticRegressionCV = LogisticRegressionCV
         sklearn.linear_model.LogisticRegression = LogisticRegression
-        sklearn.utils.fixes.CSR_CONTAINERS = sklearn.utils.fixes.COO_CONTAINERS = [
-            np.asarray
-        ]  # dense rows in the tests of sparse ones
         self.only = only
         self.results: dict[str, str] = {}
 

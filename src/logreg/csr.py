@@ -270,6 +270,14 @@ def without_last_column(features: Tensor) -> tuple[Tensor, Tensor]:
     return csr(before, columns[kept], values[kept], last), column
 
 
+def appended_ones(features: Tensor) -> Tensor:
+    """Sparse features (n, D) with a last column of ones: a copy, (n, D + 1)."""
+    from scipy.sparse import csr_array, hstack
+
+    ones = features.values().new_ones(features.shape[0], 1).numpy()
+    return of_scipy(hstack([as_scipy(features), csr_array(ones)], format="csr"))
+
+
 def with_values(features: Tensor, values: Tensor) -> Tensor:
     """The matrix with other values at the same places."""
     return csr(features.crow_indices(), features.col_indices(), values, features.shape[1])

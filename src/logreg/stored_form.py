@@ -306,12 +306,13 @@ def is_plain_by_sample(features: Tensor, largest: float) -> bool:
     return largest <= PLAIN_SIZES[1] and bool(is_near.all())
 
 
-def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:
+def check_scale(scale: Tensor, names: Sequence[str] = (), advice: str = "Set dataset.standardize=true") -> None:
     """Checks that float64 holds the squares of coefficients in source units.
 
     Args:
         scale: Divisor that takes coefficients of stored features to source units, shape (D,).
         names: Names of the features, for messages.
+        advice: How such a feature gets another size.
 
     Raises:
         DataError: A column that is not standardized is too large or too small.
@@ -322,7 +323,7 @@ def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:
         name = repr(names[place]) if names else str(place)
         raise DataError(
             f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is in source units, "
-            f"got about {1 / float(scale[place]):.2g}. Set dataset.standardize=true, or write it in another unit."
+            f"got about {1 / float(scale[place]):.2g}. {advice}, or write it in another unit."
         )
 
 

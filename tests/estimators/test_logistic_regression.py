@@ -16,7 +16,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from scipy.sparse import coo_array, csr_array, csr_matrix
+from scipy.sparse import coo_array, csr_array, csr_matrix, issparse
 from sklearn import config_context, set_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -647,6 +647,7 @@ PARAMETERS: dict[str, Any] = {
     "solver must be one of auto, newton, lbfgs": [{"solver": "liblinear"}],
     "precision must be 32 or 64": [{"precision": value} for value in (16, "32-true", [64])],
     "verbose must be a whole number >= 0": [{"verbose": -1}],
+    "warm_start must be True or False": [{"warm_start": "no"}],
     "class_weight must be None": [{"class_weight": "even"}],
     "class_weight must have finite numbers >= 0": [{"class_weight": {0: -1}}, {"class_weight": {1: np.nan}}],
     "device must be a device that torch can use": [{"device": "nowhere"}],
@@ -720,6 +721,12 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
     r"`sample_weight` must be finite and >= 0, got -1\.0 in row 0": (ValueError, X, Y, np.r_[-1.0, np.ones(149)]),
     r"`sample_weight` must be finite and >= 0, got nan": (ValueError, X, Y, np.r_[np.nan, np.ones(149)]),
     r"feature 0 must have a size of 1e-301 to 1e301": (ValueError, X * 1e306, Y, None),
+    r"in source units, got about 5\.4e\+300\. Standardize it, or write it in another unit": (
+        ValueError,
+        X * 1e300,
+        Y,
+        None,
+    ),
 }
 
 
@@ -734,6 +741,22 @@ def test_sparse_rows_have_the_fit_of_dense_rows(data: Any, make: Any) -> None:
     np.testing.assert_allclose(sparse.predict_proba(make(X)), dense.predict_proba(X), atol=1e-9)
     np.testing.assert_array_equal(sparse.predict(make(X)), dense.predict(X))
     assert sparse.certificate_.converged
+
+
+def test_sparse_coefficients_predict_and_start_as_dense_ones() -> None:
+    X, y = iris()
+    model = LogisticRegression(C=0.1, l1_ratio=1.0, warm_start=True).fit(X, y)
+    expected, coef = model.predict_proba(X), model.coef_
+    assert issparse(model.sparsify().coef_)
+    assert model.coef_.nnz < coef.size
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    np.testing.assert_array_equal(model.predict_proba(csr_array(X)), expected)
+    np.testing.assert_array_equal(clone(model).fit(X, y).densify().coef_, coef)
+    np.testing.assert_allclose(model.fit(X, y).coef_, coef, atol=1e-2)  # from the sparse coefficients
+    np.testing.assert_array_equal(model.sparsify().densify().coef_, model.coef_)
+    for method in ("sparsify", "densify"):
+        with pytest.raises(NotFittedError):
+            getattr(LogisticRegression(), method)()
 
 
 def test_text_is_fitted_in_a_pipeline_of_scikit_learn() -> None:

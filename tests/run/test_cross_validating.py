@@ -441,13 +441,18 @@ def test_a_dataset_without_splits_is_not_told_to_split(run_train: Type) -> None:
     for typed, sentence, advised in (
         (
             "optimizer=auto l2=path",
-            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3.",
+            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3 in place of the path.",
             "optimizer=auto l2=1e-3",
         ),
         (
             "optimizer=auto l1=path",
-            "`l1` must be one number where there is no val split to choose by. Type l1=1e-3.",
+            "`l1` must be one number where there is no val split to choose by. Type l1=1e-3 in place of the path.",
             "optimizer=auto l1=1e-3",
+        ),
+        (
+            "optimizer=auto l2_path=default",
+            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3 in place of the path.",
+            "optimizer=auto l2=1e-3",
         ),
         (
             "calibrate=temperature",
@@ -481,7 +486,8 @@ def test_a_path_does_not_continue_with_other_folds(tmp_path: Path, run_command: 
     l1 = json.loads((newest(tmp_path).folder / "summary.json").read_text())["config"]["l1"]
     answer = run_command(tmp_path, "train", "ckpt_path=latest", "max_epochs=9", "l1=[0.1]")
     assert answer.err.splitlines() == [
-        f"`l1` must be one number to continue from this checkpoint, got [0.1]. Set l1={l1:g}, which it has."
+        f"`l1` must be one number to continue from this checkpoint, got [0.1]. Set l1={l1:g}, which it has, in "
+        "place of the path."
     ]
     answer = run_command(tmp_path, "train", "ckpt_path=latest", "max_epochs=9", f"l1={l1:g}", "report=brief")
     assert answer.code == 0, answer.err

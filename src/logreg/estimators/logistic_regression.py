@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
@@ -111,7 +112,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     """
 
     classes_: Array
-    coef_: Array
+    coef_: Any  # an array; a sparse one after `sparsify`
     intercept_: Array
     n_features_in_: int
     n_iter_: Array
@@ -275,6 +276,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         predicted = as_array(self.predict(X, offset))
         return float(accuracy_score(as_array(y), predicted, sample_weight=as_array(sample_weight)))
 
+    def sparsify(self) -> Self:
+        """Makes ``coef_`` a sparse array, which takes less memory where l1 holds most coefficients at 0."""
+        check_is_fitted(self)
+        self.coef_ = csr_array(self.coef_)
+        return self
+
+    def densify(self) -> Self:
+        """Makes ``coef_`` a dense array again, as `fit` leaves it."""
+        check_is_fitted(self)
+        self.coef_ = self.coef_.toarray() if issparse(self.coef_) else self.coef_
+        return self
+
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
         """The model of a run as a fitted estimator.
@@ -345,6 +358,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self._check(
             C=(is_strength(self.C), "be a number > 0, or np.inf"),
             l1_ratio=(is_share(self.l1_ratio), "be a number in [0, 1]"),
+            warm_start=(isinstance(self.warm_start, bool | np.bool_), "be True or False"),
         )
         self._check_settings()
 
@@ -404,14 +418,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
         """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
-        coef, intercept = getattr(self, "coef_", None), getattr(self, "intercept_", None)
         outputs = 1 if len(classes) == 2 else len(classes)
-        if coef is None or intercept is None or coef.shape != (outputs, features.shape[1]):
+        if not hasattr(self, "coef_") or self.coef_.shape != (outputs, features.shape[1]):
             return None
-        start = [torch.from_numpy(part).to(features.device, torch.float64) for part in (coef, intercept)]
+        start = self._parameters(features.device)
         if objective.row_loss.num_outputs(len(classes)) > outputs:  # a softmax of two classes
             start = [torch.cat([-part, part]) / 2 for part in start]
         return start[0], start[1] * self.fit_intercept
+
+    def _parameters(self, device: torch.device) -> list[Tensor]:
+        """The coefficients (K, D) and the intercepts (K,), float64, whether ``coef_`` is sparse or not."""
+        coef = self.coef_.toarray() if issparse(self.coef_) else self.coef_
+        return [as_tensor(part).to(device, torch.float64) for part in (coef, self.intercept_)]
 
     def _certificate(
         self, found: Fit, objective: Objective, features: Tensor, labels: Tensor, weights: Tensor | None
@@ -478,7 +496,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if self.has_offset_ and offset is None:
             raise DataError("offset must be given, as to fit. Give one number for each row, or offset=0 for none.")
         features = features_of(self, X)
-        coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
+        coef, intercept = self._parameters(features.device)
         logits = linear_in_float64(features, coef, intercept)
         offsets = row_numbers("offset", offset, logits[:, 0])
         if offsets is not None:

@@ -208,7 +208,7 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
                 name,
                 "be one number to continue from this checkpoint",
                 asked.get("l1") if name == "l1" else mine,
-                f"Set {name}={float(arguments[name]):g}, which it has.",
+                f"Set {name}={float(arguments[name]):g}, which it has, in place of the path.",
             )
     for key, usual in (("cv", None), ("cv_repeats", 1), ("cv_rule", "best")):
         its = before.get(key, usual)
@@ -263,7 +263,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     """
     folds, name = folds or _default_folds(config, data), "l1" if is_path(config.l1) else "l2"
     if not folds and "val" not in data.splits:
-        advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3"
+        advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3 in place of the path"
         if data.facts.source_rows >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
             advice += ", or cv=5"
         raise ConfigError(f"`{name}` must be one number where there is no val split to choose by. {advice}.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -26,9 +27,9 @@ from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import MAX_PASSES_PER_STRENGTH, PathFitter, PathPoint, Strength, nearest_start
 from logreg.solvers.problem import Problem
+from logreg.solvers.ridge_folds import fit_ridge_folds, fits_in_ridge_batch
 from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
-from logreg.solvers.softmax_folds import fit_softmax_folds, fits_in_softmax_batch
 from logreg.solvers.state import SolverState
 
 MAX_SINGLE_NUMBERS = 2**19
@@ -116,33 +117,32 @@ def _fit_batch(
     tolerance: float,
     near: Sequence[Sequence[PathPoint]],
 ) -> list[list[PathPoint]]:
-    """The fits of each problem that a batch makes; empty where none can.  Arguments as of `fit_softmax_folds`."""
+    """The fits of each problem that a batch makes; empty where none can.  Arguments as of `fit_ridge_folds`."""
     if fits_in_batch(problem, rows, folds):
         found = fit_small_folds(problem, rows, folds, without, strengths, tolerance)
         return [found.of_problem(number, strengths, tolerance) for number in range(len(without))]
     with_l2 = [one for one in strengths if not one.l1]
-    if with_l2 and fits_in_softmax_batch(problem, rows, folds):
-        return fit_softmax_folds(problem, rows, folds, without, with_l2, tolerance, near)
+    if with_l2 and fits_in_ridge_batch(problem, rows, folds):
+        return fit_ridge_folds(problem, rows, folds, without, with_l2, tolerance, near)
     return []
 
 
 def _in_memory(rows: RowSource) -> MemoryRows | None:
     """All rows in memory; ``None`` where processes share them.
 
-    Rows that lie elsewhere are copied, but not where they are many, sparse, not on the CPU, or may not be held.
+    Rows that lie elsewhere are copied, but not where they are many, not on the CPU, or may not be held; sparse ones of
+    one block are not copied, and else left where they are.
     """
     if rows.processes is not None:
         return None
     if isinstance(rows, MemoryRows):
         return rows
-    if rows.is_sparse or not rows.may_be_held:
+    if not rows.may_be_held or (not rows.is_sparse and rows.num_rows * rows.num_features > MAX_ROW_NUMBERS):
         return None
-    if rows.num_rows * rows.num_features > MAX_ROW_NUMBERS:
+    blocks = list(islice(rows.blocks(), 2 if rows.is_sparse else None))
+    if any(block.features.device.type != "cpu" for block in blocks) or (rows.is_sparse and len(blocks) > 1):
         return None
-    blocks = list(rows.blocks())
-    if any(block.features.device.type != "cpu" for block in blocks):
-        return None
-    return MemoryRows(*joined(blocks))
+    return MemoryRows(*(blocks[0] if rows.is_sparse else joined(blocks)))
 
 
 def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence[Strength]) -> Tensor:
@@ -200,7 +200,7 @@ def fit_strengths(
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     path: dict[Strength, PathPoint] = {}
     memory = _in_memory(rows)
-    if memory is not None and rows.num_rows * rows.num_features <= MAX_SINGLE_NUMBERS:
+    if memory is not None and (memory.is_sparse or rows.num_rows * rows.num_features <= MAX_SINGLE_NUMBERS):
         one_fold = torch.zeros(rows.num_rows, dtype=torch.int64)
         batch = _fit_batch(problem, memory, one_fold, [None], order, tolerance, [])
         path = {Strength(point.l2, point.l1): point for points in batch for point in points}

@@ -40,7 +40,7 @@ from logreg.solvers.bounds import (
     evaluated_point,
 )
 from logreg.solvers.curvature_bound import EvaluatedPoint
-from logreg.solvers.kernels import coupled_gram, weighted_gram
+from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.newton_steps import factor_hessian, intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of
@@ -60,7 +60,7 @@ def bound_by_newton_step(
     Args:
         at: The point of a problem with l2 > 0 and a loss that has a conjugate.
         rows: Some or all rows of the problem, each at most once, in the coordinates of the point: (n, D + 1) with 1
-            for the intercept, or (n, D) without one.
+            for the intercept, or (n, D) without one; dense or CSR.
         weights: Weight of each row in f, (n, 1).
         curvature: `Loss.curvature` of each row at the point, (n, K), with small relative errors.
         step: About the Newton step of the rows, (K, D + 1) or (K, D).
@@ -69,16 +69,16 @@ def bound_by_newton_step(
         The bound; ``None`` where the step changes a logit by too much.
     """
     problem, evaluation, loss = at.problem, at.evaluation, at.problem.loss
-    change = rows @ step.T
-    if problem.coupled and problem.intercept:
-        change += _intercept_change(problem, change, weights, curvature, evaluation.gradient[:, -1])
+    change = affine(rows, step, step.new_zeros(len(step)))
+    if problem.intercept:
+        change = change + _intercept_change(problem, change, weights, curvature, evaluation.gradient[:, -1])
     widest = float((change.amax(1) - change.amin(1)).max() if problem.coupled else change.abs().max())
     reach = widest * loss.self_concordance
     if not reach <= MAX_REACH:
         return None
     moves = loss.curvature_product(curvature, change).mul_(weights)
     excess = kappa_of(reach) * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
-    moved = moves.T @ rows
+    moved = sum_over_rows(moves, rows)
     moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
     sums = evaluation.gradient - at.penalties[0] * at.point - moved
     theta = DualPoint(sums, 1.0, excess, at.probabilities_error, reach=max(reach, MAX_FEASIBLE_SHIFT))
@@ -91,7 +91,7 @@ def bound_by_newton_step(
 
 
 def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:
-    """The further change of each logit, (K,), that solves the step for the intercepts of a softmax.
+    """The further change of each logit, (K,), that solves the step for the intercepts.
 
     Without it, a step by conjugate gradients leaves a part of the gradient by the intercepts, which costs more than the
     same part by coefficients: a dual point must have sums of exactly 0.
@@ -105,8 +105,11 @@ def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvatu
     """
     spread = curvature * weights
     mass = spread.sum(0)
+    left = gradient - (spread * change).sum(0)
+    if not problem.coupled:
+        return intercept_step(problem, left, InterceptCurvature(mass, mass))
     joint = torch.diag(mass) - spread.T @ curvature
-    left = gradient - (spread * change).sum(0) + spread.T @ (curvature * change).sum(1)
+    left += spread.T @ (curvature * change).sum(1)
     return intercept_step(problem, left, InterceptCurvature(joint.diagonal(), mass, joint))
 
 

@@ -138,6 +138,20 @@ def polynomial_at(at: float, known: Sequence[tuple[float, Tensor]]) -> Tensor:
     return value
 
 
+def weights_without(problem: Problem, weights: Tensor, folds: Tensor, without: Sequence[int | None]) -> Tensor:
+    """The weights of the rows, (B, n), in the problems without a fold, or with all for ``None``.
+
+    Args:
+        problem: The problem over all rows.
+        weights: Weights of the rows in it, (n,).
+        folds: The fold of each row, (n,).
+        without: The fold that each problem is without.
+    """
+    kept = torch.stack([torch.ones_like(folds) if fold is None else (folds != fold).long() for fold in without])
+    found = weights * kept
+    return found if problem.objective.reduction == "sum" else found / found.sum(1, keepdim=True)
+
+
 class FoldedRows:
     """Standardized rows in float64, ordered by fold, and each fold filled up to one size with rows of weight 0."""
 
@@ -170,12 +184,8 @@ class FoldedRows:
 
     def weights_of(self, without: Sequence[int | None]) -> Tensor:
         """The weights of the rows, (B, n), in the problems without a fold, or with all for ``None``."""
-        weights = self.weights.repeat(len(without), 1).view(len(without), self.folds, -1)
-        for number, fold in enumerate(without):
-            if fold is not None:
-                weights[number, fold] = 0.0
-        weights = weights.flatten(1)
-        return weights if self.problem.objective.reduction == "sum" else weights / weights.sum(1, keepdim=True)
+        folds = torch.arange(self.folds).repeat_interleave(self.by_fold.shape[1])
+        return weights_without(self.problem, self.weights, folds, without)
 
 
 def fit_small_folds(

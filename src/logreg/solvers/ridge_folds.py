@@ -1,8 +1,9 @@
-"""Ridge paths of a softmax: all rows, and all rows but a fold, by Newton's method in one batch.
+"""Ridge paths of a softmax, and of sparse rows: all rows, and all rows but a fold, by Newton's method in one batch.
 
-The problems share their rows, so their logits are one matrix product, and so are their gradients.  Their Hessians are
-alike: the factor of one, with curvatures averaged over the problems, preconditions the conjugate gradients that find
-the Newton step of each problem.  It serves until they converge slowly; only its known penalty changes.
+The problems share their rows, so their logits are one matrix product, and so are their gradients.  Conjugate gradients
+find the Newton step of each problem.  The Hessians of a softmax are alike: the factor of one, with curvatures averaged
+over the problems, is the preconditioner.  It serves until they converge slowly; only its known penalty changes.  Sparse
+rows have the diagonal of each Hessian, and their features stay where they are.
 
 The step of the last point bounds its gap (`logreg.solvers.newton_bound`), so that a certificate costs no other passes.
 
@@ -21,16 +22,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.rows import MemoryRows
+from logreg.csr import appended_ones, as_scipy, column_sizes, converted, is_sparse, squared
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, row_weights
 from logreg.solvers.bounds import Bound
 from logreg.solvers.curvature_bound import EvaluatedPoint
-from logreg.solvers.kernels import coupled_gram
+from logreg.solvers.kernels import coupled_gram, sum_over_rows
 from logreg.solvers.newton_bound import bound_by_newton_step
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.path import PathPoint, Strength
-from logreg.solvers.problem import Problem
-from logreg.solvers.small_folds import EXTRAPOLATED, FoldedRows, fits_as_folded, polynomial_at
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.small_folds import EXTRAPOLATED, FoldedRows, fits_as_folded, polynomial_at, weights_without
 from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 
@@ -40,11 +43,14 @@ MAX_ORDER = 1024
 MAX_LOGITS = 2**20
 """Logits of one batch: 8 MiB; more problems are fitted in several batches."""
 
+MAX_NONZEROS = 2**22
+"""Numbers of sparse rows up to which paths are fitted in a batch: 48 MiB, of which there is a transposed copy."""
+
 MAX_STEPS = 12
 """Newton steps for a strength, after which a problem is left to the general solvers."""
 
-MAX_PRODUCTS = 30
-"""Products of the Hessian with a vector for one step."""
+MAX_PRODUCTS = {"factor": 30, "diagonal": 300}
+"""Products of the Hessian with a vector for one step, by preconditioner."""
 
 SLOW_PRODUCTS = 6
 """Products for one step above which the preconditioner is computed anew: it takes about the time of ten."""
@@ -83,17 +89,21 @@ class _Step(NamedTuple):
     """Products with the Hessian."""
 
 
-def fits_in_softmax_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
-    """Whether `fit_softmax_folds` may be called."""
-    return (
-        problem.coupled
-        and problem.loss.has_conjugate
-        and problem.num_parameters <= MAX_ORDER
-        and fits_as_folded(problem, rows, folds)
-    )
+def fits_in_ridge_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
+    """Whether `fit_ridge_folds` may be called."""
+    if not (problem.loss.is_convex and problem.loss.has_conjugate and math.isfinite(problem.loss.self_concordance)):
+        return False
+    if rows.is_sparse:
+        return (
+            rows.features.device.type == "cpu"
+            and problem.largest_offset is None
+            and rows.features.values().shape[0] <= MAX_NONZEROS
+            and problem.num_parameters <= MAX_LOGITS
+        )
+    return problem.coupled and problem.num_parameters <= MAX_ORDER and fits_as_folded(problem, rows, folds)
 
 
-def fit_softmax_folds(
+def fit_ridge_folds(
     problem: Problem,
     rows: MemoryRows,
     folds: Tensor,
@@ -114,11 +124,12 @@ def fit_softmax_folds(
         near: For each problem its points for some other strengths, in one order, from which the fits may start.
 
     Returns:
-        For each problem a point for each strength; some may not be within the tolerance.
+        For each problem a point for each strength; some may not be within the tolerance.  Of sparse rows such a
+        strength is the last one.
     """
     with torch.inference_mode(), threads_for(4.0 * problem.rows * problem.num_parameters * len(without)):
-        folded = FoldedRows(problem, rows, folds)
-        most = max(1, MAX_LOGITS // (len(folded.weights) * problem.num_outputs))
+        folded = SparseRows(problem, rows, folds) if rows.is_sparse else FoldedRows(problem, rows, folds)
+        most = max(1, MAX_LOGITS // (max(folded.features.shape) * problem.num_outputs))
         parts = [slice(first, first + most) for first in range(0, len(without), most)]
         found = [
             path
@@ -128,29 +139,74 @@ def fit_softmax_folds(
     return [[replace(one, point=one.point.clone()) for one in path] for path in found]  # no tensors of inference
 
 
+class SparseRows:
+    """Sparse rows in float64, as they are, with a last column of ones where there is an intercept."""
+
+    def __init__(self, problem: Problem, rows: MemoryRows, folds: Tensor) -> None:
+        self.problem, self.labels, self._folds = problem, rows.labels, folds
+        self.coordinates = Coordinates(*(torch.full_like(problem.model.scale, value) for value in (0.0, 1.0)))
+        features = converted(rows.features, torch.float64)
+        self.features = appended_ones(features) if problem.intercept else features
+        batch = Batch(rows.features, rows.labels, rows.sample_weight)
+        weights = row_weights(batch, problem.class_weight, torch.float64)
+        self.weights = torch.ones(len(folds), dtype=torch.float64) if weights is None else weights
+
+    def weights_of(self, without: Sequence[int | None]) -> Tensor:
+        """As of `FoldedRows`."""
+        return weights_without(self.problem, self.weights, self._folds, without)
+
+
+class _Products:
+    """Products with the features (n, p), dense or sparse."""
+
+    def __init__(self, features: Tensor) -> None:
+        self._dense = None if is_sparse(features) else features
+        if self._dense is None:
+            self._sparse = as_scipy(features)
+            self._transposed = self._sparse.T.tocsr()
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Logits (n, B) of points (B, p)."""
+        if self._dense is not None:
+            return self._dense @ points.T
+        return torch.from_numpy(self._sparse @ points.T.numpy())
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """Sums of the rows with weights (n, B): shape (B, p)."""
+        if self._dense is not None:
+            return weights.T @ self._dense
+        return torch.from_numpy(self._transposed @ weights.numpy()).T
+
+
 class _Batch:
     """B problems that are fitted together."""
 
-    def __init__(self, rows: FoldedRows, folds: Tensor, without: Sequence[int | None], tolerance: float) -> None:
+    def __init__(
+        self, rows: FoldedRows | SparseRows, folds: Tensor, without: Sequence[int | None], tolerance: float
+    ) -> None:
         problem = self._problem = rows.problem
         weights = rows.weights_of(without)
         self._folded, self._rows, self._tolerance = rows, rows.features, tolerance
         self._number, self._k = len(without), problem.num_outputs
         self._weights, self._labels = weights.T.contiguous(), rows.labels.repeat_interleave(self._number)
+        self._products = _Products(rows.features)
+        self._is_sparse, squares = is_sparse(rows.features), squared(rows.features)
+        self._squared_products = _Products(squares) if self._is_sparse else None
         self._mean_weights = weights.mean(0).unsqueeze(1)
         totals = (weights > 0).double() @ rows.weights
         self._ratio = problem.model.scale / rows.coordinates.scale
         self._hessian: Tensor | None = None
         """About the Hessian of the loss, (K p, K p)."""
         self._factor = rows.features
-        """The Cholesky factor of the preconditioner, (K p, K p)."""
+        """The preconditioner: a Cholesky factor, (K p, K p), or the diagonals of sparse rows, (B, K, p)."""
         counts = [len(folds) - (0 if fold is None else int((folds == fold).sum())) for fold in without]
         self._problems = [
             replace(problem, rows=count, total_weight=total)
             for count, total in zip(counts, totals.tolist(), strict=True)
         ]
-        self._squares = self._padded(weights @ rows.features.square() * (1 + 1e-9))
-        self._largest = self._padded(rows.features.abs().amax(0))
+        self._squares = self._padded(sum_over_rows(weights.T, squares) * (1 + 1e-9))
+        largest = column_sizes(rows.features) if self._is_sparse else rows.features.abs().amax(0)
+        self._largest = self._padded(largest)
 
     def _padded(self, values: Tensor) -> Tensor:
         """Values (..., p) with 0 for an intercept where there is none: (..., D + 1)."""
@@ -174,6 +230,8 @@ class _Batch:
             optima = [*(one for one in optima[1 - EXTRAPOLATED :] if one[0] != at), (at, point)]
             for path, one in zip(found, points, strict=True):
                 path.append(one)
+            if self._is_sparse and not all(one.converged for one in points):
+                break  # without a factor, weaker penalties take more products yet
         return found
 
     def _minimize(
@@ -181,7 +239,7 @@ class _Batch:
     ) -> tuple[Tensor, list[PathPoint]]:
         """Newton's method for one strength: the point (B, K, p) at its end, and the fits with their bounds."""
         shape = self._number, self._k, self._rows.shape[1]
-        point = polynomial_at(at, optima) if optima else self._rows.new_zeros(shape)
+        point = polynomial_at(at, optima) if optima else self._weights.new_zeros(shape)
         now, passes = self._evaluate(point), 1
         if len(optima) > 1:  # extrapolated far, a polynomial leads astray
             before = self._evaluate(optima[-1][1])
@@ -218,23 +276,28 @@ class _Batch:
     def _evaluate(self, point: Tensor) -> _Evaluation:
         """The objectives and their derivatives at a point (B, K, p)."""
         rows, weights = self._rows, self._weights
-        logits = (rows @ point.flatten(0, 1).T).view(-1, self._k)
+        logits = self._products.logits(point.flatten(0, 1)).view(-1, self._k)
         values, residuals, curvature = self._problem.loss.evaluate_precisely(logits, self._labels)
         loss = (values.view_as(weights) * weights).sum(0)
         weighted = residuals.reshape(len(rows), self._number, self._k).mul_(weights.unsqueeze(2))
         shrunk = self._l2 * point
-        gradient = (weighted.flatten(1).T @ rows).view_as(point) + shrunk
+        gradient = self._products.sums(weighted.flatten(1)).reshape(point.shape) + shrunk
         return _Evaluation(loss + (shrunk * point).sum((1, 2)) / 2, loss, gradient, curvature)
 
     def _product(self, vector: Tensor, curvature: Tensor) -> Tensor:
         """The Hessians of the losses times a vector (B, K, p)."""
-        change = (self._rows @ vector.flatten(0, 1).T).view(-1, self._k)
+        change = self._products.logits(vector.flatten(0, 1)).view(-1, self._k)
         moves = self._problem.loss.curvature_product(curvature, change)
         moves = moves.reshape(len(self._rows), self._number, self._k).mul_(self._weights.unsqueeze(2))
-        return (moves.flatten(1).T @ self._rows).view_as(vector)
+        return self._products.sums(moves.flatten(1)).reshape(vector.shape)
 
     def _factor_of(self, now: _Evaluation) -> None:
-        """Factors the preconditioner for the current penalty; its Hessian is computed where there is none."""
+        """Makes the preconditioner for the current penalty; the Hessian of a factor is computed where there is none."""
+        if self._squared_products is not None:
+            own = self._problem.loss.own_curvature(now.curvature).view(len(self._rows), self._number, self._k)
+            sums = self._squared_products.sums((own * self._weights.unsqueeze(2)).flatten(1))
+            self._factor = (sums.reshape(self._number, self._k, -1) + self._l2).clamp(min=1e-300)
+            return
         if self._hessian is None:
             # Averaged over the problems that have a row: the others may predict it far worse.
             mean = (now.curvature.view(len(self._rows), self._number, self._k) * self._weights.unsqueeze(2)).sum(1)
@@ -252,8 +315,11 @@ class _Batch:
 
     def _preconditioned(self, gradient: Tensor) -> Tensor:
         """The inverse of the preconditioner times a gradient (B, K, p)."""
-        step = torch.cholesky_solve(gradient.flatten(1).T, self._factor).T.view_as(gradient)
-        return step - step.mean(1, keepdim=True)
+        if self._is_sparse:
+            step = gradient / self._factor
+        else:
+            step = torch.cholesky_solve(gradient.flatten(1).T, self._factor).T.view_as(gradient)
+        return step - step.mean(1, keepdim=True) if self._problem.coupled else step
 
     def _newton_step(self, now: _Evaluation, limit: float) -> _Step:
         """The Newton step at a point by preconditioned conjugate gradients.
@@ -270,7 +336,7 @@ class _Batch:
         energy = first = (residual * solved).sum((1, 2))
         enough = ROOM * limit * now.value
         products = 0
-        while products < MAX_PRODUCTS:
+        while products < MAX_PRODUCTS["diagonal" if self._is_sparse else "factor"]:
             products += 1
             product = self._product(direction, now.curvature)
             whole = product + self._l2 * direction
@@ -297,12 +363,16 @@ class _Batch:
         for number, plain in enumerate(self._problems):
             problem, weights, mine = strength.of(plain), self._weights[:, number : number + 1], curvature[:, number]
             spread = mine * weights
-            mass, pairs = spread.sum(0), (spread.T @ mine).fill_diagonal_(0)
-            joint = torch.diag(pairs.sum(1)) - pairs
+            mass = spread.sum(0)
+            by_intercepts = InterceptCurvature(mass, mass)
+            if problem.coupled:
+                pairs = (spread.T @ mine).fill_diagonal_(0)
+                joint = torch.diag(pairs.sum(1)) - pairs
+                by_intercepts = InterceptCurvature(joint.diagonal(), mass, joint)
             evaluation = Derivatives(
                 float(now.value[number]),
                 self._padded(now.gradient[number]),
-                InterceptCurvature(joint.diagonal(), mass, joint),
+                by_intercepts,
                 float(now.loss[number]),
             )
             at = EvaluatedPoint(
