@@ -431,6 +431,18 @@ def test_every_optimizer_holds_the_coefficient_at_1(
     assert made.summary["metrics"]["train"]["loss"] == pytest.approx(known.bound.loss, abs=1e-3)
 
 
+def test_a_large_mean_takes_stochastic_gradient_descent_no_longer(tmp_path: Path) -> None:
+    x, y, offset = drawn(200, 3)
+    gaps = []
+    for mean in (0.0, 30.0):
+        file = write(tmp_path, x, y, (offset - offset.mean() + mean).tolist())
+        made = run(tmp_path, file, "l2=0.01", "optimizer=sgd", "lr=0.1", "max_epochs=5", "precision=64", "cv=3")
+        gaps.append(made.summary["optimality"]["gap"])
+        loss = made.summary["cross_validation"]["metrics"]["loss"]["mean"]
+        assert loss < 1
+    assert gaps[1] == pytest.approx(gaps[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("arguments", [("optimizer=newton",), ("optimizer=sgd", *EPOCHS, "lr=0.5")], ids=str)
 def test_a_column_of_zeros_changes_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     x, y, _ = drawn(200, 3)

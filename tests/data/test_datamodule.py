@@ -358,7 +358,9 @@ def test_a_cut_off_file_is_named_as_broken(tmp_path: Path) -> None:
 def test_a_block_is_moved_whole() -> None:
     module = TensorDataModule(build_dataset("toy", {}))
     features, labels, weight = torch.ones(2, 3), torch.tensor([0, 1]), torch.tensor([1.0, 2.0])
-    there = module.transfer_batch_to_device(Batch(features, labels, weight, 2 * weight, labels), torch.device("meta"), 0)
+    there = module.transfer_batch_to_device(
+        Batch(features, labels, weight, 2 * weight, labels), torch.device("meta"), 0
+    )
     assert [part is not None and part.device.type for part in there] == ["meta"] * 5
     same = Batch(features, labels)
     assert all(a is b for a, b in zip(module.transfer_batch_to_device(same, torch.device("cpu"), 0), same, strict=True))

@@ -36,8 +36,9 @@ from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, ow
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
-from logreg.solvers.passes.base import Pass, PassRequests, finish_pass, run_pass
+from logreg.solvers.passes.base import Pass, PassRequests, drive, finish_pass, run_pass
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.starting_point import first_point
 from logreg.solvers.state import SolverState
 from logreg.training.model import Init, LogisticModel
 from logreg.training.optimizers import build_optimizer
@@ -246,9 +247,12 @@ class LogisticModule(pl.LightningModule):
         return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
 
     def on_train_start(self) -> None:
-        """Allocates the gradients, which each batch overwrites in place."""
+        """Allocates the gradients, which each batch overwrites in place; balances large offsets by the intercept."""
         if self.exact and not self.polish:
             return
+        if self.facts.largest_offset is not None and not any(bool(one.any()) for one in self.model.parameters()):
+            rows = self.trainer.datamodule.row_source("train", self.device)  # type: ignore[attr-defined]  # Lightning sets it
+            self.start_at(drive(first_point(self.problem(self.device)), rows))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         # torch's own optimizer, since the bookkeeping of Lightning's wrapper takes longer than a batch.  Its step is

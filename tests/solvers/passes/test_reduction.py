@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -480,7 +481,7 @@ def test_fits_from_other_samples_end_within_their_gaps_and_at_the_same_optimum(o
 
     for tolerance, farthest in ((1e-6, math.inf), (1e-20, 1e-9)):
         alone, gap = solved(memory, tolerance)
-        for found, its_gap in together(shared(memory, 2), lambda source, to=tolerance: solved(source, to)):
+        for found, its_gap in together(shared(memory, 2), partial(solved, tolerance=tolerance)):
             far = float((found - alone)[:, :-1].norm())
             # f is at least l2 / 2 |coef - optimum|^2 above its minimum
             assert far <= math.sqrt(2 * gap / l2) + math.sqrt(2 * its_gap / l2)
