@@ -42,6 +42,7 @@ def with_another(work: Callable[[SharedMemory], object]) -> Iterator[SharedMemor
     finally:
         for end in ready:
             os.close(end)
+        os.kill(child, signal.SIGKILL)  # it waits for this process where a test fails
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
