@@ -70,8 +70,8 @@ def bound_by_newton_step(
     """
     problem, evaluation, loss = at.problem, at.evaluation, at.problem.loss
     change = affine(rows, step, step.new_zeros(len(step)))
-    if problem.intercept:
-        change = change + _intercept_change(problem, change, weights, curvature, evaluation.gradient[:, -1])
+    if problem.coupled and problem.intercept:
+        change += _intercept_change(problem, change, weights, curvature, evaluation.gradient[:, -1])
     widest = float((change.amax(1) - change.amin(1)).max() if problem.coupled else change.abs().max())
     reach = widest * loss.self_concordance
     if not reach <= MAX_REACH:
@@ -91,7 +91,7 @@ def bound_by_newton_step(
 
 
 def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:
-    """The further change of each logit, (K,), that solves the step for the intercepts.
+    """The further change of each logit, (K,), that solves the step for the intercepts of a softmax.
 
     Without it, a step by conjugate gradients leaves a part of the gradient by the intercepts, which costs more than the
     same part by coefficients: a dual point must have sums of exactly 0.
@@ -105,11 +105,8 @@ def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvatu
     """
     spread = curvature * weights
     mass = spread.sum(0)
-    left = gradient - (spread * change).sum(0)
-    if not problem.coupled:
-        return intercept_step(problem, left, InterceptCurvature(mass, mass))
     joint = torch.diag(mass) - spread.T @ curvature
-    left += spread.T @ (curvature * change).sum(1)
+    left = gradient - (spread * change).sum(0) + spread.T @ (curvature * change).sum(1)
     return intercept_step(problem, left, InterceptCurvature(joint.diagonal(), mass, joint))
 
 
