@@ -233,7 +233,7 @@ class TableFile:
             return False
         files = self._files().values()
         for key, path in files:
-            if not (self._shards(path, key).may_be_mapped if is_sharded(path) else suffix_of(path) in SHARD_SUFFIXES):
+            if not self._may_be_mapped(path, key):
                 if self.storage == "auto":
                     return False
                 raise ConfigError.broken(
@@ -250,7 +250,13 @@ class TableFile:
         placed = placement()
         if placed is None or placed.local_size == 1 or self.storage != "auto":
             return False
-        return all(self._may_be_mapped(path) for _, path in self._files().values()) and self._num_bytes >= SHARED_BYTES
+        may_be = all(self._may_be_mapped(path, key) for key, path in self._files().values())
+        return may_be and self._num_bytes >= SHARED_BYTES
+
+    def _may_be_mapped(self, path: str, key: str) -> bool:
+        """Whether a file or folder can be read in parts."""
+        may_be: bool = self._shards(path, key).may_be_mapped if is_sharded(path) else suffix_of(path) in SHARD_SUFFIXES
+        return may_be
 
     @cached_property
     def _num_bytes(self) -> int:
