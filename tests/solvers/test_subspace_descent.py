@@ -21,21 +21,14 @@ from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
-from logreg.solvers.passes.evaluate import Derivatives, Evaluate, EvaluateSample, InterceptCurvature
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample, InterceptCurvature
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import MAX_STORED_PAIRS, SMALL_PAIRS_NUMEL, LimitedMemoryInverse
 from logreg.solvers.starting_point import start
 from logreg.solvers.state import SolverState, gap_from_gradient
-from logreg.solvers.subspace_descent import (
-    EvaluateAfterStep,
-    LogitsCache,
-    SubspaceHessian,
-    descend,
-    least_gradient_point,
-    uses_descent,
-)
+from logreg.solvers.subspace_descent import EvaluateAfterStep, LogitsCache, SubspaceHessian, descend, uses_descent
 from reference import correlated_rows
 
 KINDS = {
@@ -158,25 +151,6 @@ def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     best = drive_to_optimum(problem, memory)
     assert state.bound is not None
     assert state.bound.gap >= state.bound.value - best
-
-
-@pytest.mark.parametrize("kind", ["softmax", "binary", "one-vs-rest"])
-def test_at_the_point_of_least_gradient_residuals_nearly_sum_to_0(kind: str) -> None:
-    problem, memory = stated(kind)
-    state = SolverState(problem, problem.zeros())
-
-    def slopes_at(point: Tensor) -> Derivatives:
-        return drive(request(Evaluate(problem, problem.model, point, torch.float64)), memory)
-
-    state.point[:, :-1] = 0.1 * torch.randn(len(state.point), 5, generator=torch.Generator().manual_seed(0)).double()
-    now = slopes_at(state.point)
-    state.value = now.value
-    step = torch.zeros_like(state.point)
-    step[:, 0] = 1e-3  # along which no intercept changes
-    state.inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
-    assert state.inverse.update(step, slopes_at(state.point + step).gradient - now.gradient)
-    point, _ = least_gradient_point(state, now, 1)
-    assert slopes_at(point).gradient[:, -1].norm() < 0.2 * now.gradient[:, -1].norm()
 
 
 def drive_to_optimum(problem: Problem, memory: MemoryRows) -> float:

@@ -237,7 +237,7 @@ class _Steps:
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
-            is_better = gap_there <= max(gap_here, state.tolerance) and there.value <= now.value + self.noise
+            is_better = gap_there <= gap_here and there.value <= now.value + self.noise
             if flattest is state.point and not is_better:  # the gradient in float32 has lost its digits
                 self.use_float64()
             if flattest is state.point or is_better:

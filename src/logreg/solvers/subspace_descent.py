@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.solvers.kernels import affine
-from logreg.solvers.newton_steps import intercept_step, newton_step_pinv
+from logreg.solvers.newton_steps import newton_step_pinv
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import BlockCache
@@ -337,9 +337,6 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
     normal equations of the changes hold.  The point of least f has a larger gradient, and a certificate bounds the gap
     by the norm of the gradient.
 
-    A Newton step for the intercepts alone follows.  Where the residuals nearly sum to 0, the certificate of a softmax
-    takes no pass of its own.
-
     Args:
         state: State of the problem, with the steps in its ``inverse``.
         now: The objective at the last point.
@@ -366,8 +363,6 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
     for (step, change), factor in zip(pairs, factors.tolist(), strict=True):
         point.add_(step.view_as(like), alpha=factor)
         gradient.add_(change.view_as(like), alpha=factor)
-    if state.problem.intercept:
-        point[:, -1] -= intercept_step(state.problem, gradient[:, -1], now.curvature)
     return point, gap_from_gradient(state, gradient, now.curvature)
 
 
