@@ -354,11 +354,11 @@ def _stored_form(features: Tensor, sample_weight: Tensor | None, intercept: bool
 
 
 def _size_bound(features: Tensor) -> float:
-    """Upper bound of the absolute features (N, D), in half the time of their extremes: the root of the sum of squares.
+    """Upper bound of the absolute features (N, D): the root of the sum of squares, which takes less time than extremes.
 
     It is not finite where a feature is not.
     """
-    if not features.is_contiguous():
+    if not features.is_contiguous() or not features.is_floating_point():  # sums of integers overflow
         return math.inf
     return math.sqrt(sum(float(part @ part) for part in features.view(-1).split(MAX_DOT_NUMEL)))
 
