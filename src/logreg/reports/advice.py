@@ -159,7 +159,9 @@ def _used(summary: Summary) -> str:
         path = path[0]  # the second file has the labels
     if not isinstance(path, str):
         return ""
-    if dataset.get("name") in ("table", "features") and is_sharded(path):
+    kind = dataset.get("name")
+    has_tables = kind in ("table", "features") or (kind == "text" and not Path(path).is_dir())
+    if has_tables and is_sharded(path):
         path = first_file(path)
         if path is None:
             return ""

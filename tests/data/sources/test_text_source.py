@@ -51,6 +51,16 @@ def test_text_and_classes_of_a_table_of_two_columns_are_found(tmp_path: Path) ->
     assert data.facts.mean == ()
 
 
+def test_a_table_in_many_files_is_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    columns = sentences()
+    for part in range(2):
+        some = {name: values[6 * part : 6 * part + 6] for name, values in columns.items()}
+        write(tmp_path, **some).rename(tmp_path / "parts" / f"{part}.csv")
+    ours = text_data(f"dataset.path='{tmp_path}/parts/*.csv'")
+    assert ours.facts.fingerprint == text_data(f"dataset.path={write(tmp_path, **columns)}").facts.fingerprint
+
+
 @pytest.mark.parametrize("named", ["dataset.target=y", "dataset.text=[t]"])
 def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> None:
     file = write(tmp_path, t=["a", "b"] * 10 + ["good stuff"] * 4, y=list("pq") * 12)

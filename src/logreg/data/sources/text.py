@@ -12,8 +12,9 @@ from typing import Any
 
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
+from logreg.data.formats.binary_tables import TABLE_BATCH_ROWS
 from logreg.data.formats.folders import list_folder, split_folders
-from logreg.data.formats.shards import TableFiles
+from logreg.data.formats.shards import TableFiles, is_sharded
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import FOLDER_COLUMNS, TextFolder
 from logreg.data.sources.table import ROLE_KEYS, TableFile
@@ -97,8 +98,13 @@ class Text(TableFile):
 
     def _has_text(self, path: str, key: str, column: str) -> bool:
         """Whether the first rows of a column look like text."""
-        _, blocks = open_blocks(path, key, lambda names: [column], (), (), self.separator)
-        block = next(blocks, None)
+        if is_sharded(path):
+            files = self._shards(path, key)
+            block = replace(files, shards=files.shards[:1]).read([column], separator=self.separator)[0]
+            block = block.slice(0, TABLE_BATCH_ROWS)
+        else:
+            _, blocks = open_blocks(path, key, lambda names: [column], (), (), self.separator)
+            block = next(blocks, None)
         values = [] if block is None else block.column(column).to_pylist()
         return looks_like_text([value for value in dict.fromkeys(values) if isinstance(value, str)])
 
