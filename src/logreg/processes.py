@@ -27,8 +27,8 @@ MAX_SLOTS = 2**16
 """Maxima of all processes together that travel with the sums, 512 KiB: a second collective takes longer than these."""
 
 LARGE_NUMBERS = 2**17
-"""Numbers of a tensor, 1 MiB in float64, from which it is added up in its place: a second collective takes less time
-than copies of the tensor."""
+"""Numbers of a tensor, 1 MiB in float64, from which it is added up in its place.  A second collective in shared memory
+takes less time than copies of the tensor; one of gloo does so from four times as many numbers on."""
 
 PATIENCE = timedelta(days=1)
 """Longest time that a process waits for others: the first one may encode a table meanwhile, or another one may predict
