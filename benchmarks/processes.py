@@ -54,7 +54,7 @@ from cost_model import (
     slowest,
 )
 from logreg.csr import of_scipy
-from logreg.hardware import usable_cores
+from logreg.hardware import core_numbers, usable_cores
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.processes import MAX_SLOTS, Accumulators, ProcessGroup, joined_processes, share
@@ -201,8 +201,7 @@ def slowest_of(turns: Sequence[Sequence[float]]) -> list[float]:
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     set_threads(None, 1)
-    if size > usable_cores():
-        cores = sorted(os.sched_getaffinity(0))
+    if (cores := sorted(core_numbers())) and size > len(cores):
         os.sched_setaffinity(0, {cores[rank % len(cores)]})
     if size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
