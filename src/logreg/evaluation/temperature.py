@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from logreg.evaluation.held_out import Z, effective_rows
 from logreg.losses import LOSSES, decided
@@ -145,8 +144,9 @@ def fit_calibration(
         total, at = 0.0, torch.tensor(log_temperature, dtype=torch.float64, requires_grad=True)
         for wide, own, weights in blocks():
             with torch.enable_grad():
-                logs = LOSSES[loss].class_logits(wide, at.exp(), found.log_weight)
-                nats = weights @ F.cross_entropy(logs, own, reduction="none")
+                probabilities = LOSSES[loss].class_probabilities(wide, at.exp(), found.log_weight)
+                right = probabilities.gather(1, own.unsqueeze(1)).squeeze(1)
+                nats = weights @ -right.clamp(min=torch.finfo(torch.float64).tiny).log()
             total += float(torch.autograd.grad(nats, at)[0])
         return total
 
