@@ -103,10 +103,10 @@ def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outp
 
 
 NOTHING = {
-    "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on the 4 rows of val"),
+    "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),
     "tiny": ([-1e-9, 1e-9, -1e-9, 1e-9, 1e-9], [0, 1, 0, 1, 0], "below 0.01"),
-    "one class": ([-1.0, 2.0, 1.0], [1, 1, 1], "the 3 rows of val are all of class 'c1'"),
+    "one class": ([-1.0, 2.0, 1.0], [1, 1, 1], "val has no other class than 'c1' (3 rows)"),
 }
 
 

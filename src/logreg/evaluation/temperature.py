@@ -13,6 +13,7 @@ from torch import Tensor
 
 from logreg.evaluation.held_out import Z, effective_rows
 from logreg.losses import LOSSES, decided
+from logreg.terminal import counted
 
 TEMPERATURE_RANGE = (0.01, 100.0)
 """Range in which the temperature is searched; its optimum would be 0 for rows without an error, and infinite where
@@ -87,7 +88,7 @@ class Calibration:
         elif self.low is not None and self.high is not None:
             lines.append(
                 f"calibrated on val: temperature {self.temperature:.4g} (95 % interval {self.low:.3g} to "
-                f"{self.high:.3g}), fitted on {self.rows:,} row{'s' if self.rows != 1 else ''}"
+                f"{self.high:.3g}), fitted on {counted(self.rows, 'row')}"
                 + (", too few for a precise one" if self.high > WIDE_INTERVAL_RATIO * self.low else "")
             )
         elif self.temperature != 1:  # of an older checkpoint
@@ -156,13 +157,13 @@ def fit_calibration(
         at = torch.tensor(log_temperature, dtype=torch.float64, requires_grad=True)
         return sum(float(torch.autograd.grad(part, at)[0]) for part in costs(at))
 
-    rows = f"the {found.rows:,} rows of val"
+    rows = counted(found.rows, "row")
     if len(classes := labels[there].unique()) == 1:
-        return dataclasses.replace(found, reason=f"{rows} are all of class {class_names[int(classes)]!r}")
+        return dataclasses.replace(found, reason=f"val has no other class than {class_names[int(classes)]!r} ({rows})")
     if all(bool((decided(found.probabilities(wide, loss)) == own).all()) for wide, own, _ in blocks()):
         # the likelihood grows without end as the temperature falls to 0
         return dataclasses.replace(
-            found, reason=f"the model makes no mistake on {rows}, so its probabilities are never too high"
+            found, reason=f"the model makes no mistake on val ({rows}), so its probabilities are never too high"
         )
     best = _least(cost, slope, *map(math.log, TEMPERATURE_RANGE))
     if not TEMPERATURE_RANGE[0] * LIMIT_FACTOR < math.exp(best) < TEMPERATURE_RANGE[1] / LIMIT_FACTOR:

@@ -26,6 +26,7 @@ from logreg.reports.figures import label, labels
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
 from logreg.reports.wording import units_in_words
+from logreg.terminal import counted
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
@@ -115,7 +116,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     )
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=y)
     rows = len(predicted.labels)
-    upper.set_title(f"{title}, {rows:,} row{'s' if rows != 1 else ''}", fontsize=11)
+    upper.set_title(f"{title}, {counted(rows, 'row')}", fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # points may be anywhere
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, BINS + 1)
