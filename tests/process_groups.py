@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import set_forkserver_preload
@@ -25,6 +28,9 @@ import_lightning()  # before all else in the process that the others are forked 
 
 PRELOADED = [__name__, "pytest", "hydra.main", "logreg.data", "logreg.run.train", "logreg.commands.train"]
 """What the process that all others are forked from imports, once, which takes seconds."""
+
+LONGEST_S = 1200
+"""Limit in seconds of the work of several processes: those that wait for each other without end fail."""
 
 
 class Simulated:
@@ -98,17 +104,28 @@ def free_port() -> int:
         return port
 
 
+def started(work: Callable[..., None], arguments: tuple[Any, ...], size: int) -> None:
+    """Has processes call ``work(rank, *arguments)``, and waits for their end, but not without end.
+
+    They are forked from a process that has imported torch and Lightning once, which takes seconds.
+    """
+    set_forkserver_preload(PRELOADED)
+    all_of_them = start_processes(work, arguments, size, join=False, start_method="forkserver")
+    deadline = time.monotonic() + LONGEST_S
+    while not all_of_them.join(timeout=deadline - time.monotonic()):
+        if time.monotonic() > deadline:
+            for process in all_of_them.processes:
+                process.kill()
+            raise TimeoutError("processes wait for each other without end")
+
+
 def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``work(processes, *arguments)`` returns in each of ``size`` real processes, in the order of the ranks.
 
-    ``work`` must be a function of a module, since the processes import it.  They are forked from a process that has
-    imported torch and Lightning once, which takes seconds.
+    ``work`` must be a function of a module, since the processes import it.
     """
-    set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(
-            _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="forkserver"
-        )
+        started(_work, (size, free_port(), folder, work, arguments), size)
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]
 
 
@@ -135,10 +152,8 @@ def typed_in_processes(
     Returns:
         Exit code, output, and what was written to stderr, of each process.
     """
-    set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as said:
-        arguments = (folder, Path(said), environments, typed)
-        start_processes(_type, args=arguments, nprocs=len(environments), start_method="forkserver")
+        started(_type, (folder, Path(said), environments, typed), len(environments))
         texts = [[(Path(said) / f"{rank}-{to}").read_text() for to in range(3)] for rank in range(len(environments))]
     return [(int(code), out, err) for code, out, err in texts]
 
@@ -166,8 +181,20 @@ def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:
     return parts
 
 
+def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Exit codes of real processes that do the same work, a function of a module, see `in_processes`."""
+    set_forkserver_preload(PRELOADED)
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=work, args=arguments) for _ in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
 def forked(number: int, work: Callable[[], None]) -> list[int]:
-    """Exit codes of processes that begin the same work at the same moment."""
+    """Exit codes of processes that begin the same work at the same moment, and use no threads of torch."""
     ready, go = os.pipe(), os.pipe()
     children = []
     for _ in range(number):
@@ -180,6 +207,8 @@ def forked(number: int, work: Callable[[], None]) -> list[int]:
                 os.read(go[0], 1)  # returns in all of them at once
                 work()
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without a list of names
-from torch.multiprocessing.spawn import start_processes
 
 from logreg import processes
 from logreg.csr import checked_sparse, some_rows
@@ -24,7 +23,7 @@ from logreg.facts import Batch
 from logreg.hardware import core_numbers, usable_cores
 from logreg.launchers import Placement
 from logreg.processes import Accumulators, Processes, ProcessGroup, in_each, in_first, in_turn, process_group, share
-from process_groups import in_processes
+from process_groups import in_processes, started
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 5, 1000])
@@ -202,4 +201,4 @@ def _started_again(rank: int, port: int) -> None:
 
 def test_processes_that_torchrun_starts_again_meet_at_the_store_that_it_keeps() -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    start_processes(_started_again, args=(store.port,), nprocs=2, start_method="forkserver")
+    started(_started_again, (store.port,), 2)

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +15,35 @@ from typing import Any
 import pytest
 import torch
 
+from logreg import shared_memory as module
 from logreg.errors import LostProcessError
-from logreg.shared_memory import SLOT_NUMBERS, SharedMemory, shared_memory
+from logreg.shared_memory import SLOT_NUMBERS, SharedMemory, memory_file, shared_memory
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="writes are seen in their order on x86-64 alone"
 )
 
 
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """A test in which a process waits for the other one without end fails."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError("a process waits without end")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @contextmanager
 def with_another(work: Callable[[SharedMemory], object]) -> Iterator[SharedMemory]:
     """The memory of process 0 of two, while process 1 does its work and is killed."""
-    file = os.memfd_create("sums")
-    os.ftruncate(file, SharedMemory.num_bytes(2))
+    file = memory_file(SharedMemory.num_bytes(2))
     ready = os.pipe()
     child = os.fork()
     if not child:
@@ -89,3 +106,36 @@ def test_a_process_that_may_not_open_the_memory_of_the_first_one_has_none() -> N
         return [(own[0], "/proc/self/fd/no-such-file"), own] if isinstance(own, tuple) else [True, own]
 
     assert shared_memory(1, 2, gather) is None
+
+
+def test_a_process_that_is_stopped_is_waited_for() -> None:
+    def stopping(memory: SharedMemory) -> None:
+        memory.all_reduce(torch.tensor([float(os.getpid())], dtype=torch.float64))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        memory.all_reduce(torch.ones(1))
+
+    with with_another(stopping) as memory:
+        number = torch.zeros(1, dtype=torch.float64)
+        memory.all_reduce(number)
+        process = int(number)
+        threading.Timer(0.2, os.kill, (process, signal.SIGCONT)).start()
+        memory.all_reduce(number)
+        assert number == process + 1
+
+
+def test_processes_that_add_up_something_else_are_noticed() -> None:
+    def other(memory: SharedMemory) -> None:
+        memory.all_reduce(torch.ones(3))
+
+    with with_another(other) as memory, pytest.raises(RuntimeError, match=r"as many numbers each, got \[4, 3\]"):
+        memory.all_reduce(torch.ones(4))
+
+
+def test_where_there_is_no_room_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Path("/proc/self/fd")
+    before = len(list(files.iterdir()))
+    with pytest.raises(OSError, match=r"No space left|too large|Cannot allocate"):
+        memory_file(2**61)
+    assert len(list(files.iterdir())) == before
+    monkeypatch.setattr(module, "IN_MEMORY", "/no-such-folder")
+    assert shared_memory(0, 2, lambda own: [own, own]) is None

@@ -9,6 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ AWAKE_SECONDS = 1e-3
 NAP_FRACTION, LONGEST_NAP = 0.05, 0.01
 """How long it then sleeps before it looks again: a part of the time that it has waited, at most some seconds."""
 
+IN_MEMORY = "/dev/shm"
+"""A folder of Linux whose files are in memory."""
+
 
 class SharedMemory:
     """Memory in which processes of one machine add up their numbers.
@@ -38,7 +42,8 @@ class SharedMemory:
     the others.  The order of the writes is seen by the others as it was, which holds on x86-64 alone.
 
     The memory has no name, so nothing is left of it when the processes have ended.  Each of them holds a lock on one
-    byte of it, which the system takes away when that process ends in whatever way; so the others notice it.
+    byte of it, which the system takes away when that process ends in whatever way; so the others notice it.  One that
+    is stopped or slow is waited for.
 
     References:
         Rabenseifner (2004), Optimization of collective reduction operations.
@@ -46,7 +51,11 @@ class SharedMemory:
     """
 
     def __init__(self, file: int, rank: int, size: int) -> None:
-        """``file`` is this process's descriptor of the memory, which has `num_bytes`; it is closed with this object."""
+        """``file`` is this process's descriptor of the memory, which has `num_bytes`; it is closed with this object.
+
+        Raises:
+            OSError: The system does not let this process have the memory or its lock.
+        """
         weakref.finalize(self, os.close, file)
         self._file, self._rank, self._size, self._turn = file, rank, size, 0
         memory, marks = mmap.mmap(file, self.num_bytes(size)), 8 * MARK_NUMBERS * size
@@ -54,7 +63,7 @@ class SharedMemory:
         numbers = torch.frombuffer(memory, dtype=torch.float64, offset=marks).view(size + 1, SLOT_NUMBERS)
         self._slots, self._sums = numbers[:size], numbers[size]
         self._others = [other for other in range(size) if other != rank]
-        self._locks(rank, shared=False)
+        self._lock(rank, shared=False)
 
     @staticmethod
     def num_bytes(size: int) -> int:
@@ -66,12 +75,17 @@ class SharedMemory:
 
         Raises:
             LostProcessError: Another process has ended.
+            RuntimeError: Another process adds up something else.
         """
+        self._marks[MARK_NUMBERS * self._rank + 1] = len(numbers)
         for part in numbers.split(SLOT_NUMBERS):
             length = len(part)
             own = slice(length * self._rank // self._size, length * (self._rank + 1) // self._size)
             self._slots[self._rank, :length] = part
             self._meet()
+            lengths = self._marks[1::MARK_NUMBERS].tolist()
+            if len(set(lengths)) > 1:
+                raise RuntimeError(f"the processes must add up as many numbers each, got {lengths}")
             torch.sum(self._slots[:, own], dim=0, out=self._sums[own])
             self._meet()
             part.copy_(self._sums[:length])
@@ -93,24 +107,29 @@ class SharedMemory:
             waited = time.perf_counter() - started
             if waited < AWAKE_SECONDS:
                 os.sched_yield()
-            elif self._locks(other) and not self._is_here(other):
+            elif self._has_ended(other) and not self._is_here(other):
                 raise LostProcessError(f"another process has ended: that of rank {other}")
             else:
                 time.sleep(min(NAP_FRACTION * waited, LONGEST_NAP))
 
-    def _locks(self, rank: int, shared: bool = True) -> bool:
-        """Takes the lock of a process, and whether it could: while that process is there it has the lock for itself."""
-        import fcntl  # Windows has none
-
+    def _has_ended(self, other: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX), 1, rank)
+            self._lock(other, shared=True)
         except OSError:
             return False
         return True
 
+    def _lock(self, rank: int, shared: bool) -> None:
+        """Takes the lock of a process, or raises `OSError`: while that process is there it has the lock for itself."""
+        import fcntl  # Windows has none
+
+        fcntl.lockf(self._file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX), 1, rank)
+
 
 def shared_memory(rank: int, size: int, gather: Callable[[Any], list[Any]]) -> SharedMemory | None:
     """Memory that all processes share; ``None`` where they are on several machines, or not on Linux on x86-64.
+
+    So it is where the system has no room for it, or lets no process open files of the first one.
 
     Args:
         rank: The number of this process, in [0, size).
@@ -119,17 +138,28 @@ def shared_memory(rank: int, size: int, gather: Callable[[Any], list[Any]]) -> S
     """
     memory, file, machine = None, None, ""
     if sys.platform == "linux" and platform.machine() == "x86_64":
-        machine = f"{Path('/proc/sys/kernel/random/boot_id').read_text()}{Path('/proc/self/ns/pid').readlink()}"
-        if rank == 0:
-            file = os.memfd_create("sums")
-            os.ftruncate(file, SharedMemory.num_bytes(size))
+        with suppress(OSError):
+            machine = f"{Path('/proc/sys/kernel/random/boot_id').read_text()}{Path('/proc/self/ns/pid').readlink()}"
+            file = memory_file(SharedMemory.num_bytes(size)) if rank == 0 else None
     machines, paths = zip(*gather((machine, f"/proc/{os.getpid()}/fd/{file}")), strict=True)
     if machine and len(set(machines)) == 1:
-        try:
+        with suppress(OSError):
             file = os.open(paths[0], os.O_RDWR) if file is None else file
             memory = SharedMemory(file, rank, size)
-        except OSError:  # this process may not open files of the first one
-            memory = None
     elif file is not None:
         os.close(file)
     return memory if all(gather(memory is not None)) else None
+
+
+def memory_file(num_bytes: int) -> int:
+    """The descriptor of a file of zeros in memory, all of which is there: a page that lacks room would kill a process.
+
+    (``os.memfd_create`` does the same, but many distributions of Python lack it.)
+    """
+    file = os.open(IN_MEMORY, os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        os.posix_fallocate(file, 0, num_bytes)
+    except OSError:
+        os.close(file)
+        raise
+    return file

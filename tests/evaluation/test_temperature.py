@@ -21,6 +21,8 @@ from whole_runs import Answer, train
 
 RunCommand = Callable[..., Answer]
 
+WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
+
 
 def rows(outputs: int, loss: str, seed: int = 0, number: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels that are drawn by them."""
@@ -92,6 +94,14 @@ def test_the_scale_of_sampling_weights_says_nothing() -> None:
     assert (one.temperature, one.low, one.high) == pytest.approx((ten.temperature, ten.low, ten.high), rel=1e-12)
 
 
+@pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (4, "cross_entropy"), (4, "bce"), (1, "probit")])
+def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outputs: int, loss: str) -> None:
+    logits, labels = rows(outputs, loss, number=300)
+    logits += 0.5 * logits.sign()
+    found, expected = fitted(40 * logits, labels, loss), fitted(logits, labels, loss)
+    assert found.temperature == pytest.approx(40 * expected.temperature, rel=1e-9)
+
+
 NOTHING = {
     "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),
@@ -120,9 +130,6 @@ def test_few_rows_are_said_to_be_few(number: int, little: bool) -> None:
     (line,) = found.in_words(["c0", "c1"])
     assert f"fitted on {number:,} rows" in line
     assert ("too few for a precise one" in line) is little
-
-
-WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (2, "cross_entropy"), (4, "cross_entropy"), (4, "bce")])

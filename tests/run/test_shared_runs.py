@@ -240,8 +240,12 @@ def numbers_in(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What differs, in words."""
+    """What differs, in words.
+
+    A loss that is not convex ends where f no longer falls, which is known to its rounding only.
+    """
     faults = []
+    of_scores = 1e-12 if expected["held"]["optimality"]["is_convex"] else 1e-9
     for name in ("model.coef", "model.intercept"):
         mine, its = found["held"]["state_dict"][name], expected["held"]["state_dict"][name]
         if (far := float((mine - its).abs().max())) > 1e-9 * max(1.0, float(its.abs().max())):
@@ -252,7 +256,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
             if one is None or other is None or one[0] != other[0]:
                 faults.append(f"{part}: {one} and {other}")
                 break
-            if one[1] != pytest.approx(other[1], rel=1e-12, abs=1e-12):
+            if one[1] != pytest.approx(other[1], rel=of_scores, abs=of_scores):
                 faults.append(f"{part}{one[0]}: {one[1]} and {other[1]}")
     for key in ("converged", "rigorous"):
         mine, its = found["summary"]["optimality"][key], expected["summary"]["optimality"][key]

@@ -21,7 +21,6 @@ from logreg.commands.command_line import (
 )
 from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.commands.predicting import (
-    PATIENCE,
     Prediction,
     Task,
     check_folders,
@@ -151,7 +150,7 @@ def _run(arguments: list[str]) -> int:
     with ExitStack() as during:
         if placed is not None:
             is_gpu = device_of(values["accelerator"]).type == "cuda"
-            during.enter_context(process_group(placed, is_gpu, PATIENCE))
+            during.enter_context(process_group(placed, is_gpu))
         _predict_typed(checkpoint, typed, is_folder)
     return 0
 

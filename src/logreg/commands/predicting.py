@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 from os.path import realpath
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
 PARTS_OF_EACH = 4
 """Number of parts that each process predicts, where files are large: the last one to end has a fourth more at most."""
-
-PATIENCE = timedelta(days=30)
-"""Longest time that a process waits for others, which may have a large file left."""
 
 
 @dataclass(frozen=True)
