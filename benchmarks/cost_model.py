@@ -4,9 +4,11 @@ The time of a pass is that of the process with the most rows, plus that of one a
 
     max_i rows_i * (numbers read, products, logits, ...) * seconds of each + rounds * latency + bytes / bandwidth.
 
-Processes of one machine add up in memory that they share: they meet twice, and each copies the reduced bytes.  Between
-machines a ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes 2 log2(P).  In
-both each process sends 2 (P - 1) / P times the reduced bytes.
+Processes of one machine share its caches and its memory: each doubling of their number slows all of them by some part.
+They add up in memory that they share: they meet twice, and each copies the reduced bytes.
+
+Between machines a ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes
+2 log2(P).  In both each process sends 2 (P - 1) / P times the reduced bytes.
 
 References:
     Thakur, Rabenseifner and Gropp (2005), Optimization of collective communication operations in MPICH.
@@ -19,10 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import minimize_scalar, nnls
 
 from logreg.solvers import costs
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS
@@ -163,10 +165,19 @@ def halving_rounds(processes: int) -> int:
     return 2 * math.ceil(math.log2(processes))
 
 
-def scaled_units(work: Work, processes: int, cores: int) -> dict[str, float]:
-    """The units of a pass on one machine, where more processes than cores take turns and switch at each meeting."""
-    turns = max(1.0, processes / cores)
-    units = {unit: number * turns for unit, number in work.units(processes).items()}
+def scaled_units(work: Work, processes: int, cores: int, slowdown: float = 0.0) -> dict[str, float]:
+    """The units of a pass on one machine, where more processes than cores take turns and switch at each meeting.
+
+    Args:
+        work: The pass.
+        processes: Number of processes.
+        cores: Cores of the machine.
+        slowdown: The part by which each doubling of the number of processes slows their work.
+    """
+    turns, slower = max(1.0, processes / cores), 1 + slowdown * math.log2(processes)
+    units = {
+        unit: number * turns * (1 if unit in OF_MESSAGES else slower) for unit, number in work.units(processes).items()
+    }
     return units | {"switch": max(0.0, units["meeting"] - MEETINGS)}
 
 
@@ -175,12 +186,18 @@ def seconds_of(units: Mapping[str, float], constants: Constants) -> float:
     return sum(number * constants[unit] for unit, number in units.items())
 
 
-def fitted(measured: Sequence[Measured], cores: int) -> dict[str, float]:
-    """The constants >= 0 of least squared relative errors; 0 for a unit that nothing measured has."""
-    rows = [[*scaled_units(one.work, one.processes, cores).values()] for one in measured]
-    matrix = np.array(rows) / np.array([[one.seconds] for one in measured])
-    size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)  # the units differ by many powers of ten
-    return dict(zip(UNITS, nnls(matrix / size, np.ones(len(measured)))[0] / size, strict=True))
+def fitted(measured: Sequence[Measured], cores: int) -> tuple[dict[str, float], float]:
+    """The constants >= 0 of least squared relative errors; 0 for a unit that nothing measured has; and the slowdown."""
+
+    def constants(slowdown: float) -> tuple[Any, float]:
+        rows = [[*scaled_units(one.work, one.processes, cores, slowdown).values()] for one in measured]
+        matrix = np.array(rows) / np.array([[one.seconds] for one in measured])
+        size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)  # the units differ by many powers of ten
+        found, error = nnls(matrix / size, np.ones(len(measured)))
+        return found / size, error
+
+    best = minimize_scalar(lambda slowdown: constants(slowdown)[1], bounds=(0, 1), method="bounded")
+    return dict(zip(UNITS, constants(best.x)[0], strict=True)), float(best.x)
 
 
 @dataclass(frozen=True)

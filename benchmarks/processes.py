@@ -99,8 +99,11 @@ CHECKED = [
 ]
 """The shapes that it is compared with."""
 
-TURN, SHORT_TURN = 2, 40
-"""Times that a work is repeated in a turn, and one of less than some milliseconds."""
+TURN = 2
+"""Times that a work is repeated in a turn."""
+
+SHORT_CALLS = 40
+"""Calls of a work of less than some milliseconds that are timed as one: processes leave a barrier one by one."""
 
 LARGEST_ERROR = 0.2
 """Largest accepted relative error of a prediction."""
@@ -215,16 +218,17 @@ def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
 def time_work(processes: ProcessGroup | None, work: Work, is_busy: bool) -> list[float]:
     """Seconds that this process takes for each repeat of a turn: processor time where the machine is busy."""
     clock = time.process_time if is_busy else time.perf_counter
-    is_short = work.is_message or work.kind == "step"
+    calls = SHORT_CALLS if work.is_message or work.kind == "step" else 1
     with torch.no_grad():
         run = prepared(work, processes)
         taken = []
-        for _ in range((SHORT_TURN if is_short else TURN) + 1):  # the first one finds cold caches
+        for _ in range(TURN + 1):  # the first one finds cold caches
             if processes is not None:
                 processes.barrier()
             start = clock()
-            run()
-            taken.append(clock() - start)
+            for _ in range(calls):
+                run()
+            taken.append((clock() - start) / calls)
     return taken[1:]
 
 
@@ -329,16 +333,17 @@ def measure(workers: dict[int, Workers], works: Sequence[Work], repeats: int, is
 
 def print_model(fit_to: Sequence[Measured], checked: Sequence[Measured], cores: int) -> Constants:
     """Prints the constants and the predictions; returns the constants."""
-    constants = fitted(fit_to, cores)
+    constants, slowdown = fitted(fit_to, cores)
     print("\n| unit | fitted, s | assumed by solvers, s |\n|---|--:|--:|")
     for unit in UNITS:
         assumed = "" if unit in NOT_OF_SOLVERS else f"{ASSUMED[unit]:.1e}"
         print(f"| {unit} | {constants[unit]:.1e} | {assumed} |")
+    print(f"\neach doubling of the processes slows their work by {100 * slowdown:.0f} %")
     errors: dict[str, list[float]] = {"fitted": [], "checked": []}
     print("\n| pass | processes | measured, ms | spread | predicted, ms | error | |\n|---|--:|--:|--:|--:|--:|---|")
     for part, measured in (("fitted", fit_to), ("checked", checked)):
         for work, size, seconds, spread in measured:
-            predicted = seconds_of(scaled_units(work, size, cores), constants)
+            predicted = seconds_of(scaled_units(work, size, cores, slowdown), constants)
             errors[part].append(abs(predicted / seconds - 1))
             print(
                 f"| {work} | {size} | {1e3 * seconds:.3f} | {100 * spread:.0f} % | {1e3 * predicted:.3f} | "

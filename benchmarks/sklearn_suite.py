@@ -2,8 +2,7 @@
 
 Runs ``sklearn/linear_model/tests/test_logistic.py`` of the installed scikit-learn.  Each test has passed, has failed,
 or is not applicable, for the reason that is printed.  The exit code is 1 where a test fails.  Names of their solvers
-stand for ours.  Where a test gives no values of C to LogisticRegressionCV, it
-gets theirs.
+stand for ours.  Where a test gives no values of C to LogisticRegressionCV, it gets theirs.
 """
 
 from __future__ import annotations

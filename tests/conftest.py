@@ -86,14 +86,6 @@ def no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_second_composing() -> Iterator[None]:
-    """Has Hydra compose a config once: its first time only looks for ``hydra.mode``, which the commands refuse."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hydra._internal.hydra.Hydra.get_mode", lambda hydra, config_name, overrides: None)
-        yield
-
-
 @pytest.fixture
 def draw() -> torch.Generator:
     return torch.Generator().manual_seed(0)

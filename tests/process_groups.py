@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import set_forkserver_preload
@@ -179,8 +181,20 @@ def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:
     return parts
 
 
+def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Exit codes of real processes that do the same work, a function of a module, see `in_processes`."""
+    set_forkserver_preload(PRELOADED)
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=work, args=arguments) for _ in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
 def forked(number: int, work: Callable[[], None]) -> list[int]:
-    """Exit codes of processes that begin the same work at the same moment."""
+    """Exit codes of processes that begin the same work at the same moment, and use no threads of torch."""
     ready, go = os.pipe(), os.pipe()
     children = []
     for _ in range(number):
@@ -193,6 +207,8 @@ def forked(number: int, work: Callable[[], None]) -> list[int]:
                 os.read(go[0], 1)  # returns in all of them at once
                 work()
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

@@ -203,9 +203,11 @@ def place_name(path: str) -> str:
         >>> place_name("s3://bucket/rows/*.parquet")
         'rows'
     """
-    _, is_address, inner = path.partition("://")
+    scheme, is_address, inner = path.partition("://")
+    if not scheme.startswith("s3"):  # there a question mark belongs to a pattern
+        inner = inner.partition("?")[0]
     local = os.path.abspath(path)  # noqa: PTH100  # resolves "." and "..", but no links
-    parts = PurePosixPath(inner.partition("?")[0]).parts if is_address else Path(local).parts
+    parts = PurePosixPath(inner).parts if is_address else Path(local).parts
     if not Path(path).exists():
         marked = [place for place, part in enumerate(parts) if set(part) & set("*?[")]
         parts = parts[: marked[0]] if marked else parts

@@ -56,6 +56,17 @@ def without_passwords(text: str) -> str:
     return PASSWORD.sub(lambda found: f"{found[2]}***" if found[2] else f"{found[1]}:***@", text)
 
 
+def counted(number: float, noun: str) -> str:
+    """A number with its noun, which takes an s or es in the plural.
+
+    Example:
+        >>> counted(1, "row"), counted(2_500, "row"), counted(0, "class")
+        ('1 row', '2,500 rows', '0 classes')
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,.10g} {noun}{ending}"
+
+
 def format_bytes(count: float) -> str:
     """A number of bytes in the unit that suits it.
 

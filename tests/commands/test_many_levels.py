@@ -75,7 +75,7 @@ def test_180_levels_are_learned_from_as_scikit_learn_does(tmp_path: Path, run_co
     new = [values[counts.argmax()] if shop in ("", "NA") else shop.strip() for shop in NEW]
     features = np.hstack([encoder.transform(np.array(new)[:, None]).toarray(), [[shop in ("", "NA")] for shop in NEW]])
     np.testing.assert_allclose(found, theirs.predict_proba(features)[:, 1], atol=1e-5)
-    assert "1 rows have a level of shop that the model lacks: encoded as no level" in said
+    assert "1 row with a level of shop that the model lacks: encoded as no level" in said
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # of an array

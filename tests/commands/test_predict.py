@@ -237,7 +237,7 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, run_com
     (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
     answer = run_command(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
     assert answer.code == 0
-    assert "2 rows have a level of color that the model lacks: encoded as no level\n" in answer.err
+    assert "2 rows with a level of color that the model lacks: encoded as no level\n" in answer.err
 
 
 def test_a_missing_value_where_train_has_none_is_told(tmp_path: Path, run_command: RunCommand) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from fake_mnist import write_fake_mnist
 from logreg.csr import checked_sparse
-from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
+from logreg.data import DATASETS, Dataset, RawData, Table, TensorDataModule, build_dataset
 from logreg.data.blocks import LOADED_BLOCK_BYTES, BlockDataset, BlockSampler, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
+from logreg.data.sources.table import TableFile
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import Batch
@@ -369,7 +370,7 @@ def test_a_block_is_moved_whole() -> None:
 # several processes
 
 
-def modules_of(datasets: list[Given]) -> list[TensorDataModule]:
+def modules_of(datasets: Sequence[Dataset]) -> list[TensorDataModule]:
     """The DataModules of processes that read these datasets, set up at the same time."""
     meeting, parts = Barrier(len(datasets), timeout=60), [None] * len(datasets)
 
@@ -421,3 +422,16 @@ def test_processes_that_read_other_rows_are_refused(draw: torch.Generator) -> No
     features, labels = torch.randn(40, 3, generator=draw), torch.arange(40) % 2
     with pytest.raises(DataError, match="those of process 1 have another checksum than those of process 0"):
         modules_of([Given(features, labels), Given(features + 1, labels)])
+
+
+def test_only_the_processes_of_one_machine_share_the_cache(tmp_path: Path) -> None:
+    """The only process of another machine holds the rows; both find the same ones, and none waits for ever."""
+    (tmp_path / "t.csv").write_text("x,y\n" + "\n".join(f"{row},{'no' if row % 3 else 'yes'}" for row in range(60)))
+    tables = [
+        TableFile(path=str(tmp_path / "t.csv"), target="y", cache=str(tmp_path / f"cache-{rank}")) for rank in range(2)
+    ]
+    for one, is_shared in zip(tables, (True, False), strict=True):
+        vars(one)["_is_shared"] = is_shared
+    modules = modules_of(tables)
+    assert modules[0].facts == modules[1].facts
+    assert [(tmp_path / f"cache-{rank}").exists() for rank in range(2)] == [True, False]

@@ -27,7 +27,7 @@ from logreg.data.formats.shards import find_shards, first_file
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
-from process_groups import forked
+from process_groups import exit_codes
 from tables import as_text, table
 from whole_runs import Answer, data_of, left_in, train, working_in
 
@@ -237,8 +237,10 @@ def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
     count, wide = 500_000, 50
     draw = np.random.default_rng(0)
     columns = {f"x{number}": draw.standard_normal(count, np.float32) for number in range(wide)}
-    pq.write_table(pa.table(columns | {"y": draw.integers(0, 2, count)}), tmp_path / "all.parquet")
-    del columns
+    whole = pa.table(columns | {"y": draw.integers(0, 2, count)})
+    pq.write_table(whole, tmp_path / "all.parquet")
+    pq.write_table(whole[:1000], tmp_path / "few.parquet")
+    del columns, whole
 
     def anonymous() -> int:
         """Bytes of anonymous memory, without those that allocators keep for later."""
@@ -248,13 +250,17 @@ def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
+    def read(name: str) -> TensorDataModule:
+        return table(tmp_path / name, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+
+    read("few.parquet")  # which imports what reading needs
     before = anonymous()
-    data = table(tmp_path / "all.parquet", "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
+    data = read("all.parquet")
     source = data.row_source("train")
     assert float(sum(block.features.double().sum() for block in source.interleaved_blocks())) != 0
     assert not source.has_random_access
     assert not source.may_be_held
-    assert anonymous() - before < 4 * count * wide / 2
+    assert anonymous() - before < 4 * count * wide
 
 
 def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: RunCommand) -> None:
@@ -523,7 +529,23 @@ def test_a_cache_that_fills_up_is_one_line(
     table(folder, "dataset.storage=memory")
 
 
-@pytest.mark.parametrize("moment", ["files.keep", "torch.save", "logreg.data.datamodule.find_leaks"])
+def _encode_until(moment: str, folder: Path, arguments: list[str]) -> None:
+    """Encodes a table in a process that is killed when it calls the function ``moment``."""
+
+    def killed(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("logreg.data.memory.MAPPED_BYTES", 0)
+        patched.setattr(moment, killed)
+        table(folder, *arguments)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["logreg.data.formats.cache.ArrayFiles.keep", "torch.save", "logreg.data.datamodule.find_leaks"],
+    ids=["keep", "save", "leaks"],
+)
 def test_a_killed_process_leaves_nothing_that_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -531,17 +553,7 @@ def test_a_killed_process_leaves_nothing_that_is_believed(
     folder = sharded(rows(count=300), tmp_path / "rows")
     arguments = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
     monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
-
-    def killed(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def encode() -> None:
-        name = moment.replace("files.", "logreg.data.formats.cache.ArrayFiles.")
-        with monkeypatch.context() as patched:
-            patched.setattr(name, killed)
-            table(folder, *arguments)
-
-    assert forked(2, encode) == [-signal.SIGKILL] * 2
+    assert exit_codes(2, _encode_until, moment, folder, arguments) == [-signal.SIGKILL] * 2
     assert [*(tmp_path / "cache").glob("table-*.pt")] == []
     assert_same_rows(table(folder, *arguments), table(folder, "dataset.storage=memory"))
     assert {Path(name).suffix for name in left_in(tmp_path / "cache")} == {".0", ".pt", ".lock"}

@@ -139,6 +139,15 @@ def test_any_table_gives_the_features_of_the_command(table: pa.Table, standardiz
     assert encoder.columns_ == data.facts.columns
 
 
+def test_an_earlier_result_is_not_changed() -> None:
+    """It lies in memory that this package has made, and is the caller's."""
+    numbers = np.arange(2**16) % 97 + 0.5
+    once = TableEncoder(standardize=False).fit_transform(pa.table({"x": numbers}))
+    twice = TableEncoder(standardize=False).fit(pa.table({"x": once[:, 0]})).transform(pa.table({"x": once[:, 0]}))
+    np.testing.assert_array_equal(once[:, 0], numbers)
+    np.testing.assert_array_equal(twice, once)
+
+
 def small() -> dict[str, list[Any]]:
     """A column of each kind, all but the last with missing values, 40 rows, and rows of each class."""
     draw = np.random.default_rng(0)

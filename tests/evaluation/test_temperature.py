@@ -102,23 +102,11 @@ def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outp
     assert found.temperature == pytest.approx(40 * expected.temperature, rel=1e-9)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_class_logits_are_those_of_the_probabilities_and_have_a_derivative(loss: str, temperature: float) -> None:
-    outputs = 3 if loss == "cross_entropy" else 1
-    logits, at = 2 * rows(outputs, loss, number=20)[0], torch.tensor(temperature).double().requires_grad_()
-    for log_weight in (None, WEIGHTS[: max(outputs, 2)].log()):
-        probabilities = LOSSES[loss].class_probabilities(logits, temperature, log_weight)
-        found = LOSSES[loss].class_logits(logits, at, log_weight)
-        torch.testing.assert_close(found.softmax(1), probabilities)
-        assert torch.autograd.grad(found[:, 1].sum() - found[:, 0].sum(), at)[0] != 0
-
-
 NOTHING = {
-    "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on the 4 rows of val"),
+    "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),
     "tiny": ([-1e-9, 1e-9, -1e-9, 1e-9, 1e-9], [0, 1, 0, 1, 0], "below 0.01"),
-    "one class": ([-1.0, 2.0, 1.0], [1, 1, 1], "the 3 rows of val are all of class 'c1'"),
+    "one class": ([-1.0, 2.0, 1.0], [1, 1, 1], "val has no other class than 'c1' (3 rows)"),
 }
 
 

@@ -16,8 +16,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatterSciNotation
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from logreg.evaluation import held_out
 from logreg.evaluation.held_out import Evaluation, Predicted, best_threshold, evaluate
 from logreg.facts import DataFacts
 from logreg.reports.diagnostic_plots import (
@@ -28,6 +30,7 @@ from logreg.reports.diagnostic_plots import (
     reliability,
     roc_and_precision_recall,
 )
+from logreg.reports.figures import PowersOfTen
 from logreg.reports.html import as_html
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import CoefficientSummary
@@ -169,6 +172,24 @@ def test_numbers_too_wide_for_their_cells_are_left_out() -> None:
     assert len(confusion_matrix(evaluation, facts_of(40), "made").axes[0].texts) == 0
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_mistakes_and_reliability_of_rows_in_parts_are_those_of_all_rows(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, evaluation = made(classes)
+    predicted.probabilities[400:] = predicted.probabilities[:100].clone()  # equal ones, in the order of the rows
+    predicted = replace(predicted, sample_weight=torch.arange(500, dtype=torch.float64) % 3)
+    weight, (sure, decided) = predicted.weight, predicted.probabilities.max(1)
+    wrong = ((decided != predicted.labels) & (weight > 0)).nonzero()[:, 0]
+    order = wrong[sure[wrong].argsort(descending=True, stable=True)]
+    whole = reliability(predicted, evaluation, facts_of(classes), "made")
+    monkeypatch.setattr(held_out, "ROWS_AT_ONCE", 7)
+    assert [one.position for one in confident_mistakes(predicted, 40)] == order[:40].tolist()
+    parts = reliability(predicted, evaluation, facts_of(classes), "made")
+    for one, other in zip(whole.axes[0].lines, parts.axes[0].lines, strict=True):
+        np.testing.assert_allclose(np.asarray(one.get_data()), np.asarray(other.get_data()))
+
+
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2, 2)])
 def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     predicted, _ = made(3)
@@ -195,6 +216,28 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     for one, other in pairwise(boxes[:6]):
         assert one.x1 <= other.x0
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_logarithmic_axes_are_labelled_as_matplotlib_labels_them_without_its_formulas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs, ours = LogFormatterSciNotation(), PowersOfTen()
+    for formatter in (theirs, ours):
+        axes = Figure().subplots()
+        axes.set(yscale="log", ylim=(0.02, 0.09))
+        formatter.set_axis(axes.yaxis)
+        formatter.set_locs([0.02, 0.04, 0.06, 0.07])
+    two = "2\N{MULTIPLICATION SIGN}10⁻²"
+    for value, formula, label in ((1e-12, "10^{-12}", "10⁻¹²"), (1.0, "10^{0}", "10⁰"), (0.02, r"2\times10^{-2}", two)):
+        assert theirs(value) == rf"$\mathdefault{{{formula}}}$"
+        assert ours(value) == label
+    assert theirs(0.07) == ours(0.07) == ""  # where the labels of all would be too many
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a formula was parsed")
+
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", refuse)
+    drawn(loss_curves({"loss/train": {1: 0.9, 2: 0.5}, "optimality/gap": {1: 0.1, 2: 1e-5}}, "made"))
 
 
 def test_the_curves_of_a_training() -> None:

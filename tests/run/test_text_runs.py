@@ -169,7 +169,7 @@ def test_the_intercept_decides_on_text_without_a_known_word(here: Path, run_comm
     run = Run(here / "model")
     (here / "unknown.csv").write_text('text\n""\nzzz qqq\njudge\n', encoding="utf-8")
     answer = run_command(here, "predict", MODEL, "input=unknown.csv", "output=-")
-    assert "2 rows have no n-gram of text that the model has: all its features are 0" in answer.err
+    assert "2 rows without an n-gram of text that the model has: all its features are 0" in answer.err
     intercept = run.checkpoint()["state_dict"]["model.intercept"].double()
     rows = rows_of(answer.out)
     for place, topic in enumerate(sorted(WORDS)):

@@ -18,7 +18,7 @@ from logreg.reports.json_fields import to_json
 from logreg.reports.summary_schema import Summary, read_summary, reading_summary
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
-from logreg.terminal import terminal
+from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
     from logreg.evaluation.paired_comparison import Paired
@@ -230,7 +230,9 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
         values = "  ".join(f"{_cell(each, row['metrics'].get(each)):<{WIDTHS[each]}}" for each in scores)
         lines.append((indent + values).rstrip())
         if same_rows and (fit := row["likelihood"]):
-            criteria = f"AIC {fit['aic']:.2f}  BIC {fit['bic']:.2f}  {fit['parameters']:,} parameters, on train"
+            criteria = (
+                f"AIC {fit['aic']:.2f}  BIC {fit['bic']:.2f}  {counted(fit['parameters'], 'parameter')}, on train"
+            )
             lines.append(indent + criteria)
     if letters:
         lines.append("")
@@ -238,7 +240,7 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
         split, found = paired
         loss, accuracy = found.log_loss, found.accuracy
         lines += [
-            f"B - A on {found.rows:,} rows of {split}",
+            f"B - A on {counted(found.rows, 'row')} of {split}",
             f"   log loss {loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]",
             f"   accuracy {accuracy.value:+.2%} [{accuracy.low:+.2%}, {accuracy.high:+.2%}]",
             f"   only A right: {found.only_a:,}, only B right: {found.only_b:,}"

@@ -16,7 +16,7 @@ from logreg.errors import ConfigError
 from logreg.files import check_free, shown, write_text
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
-from logreg.terminal import terminal
+from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
     from logreg.reports.summary_schema import EvaluationSummary
@@ -168,7 +168,7 @@ def _show(output: EvaluateOutput, console: Any) -> None:
     if evaluation.split == ALL_ROWS:  # nothing was trained with them
         scores = [["all", *scores[0][1:]]]
     print_table(console, header, scores)
-    line = f"{evaluation.split}: {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}"
+    line = f"{evaluation.split}: {counted(evaluation.rows, 'row')}, intervals of {evaluation.confidence:.0%}"
     console.print(line, markup=False, highlight=False)
     print_table(console, *evaluation_table(evaluation))
     for words in class_table_in_words(evaluation):

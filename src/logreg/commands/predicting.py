@@ -6,17 +6,19 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from logreg.errors import ConfigError
 from logreg.export.predictions import open_writer, output_name
-from logreg.files import check_writable, shown, whole_file
-from logreg.terminal import on_one_line, terminal
+from logreg.files import check_writable, shown, unfinished, whole_file
+from logreg.terminal import counted, on_one_line, terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +59,7 @@ class Task:
         target: Path of the output; "-" for standard output.
         size: Bytes of the input.
         constants: Values of further columns, those in the names of its folders.
-        groups: Row groups of a Parquet file; ``None`` for all rows.
+        groups: Row groups of a Parquet file, of which this is a part; ``None`` for all rows.
     """
 
     source: str
@@ -108,7 +110,8 @@ class Prediction:
             return counts
         kept_names = list(self.reader.keep if block is None else block.kept)
         at_once = logit_rows(facts.num_classes, torch.float64)
-        opened = open_writer(task.target, facts.class_names, kept_names, self.intervals is not None)
+        opens = whole_file if task.groups is None else _part_file
+        opened = open_writer(task.target, facts.class_names, kept_names, self.intervals is not None, opens)
         with opened as writer, progress_bar(number, "rows", is_shown) as advance:
             while block is not None:
                 for start in range(0, block.features.shape[0], at_once):
@@ -156,9 +159,13 @@ def predict_folder(work: Prediction, checkpoint: Path, source: Path, target: Pat
     started = time.perf_counter()
     tasks, there = in_first(joined_processes(), lambda: _tasks(work.reader, checkpoint, source, target, overwrite))
     if there:
-        print(f"{there:,} files are in {shown(target)} already; overwrite=true makes them again", file=sys.stderr)
+        print(
+            f"already in {shown(target)}: {counted(there, 'file')}; overwrite=true predicts all again", file=sys.stderr
+        )
     counts = predict_files(work, tasks, takes_no_rows=True)
-    print_counts(work.trained.facts, counts, f" of {len(tasks):,} files", time.perf_counter() - started, shown(target))
+    print_counts(
+        work.trained.facts, counts, f" of {counted(len(tasks), 'file')}", time.perf_counter() - started, shown(target)
+    )
 
 
 def predict_files(work: Prediction, files: Sequence[Task], takes_no_rows: bool) -> Counts:
@@ -177,81 +184,73 @@ def predict_files(work: Prediction, files: Sequence[Task], takes_no_rows: bool) 
     from logreg.processes import in_each, in_first, joined_processes
 
     processes = joined_processes()
-    if processes is None:
-        rank, size, parts, split = 0, 1, [*files], list[tuple[list[str], str]]()
-    else:
-        rank, size = processes.rank, processes.size
-        parts, split = in_first(processes, lambda: _parts(work.reader, files, size))
-    own = parts[rank::size]
+    own = list(files)
+    if processes is not None:
+        parts = in_first(processes, lambda: _parts(work.reader, files, processes.size))
+        own = parts[processes.rank :: processes.size]
 
     def check() -> None:
         for task in own:
             work.reader.read(task.source, task.constants, task.groups)
 
-    def join() -> None:
-        for names, target in split[rank::size]:
-            _join(names, target)
-
-    def predict() -> Counts:
-        counts = Counts()
+    def predict(held: ExitStack) -> tuple[Counts, list[tuple[str, int, str]]]:
+        """What was predicted; and of each part of a file the output, the first row group and the temporary file."""
+        counts, made = Counts(), list[tuple[str, int, str]]()
         with progress_bar(len(own), "files", True) as advance:
             for task in own:
-                counts += work.file(task, False, takes_no_rows or task.groups is not None)
+                target = task.target
+                if task.groups is not None:
+                    target = str(held.enter_context(unfinished(Path(task.target))))
+                    made.append((task.target, task.groups.start, target))
+                counts += work.file(replace(task, target=target), False, takes_no_rows or task.groups is not None)
                 advance(1)
-        return counts
+        return counts, made
 
     in_each(processes, check)
-    try:
-        counts = in_each(processes, predict)
-        if processes is not None:
-            counts = sum(processes.gather(counts), Counts())
-            in_each(processes, join)
-    finally:
-        for task in own:
-            if task.groups is not None:
-                Path(task.target).unlink(missing_ok=True)
+    with ExitStack() as held:
+        counts, made = in_each(processes, lambda: predict(held))
+        if processes is None:
+            return counts
+        counts = sum(processes.gather(counts), Counts())
+        made = sorted(part for some in processes.gather(made) for part in some)
+        joined = [(target, [name for *_, name in some]) for target, some in groupby(made, itemgetter(0))]
+        in_each(processes, lambda: _join(joined[processes.rank :: processes.size]))
     return counts
 
 
-def _parts(
-    reader: NewRowsReader, files: Sequence[Task], processes: int
-) -> tuple[list[Task], list[tuple[list[str], str]]]:
-    """The files, of which large ones are in parts of some row groups, the largest first.
-
-    Returns:
-        Files and parts of files; and the outputs of the parts of each file that is in parts, with its output.
-    """
+def _parts(reader: NewRowsReader, files: Sequence[Task], processes: int) -> list[Task]:
+    """The files, of which large ones are in parts of some row groups, the largest first."""
     from logreg.processes import share
 
     most = sum(file.size for file in files) / (processes * PARTS_OF_EACH)
-    parts, split = list[Task](), list[tuple[list[str], str]]()
+    parts = list[Task]()
     for file in files:
         groups = reader.row_groups(file.source) if file.size > most else 1
         count = min(groups, math.ceil(file.size / most)) if groups > 1 else 1
         if count == 1:
             parts.append(file)
             continue
-        target = Path(file.target)
-        names = [
-            str(target.with_name(f".{target.stem}-part-{part}-of-{count}{target.suffix}")) for part in range(count)
-        ]
-        split.append((names, file.target))
-        for part, name in enumerate(names):
-            parts.append(replace(file, target=name, size=file.size / count, groups=share(groups, part, count)))
-    return sorted(parts, key=lambda task: -task.size), split
+        parts += [replace(file, size=file.size / count, groups=share(groups, part, count)) for part in range(count)]
+    return sorted(parts, key=lambda task: -task.size)
 
 
-def _join(parts: Sequence[str], target: str) -> None:
-    """Writes the rows of Parquet files into one."""
+def _part_file(path: Path) -> IO[bytes]:
+    """An open file for a part, whose name and lock stay those of `unfinished`."""
+    return path.open("wb")
+
+
+def _join(outputs: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Writes outputs, each of the rows of its parts, which are Parquet files of one schema."""
     from pyarrow.parquet import ParquetFile, ParquetWriter
 
-    with ExitStack() as opened:
-        files = [opened.enter_context(ParquetFile(part)) for part in parts]
-        sink = opened.enter_context(whole_file(Path(target)))
-        with ParquetWriter(sink, files[0].schema_arrow) as writer:
-            for file in files:
-                for batch in file.iter_batches():
-                    writer.write_batch(batch)
+    for target, parts in outputs:
+        with ExitStack() as opened:
+            files = [opened.enter_context(ParquetFile(part)) for part in parts]
+            sink = opened.enter_context(whole_file(Path(target)))
+            with ParquetWriter(sink, files[0].schema_arrow) as writer:
+                for file in files:
+                    for batch in file.iter_batches():
+                        writer.write_batch(batch)
 
 
 def _tasks(
@@ -295,11 +294,11 @@ def print_counts(facts: DataFacts, counts: Counts, of_files: str, seconds: float
 
     by_name = {column.name: column for column in facts.columns}
     for name, number in counts.unseen.items():
-        print(on_one_line(unseen_note(f"{number:,} rows", by_name[name], "the model")), file=sys.stderr)
+        print(on_one_line(unseen_note(counted(number, "row"), by_name[name], "the model")), file=sys.stderr)
     for name, number in counts.filled.items():
         print(on_one_line(filled_note(number, by_name[name])), file=sys.stderr)
     where = "" if output == "-" else f": {output}"
-    print(on_one_line(f"{counts.rows:,} rows{of_files} in {seconds:.2f} s{where}"), file=sys.stderr)
+    print(on_one_line(f"{counted(counts.rows, 'row')}{of_files} in {seconds:.2f} s{where}"), file=sys.stderr)
 
 
 def predicted(predictor: Predictor, features: Tensor, threshold: float | None) -> tuple[Any, Any]:

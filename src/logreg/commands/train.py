@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -130,8 +132,7 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
             return start_together(devices, num_nodes, [*_program(), *typed])
     if placed is not None and placed.rank:
         overrides = [*overrides, *OF_OTHER_RANKS]
-    sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
-    _run_hydra(sweeping, started)
+    _run_hydra(overrides, options, sweeping, started)
     if early_end.sweep is None:
         return 0
     from logreg.sweeps.results import gather
@@ -173,8 +174,14 @@ def _checked_processes(overrides: Sequence[str], sweeping: bool, placed: Placeme
     return devices, num_nodes
 
 
-def _run_hydra(sweeping: bool, started: float) -> None:
-    """Has Hydra compose the config of each run from ``sys.argv``, and runs it.
+def _run_hydra(overrides: Sequence[str], options: Sequence[str], sweeping: bool, started: float) -> None:
+    """Has Hydra compose the config of each run, and runs it.
+
+    Args:
+        overrides: The settings, as Hydra takes them.
+        options: Options of Hydra, such as -m, and their values.
+        sweeping: Whether there may be several runs.
+        started: ``time.perf_counter()`` at the start of the command.
 
     Raises:
         ConfigError: Hydra could not start.
@@ -183,7 +190,14 @@ def _run_hydra(sweeping: bool, started: float) -> None:
     failures: list[Exception] = []
     job = run_job if sweeping else _collecting(failures, started)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        if options:
+            sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        else:  # `hydra.main` would compose the config twice, at first for hydra.mode alone
+            with initialize_config_dir(str(CONF), "train", version_base="1.3"):
+                single = GlobalHydra.instance().hydra
+                assert single is not None
+                single.run("config", job, [*overrides, "hydra.mode=RUN"])
     except (LogregError, HydraException, OmegaConfBaseException, OSError):
         raise
     except Exception as error:  # of Hydra; those of runs are in `failures`, or in the folders of a sweep

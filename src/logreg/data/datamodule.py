@@ -50,6 +50,7 @@ from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.processes import Processes, in_each, in_turn, share
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
+from logreg.terminal import counted
 
 PREPARED_VERSION = 2
 """Version of prepared rows in the cache: raise it when rows are read, split, encoded or measured in another way."""
@@ -213,7 +214,7 @@ class TensorDataModule(pl.LightningDataModule):
                 )
 
     def _agree_on_storage(self) -> bool:
-        """Whether the prepared rows are kept in a cache, which is the same in all processes.
+        """Whether a process keeps the prepared rows in a cache, where the others find them; the same in all processes.
 
         Each of them knows the memory that it has.  Where one must map the rows all do, since the order in which mapped
         rows are shuffled is another one.
@@ -222,7 +223,10 @@ class TensorDataModule(pl.LightningDataModule):
         is_mapped = in_each(processes, lambda: isinstance(dataset, MappedSource) and dataset.is_mapped)
         if processes is not None and any(processes.gather(is_mapped)) and not is_mapped:
             self.dataset = dataclasses.replace(dataset, storage="mapped")  # type: ignore[type-var]  # all are dataclasses
-        return in_each(processes, lambda: isinstance(self.dataset, MappedSource) and self.dataset.cache_key is not None)
+        is_cached = in_each(
+            processes, lambda: isinstance(self.dataset, MappedSource) and self.dataset.cache_key is not None
+        )
+        return is_cached if processes is None else any(processes.gather(is_cached))
 
     def _read(self) -> _Prepared:
         """The prepared rows."""
@@ -363,7 +367,10 @@ class TensorDataModule(pl.LightningDataModule):
             return train, f"train is changed at random in each epoch, and scored as it is without changes: {words}"
         enlarged = with_copies(train, self.dataset, raw.image_shape, self.augmentation, self.copies, self.seed)
         copies = "a changed copy" if self.copies == 1 else f"{self.copies} changed copies"
-        return enlarged, f"train counts {len(train):,} rows and {copies} of each, {len(enlarged):,} in all: {words}"
+        return (
+            enlarged,
+            f"train counts {counted(len(train), 'row')} and {copies} of each, {len(enlarged):,} in all: {words}",
+        )
 
     def _prepare_for(self, model: DataFacts, allocate: Allocate) -> _Prepared:
         """Prepares the rows for a trained model."""

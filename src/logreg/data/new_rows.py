@@ -39,6 +39,7 @@ from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
 from logreg.rows import BLOCK_ROWS
+from logreg.terminal import counted
 
 STANDARD_INPUT = "-"
 """Path that means standard input."""
@@ -148,12 +149,13 @@ class NewRowsReader:
         return self._table(path, constants or {}, groups)
 
     def row_groups(self, path: str) -> int:
-        """Number of parts in which a file can be read: the row groups of a table in a Parquet file; else 1.
+        """Number of parts in which a file can be read: the row groups of a table in a Parquet file with rows; else 1.
 
         Raises:
             DataError: The file is broken.
         """
-        return len(row_groups(path, "input")) if self.columns and suffix_of(path) in PARQUET_SUFFIXES else 1
+        sizes = row_groups(path, "input") if self.columns and suffix_of(path) in PARQUET_SUFFIXES else []
+        return len(sizes) if any(sizes) else 1
 
     def files(self, folder: Path) -> list[str]:
         """The tables or matrices in a folder and the folders below it, relative to ``folder``, in order.
@@ -224,7 +226,7 @@ class NewRowsReader:
             return f"images of {' x '.join(map(str, facts.image_shape))}"
         if self.columns:
             return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
-        return f"a matrix of {facts.num_features} features ({', '.join(MATRIX_SUFFIXES)})"
+        return f"a matrix of {counted(facts.num_features, 'feature')} ({', '.join(MATRIX_SUFFIXES)})"
 
     def _table(
         self, path: str, constants: Mapping[str, Any], groups: range | None

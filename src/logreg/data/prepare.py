@@ -26,6 +26,7 @@ from logreg.errors import ConfigError, DataError, as_typed, name_list, shortened
 from logreg.facts import SPLITS, Column, DataFacts, Split, keeping_scale, names_of_features
 from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
+from logreg.terminal import counted
 
 DEFAULT_FRACTION = 0.2
 """Fraction of the train rows that is held out by default for each split that the source lacks."""
@@ -275,7 +276,7 @@ def encode_columns(
         for split, table in tables.items():
             mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
             if mine:
-                unknown.append(unseen_note(f"{mine:,} rows of {split}", by_name[name], "train"))
+                unknown.append(unseen_note(f"{counted(mine, 'row')} of {split}", by_name[name], "train"))
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes, tuple(unknown))
 

@@ -33,6 +33,7 @@ from logreg.solvers.arguments import check_offset
 from logreg.solvers.fit import EXACT, Fit, fit
 from logreg.solvers.passes.base import Pass
 from logreg.solvers.state import SolverState
+from logreg.terminal import counted
 from logreg.training.model import linear_in_float64
 
 DTYPES = {32: torch.float32, 64: torch.float64}
@@ -478,13 +479,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """Prints or warns what the certificate says."""
         certificate, name = self.certificate_, type(self).__name__
         if self.verbose:
-            print(f"{name}: {certificate.passes} passes, {certificate.seconds:.2g} s: {certificate.verdict}")
+            print(f"{name}: {counted(certificate.passes, 'pass')}, {certificate.seconds:.2g} s: {certificate.verdict}")
         if certificate.separation:
             warnings.warn(f"{name}: {certificate.separation}.", ConvergenceWarning, stacklevel=3)
         elif not (certificate.relative_gap <= self.tol or certificate.is_stationary):
             warnings.warn(
-                f"{name} has not reached tol={self.tol:g} in {certificate.passes} passes: {certificate.verdict}. "
-                f"The relative gap is {certificate.relative_gap:.2g}.",
+                f"{name} has not reached tol={self.tol:g} in {counted(certificate.passes, 'pass')}: "
+                f"{certificate.verdict}. The relative gap is {certificate.relative_gap:.2g}.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

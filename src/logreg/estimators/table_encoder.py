@@ -26,7 +26,7 @@ from logreg.data.prepare import moments_of, of_scaled_columns
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts, names_of_features
 from logreg.stored_form import Moments, StoredForm
-from logreg.terminal import format_bytes
+from logreg.terminal import counted, format_bytes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -326,7 +326,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             raise DataError("`X` must have rows, got 0 samples.")
         if not hasattr(self, "feature_names_in_"):  # of an array
             if len(columns) != len(self._names):
-                raise DataError(f"`X` must have {len(self._names)} columns as in fit, got {len(columns)}.")
+                raise DataError(f"`X` must have {counted(len(self._names), 'column')} as in fit, got {len(columns)}.")
             return dict(zip(self._names, columns.values(), strict=True))
         extra = [name for name in columns if name not in self._names]
         for column in self.columns_:
@@ -373,7 +373,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             size = format_bytes(width * len(columns) * self._dtype.itemsize)
             raise DataError(
                 "`sparse_output` must be True where a dense matrix does not fit into memory, and that of "
-                f"{len(columns):,} rows with {width:,} features takes {size}."
+                f"{counted(len(columns), 'row')} with {counted(width, 'feature')} takes {size}."
             ) from error
 
     def _moments(self, features: Tensor) -> Moments:

@@ -10,6 +10,7 @@ import torch
 
 from logreg.evaluation.held_out import CONFIDENCE, Predicted, draws, interval, units_of
 from logreg.evaluation.measured import Measured
+from logreg.terminal import counted
 
 ALPHA = 1 - CONFIDENCE
 """Significance level: probability of calling a difference significant where there is none."""
@@ -47,7 +48,7 @@ class Paired:
         else:
             accuracy_differs = self.p_value < ALPHA
         if not loss_differs and not accuracy_differs:
-            return f"no significant difference on {self.rows:,} rows"
+            return f"no significant difference on {counted(self.rows, 'row')}"
         if by_loss != by_accuracy and self.accuracy.value and self.log_loss.value:
             of_both = loss_differs and accuracy_differs
             sure = (

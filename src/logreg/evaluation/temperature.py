@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from logreg.evaluation.held_out import Z, effective_rows
 from logreg.losses import LOSSES, decided
+from logreg.terminal import counted
 
 TEMPERATURE_RANGE = (0.01, 100.0)
 """Range in which the temperature is searched; its optimum would be 0 for rows without an error, and infinite where
@@ -88,7 +88,7 @@ class Calibration:
         elif self.low is not None and self.high is not None:
             lines.append(
                 f"calibrated on val: temperature {self.temperature:.4g} (95 % interval {self.low:.3g} to "
-                f"{self.high:.3g}), fitted on {self.rows:,} row{'s' if self.rows != 1 else ''}"
+                f"{self.high:.3g}), fitted on {counted(self.rows, 'row')}"
                 + (", too few for a precise one" if self.high > WIDE_INTERVAL_RATIO * self.low else "")
             )
         elif self.temperature != 1:  # of an older checkpoint
@@ -140,25 +140,32 @@ def fit_calibration(
             mine = there[rows]
             yield block.detach().cpu().double()[mine], labels[rows][mine], weight[rows][mine]
 
-    def slope(log_temperature: float) -> float:
-        """The derivative of the negative log-likelihood by log T; its root is as exact as rounding allows."""
-        total, at = 0.0, torch.tensor(log_temperature, dtype=torch.float64, requires_grad=True)
+    def costs(log_temperature: Tensor) -> Iterator[Tensor]:
+        """The negative log-likelihood of each block."""
         for wide, own, weights in blocks():
-            with torch.enable_grad():
-                logs = LOSSES[loss].class_logits(wide, at.exp(), found.log_weight)
-                nats = weights @ F.cross_entropy(logs, own, reduction="none")
-            total += float(torch.autograd.grad(nats, at)[0])
-        return total
+            probabilities = LOSSES[loss].class_probabilities(wide, log_temperature.exp(), found.log_weight)
+            right = probabilities.gather(1, own.unsqueeze(1)).squeeze(1)
+            yield weights @ -right.clamp(min=torch.finfo(torch.float64).tiny).log()
 
-    rows = f"the {found.rows:,} rows of val"
+    def cost(log_temperature: float) -> float:
+        """The negative log-likelihood."""
+        return sum(float(part) for part in costs(torch.tensor(log_temperature, dtype=torch.float64)))
+
+    @torch.enable_grad()
+    def slope(log_temperature: float) -> float:
+        """The derivative of the negative log-likelihood by log T."""
+        at = torch.tensor(log_temperature, dtype=torch.float64, requires_grad=True)
+        return sum(float(torch.autograd.grad(part, at)[0]) for part in costs(at))
+
+    rows = counted(found.rows, "row")
     if len(classes := labels[there].unique()) == 1:
-        return dataclasses.replace(found, reason=f"{rows} are all of class {class_names[int(classes)]!r}")
+        return dataclasses.replace(found, reason=f"val has no other class than {class_names[int(classes)]!r} ({rows})")
     if all(bool((decided(found.probabilities(wide, loss)) == own).all()) for wide, own, _ in blocks()):
         # the likelihood grows without end as the temperature falls to 0
         return dataclasses.replace(
-            found, reason=f"the model makes no mistake on {rows}, so its probabilities are never too high"
+            found, reason=f"the model makes no mistake on val ({rows}), so its probabilities are never too high"
         )
-    best = _root(slope, *map(math.log, TEMPERATURE_RANGE))
+    best = _least(cost, slope, *map(math.log, TEMPERATURE_RANGE))
     if not TEMPERATURE_RANGE[0] * LIMIT_FACTOR < math.exp(best) < TEMPERATURE_RANGE[1] / LIMIT_FACTOR:
         beyond = (
             f"below {TEMPERATURE_RANGE[0]:g}"
@@ -176,10 +183,15 @@ def fit_calibration(
     return dataclasses.replace(found, temperature=math.exp(best), low=low, high=high)
 
 
-def _root(slope: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function is 0; the end of the range that is nearer to its root where that lies outside."""
-    from scipy.optimize import brentq
+def _least(cost: Callable[[float], float], slope: Callable[[float], float], low: float, high: float) -> float:
+    """The minimizer of a unimodal function, as exact as rounding allows.
 
-    if slope(low) >= 0 or slope(high) <= 0:
-        return low if slope(low) >= 0 else high
-    return float(brentq(slope, low, high, xtol=1e-15, rtol=1e-14))
+    The values of the function tell it to the square root of rounding only, and its slope is 0 or not a number far from
+    it, where probabilities are 0.  So the values find its neighborhood, and the slope is 0 there.
+    """
+    from scipy.optimize import brentq, minimize_scalar
+
+    near = float(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x)
+    around = near - LOG_TEMPERATURE_STEP, near + LOG_TEMPERATURE_STEP
+    is_inside = slope(around[0]) < 0 < slope(around[1])
+    return float(brentq(slope, *around, xtol=1e-15, rtol=1e-14)) if is_inside else near

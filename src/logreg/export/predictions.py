@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -202,15 +202,20 @@ def output_name(name: str) -> str:
 
 @contextmanager
 def open_writer(
-    output: str, class_names: Sequence[str], kept: Sequence[str], has_limits: bool = False
+    output: str,
+    class_names: Sequence[str],
+    kept: Sequence[str],
+    has_limits: bool = False,
+    opens: Callable[[Path], AbstractContextManager[IO[bytes]]] = whole_file,
 ) -> Iterator[Writer]:
-    """A writer, by the suffix of the file; an error leaves no file.
+    """A writer, by the suffix of the file; with `whole_file` an error leaves no file.
 
     Args:
         output: The file; "-" is standard output, in CSV.
         class_names: C of them.
         kept: Names of input columns that precede the predictions.
         has_limits: Whether lower and upper limits of the probabilities follow these.
+        opens: Opens the file.
 
     Raises:
         ConfigError: A column of the limits has the name of another one.
@@ -230,7 +235,7 @@ def open_writer(
         return
     path = Path(output)
     suffix = path.suffix.lower()
-    with whole_file(path) as file:
+    with opens(path) as file:
         if suffix == ".npz":
             writer = _Npz(class_names, kept, file, path.parent, has_limits)
         else:

@@ -59,11 +59,6 @@ def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
     return probabilities.max(1).indices  # faster than argmax, and as clear about ties
 
 
-def divided(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """Logits over a temperature: the same tensor where that is the number 1."""
-    return logits if not isinstance(temperature, Tensor) and temperature == 1 else logits / temperature
-
-
 class RowTerms(NamedTuple):
     """A loss and its derivatives by the logits, row by row."""
 
@@ -273,7 +268,9 @@ class Loss(ABC):
         """
         return None
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """Probability of each class.
 
         A model that was fitted with class weights w estimates q_k, proportional to w_k p_k: the probabilities of data
@@ -292,20 +289,10 @@ class Loss(ABC):
             Saerens, Latinne and Decaestecker (2002), Adjusting the outputs of a classifier to new a priori
             probabilities.
         """
-        return torch.softmax(self.class_logits(logits, temperature, log_weight), dim=1)
-
-    def class_logits(
-        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
-    ) -> Tensor:
-        """Numbers whose softmax `class_probabilities` is, (N, C): exact where a probability rounds to 0 or 1.
-
-        Args:
-            logits: See `class_probabilities`.
-            temperature: See `class_probabilities`; a tensor where a derivative by it is wanted.
-            log_weight: See `class_probabilities`.
-        """
         probabilities = self.inverse_link(logits / temperature)
         if logits.shape[1] == 1:
             probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
         logs = probabilities.clamp(min=torch.finfo(logits.dtype).tiny).log()
-        return logs if log_weight is None else logs - log_weight.to(logits) / temperature
+        if log_weight is not None:
+            logs = logs - log_weight.to(logits) / temperature
+        return torch.softmax(logs, dim=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.losses.base import Loss, RowTerms, divided, one_vs_rest
+from logreg.losses.base import Loss, RowTerms, one_vs_rest
 
 LOG_2 = math.log(2)
 
@@ -110,19 +110,13 @@ class BinaryLink(Loss):
         """See `Loss.curvature_at`."""
         return super().curvature_at(logits, labels) if self.is_convex else self.expected_curvature(logits)
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
-        """See `Loss.class_probabilities`; computed from logarithms."""
-        if log_weight is not None:
-            return super().class_probabilities(logits, temperature, log_weight)
-        return self.class_logits(logits, temperature).exp()
-
-    def class_logits(
+    def class_probabilities(
         self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
     ) -> Tensor:
-        """See `Loss.class_logits`: the logarithms of the probabilities."""
-        logits = divided(logits, temperature)
+        """See `Loss.class_probabilities`; computed from logarithms."""
+        logits = logits if temperature == 1 else logits / temperature
         logs = -torch.cat([self.of_zero(logits).value, self.of_one(logits).value], dim=1)
-        return logs if log_weight is None else logs - log_weight.to(logits) / temperature
+        return logs.exp() if log_weight is None else torch.softmax(logs - log_weight.to(logits) / temperature, dim=1)
 
 
 def _blended(one: Terms, zero: Terms, targets: Tensor) -> Terms:

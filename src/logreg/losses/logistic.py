@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import RowTerms, divided, one_vs_rest
+from logreg.losses.base import RowTerms, one_vs_rest
 from logreg.losses.cross_entropy import CrossEntropy
 
 
@@ -70,7 +70,9 @@ class LogisticLoss(CrossEntropy):
         """log(w_1 / w_0) of one output; one-vs-rest logits cannot be shifted."""
         return log_weight.diff() if num_outputs == 1 else None
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+    def class_probabilities(
+        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms.
 
         One logit is corrected by log(w_1 / w_0).  One-vs-rest logits cannot be shifted: the negatives of output k have
@@ -85,25 +87,11 @@ class LogisticLoss(CrossEntropy):
             >>> LogisticLoss().class_probabilities(torch.zeros(1, 1), log_weight=torch.tensor([1.0, 3.0]).log())
             tensor([[0.7500, 0.2500]])
         """
-        if logits.shape[1] > 1:
-            return super().class_probabilities(logits, temperature, log_weight)
-        logits = _of_one_output(logits, temperature, log_weight)
-        return torch.cat([-logits, logits], dim=1).sigmoid_()
-
-    def class_logits(
-        self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
-    ) -> Tensor:
-        """See `Loss.class_logits`.
-
-        A softmax of log-sigmoids is the sigmoids divided by their sum, and is defined where all sigmoids round to 0.
-        """
+        log_weight = None if log_weight is None else log_weight.to(logits)
         if logits.shape[1] == 1:
-            logits = _of_one_output(logits, temperature, log_weight)
-            return torch.cat([torch.zeros_like(logits), logits], dim=1)
-        logs = F.logsigmoid(divided(logits, temperature))
-        return logs if log_weight is None else logs - log_weight.to(logits) / temperature
-
-
-def _of_one_output(logits: Tensor, temperature: float | Tensor, log_weight: Tensor | None) -> Tensor:
-    """Log-odds (N, 1) of the second class, corrected for class weights, over the temperature."""
-    return divided(logits if log_weight is None else logits - log_weight.to(logits).diff(), temperature)
+            logits = logits if log_weight is None else logits - log_weight.diff()
+            logits = logits if temperature == 1 else logits / temperature
+            return torch.cat([-logits, logits], dim=1).sigmoid_()
+        # A softmax of log-sigmoids is the sigmoids divided by their sum, and is defined where all sigmoids round to 0.
+        logs = F.logsigmoid(logits if temperature == 1 else logits / temperature)
+        return torch.softmax(logs if log_weight is None else logs - log_weight / temperature, dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import RowTerms, divided
+from logreg.losses.base import RowTerms
 from logreg.losses.cross_entropy import CrossEntropy
 
 MIN_ROWWISE_OUTPUTS = 16
@@ -90,15 +90,12 @@ class SoftmaxLoss(CrossEntropy):
         """The logarithms of the weights."""
         return log_weight
 
-    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
-        """See `Loss.class_probabilities`."""
-        return softmax(self.class_logits(logits, temperature, log_weight))
-
-    def class_logits(
+    def class_probabilities(
         self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
     ) -> Tensor:
-        """See `Loss.class_logits`: log w_k is subtracted from logit k."""
-        return divided(logits if log_weight is None else logits - log_weight.to(logits), temperature)
+        """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""
+        logits = logits if log_weight is None else logits - log_weight.to(logits)
+        return softmax(logits if temperature == 1 else logits / temperature)
 
 
 def softmax(logits: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from logreg.errors import name_list
 from logreg.inference.results import Checks, Linearity, RowInfluence
-from logreg.reports.cells import MAX_SHOWN, Cells, aligned, counted, number, p_value, short
+from logreg.reports.cells import MAX_SHOWN, Cells, aligned, number, p_value, short
+from logreg.terminal import counted
 
 TITLE = "checks of the assumptions"
 

@@ -35,11 +35,6 @@ def short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: kept // 2]}…{name[len(name) - (kept + 1) // 2 :]}"
 
 
-def counted(number: float, noun: str) -> str:
-    """A number with its noun: 1 row, 2 rows."""
-    return f"{number:,.10g} {noun}{'' if number == 1 else 's'}"
-
-
 def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]

@@ -9,8 +9,8 @@ from rich.console import Console
 from logreg.errors import name_list
 from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.reports.assumption_report import check_lines
-from logreg.reports.cells import MAX_SHOWN, Cells, aligned, counted, number, p_value, short
-from logreg.terminal import on_one_line
+from logreg.reports.cells import MAX_SHOWN, Cells, aligned, number, p_value, short
+from logreg.terminal import counted, on_one_line
 
 TESTS_IN_WORDS = "likelihood-ratio test of each column"
 

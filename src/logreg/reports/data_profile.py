@@ -14,7 +14,7 @@ from logreg.data.encoding.learning import ColumnProfile
 from logreg.data.leaks import Leaks
 from logreg.data.profile import profile_data
 from logreg.facts import Split
-from logreg.terminal import format_bytes
+from logreg.terminal import counted, format_bytes
 
 WIDEST = 32
 """Width of a name in a table, in characters; a longer name is cut."""
@@ -42,7 +42,7 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    print_line(f"{found.title}: {total:,} rows, {len(found.class_names)} classes")
+    print_line(f"{found.title}: {counted(total, 'row')}, {counted(len(found.class_names), 'class')}")
     console.print(_class_table(found.class_counts, found.class_names))
     if found.columns:
         console.print(_column_table(found.columns, found.leaks, total))
@@ -116,7 +116,11 @@ def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     if one.problem and one.is_text:
         return "refused: text"
     if one.problem:
-        return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
+        return (
+            f"refused: {counted(one.levels_in_train, 'level')}, an id?"
+            if one.levels_in_train
+            else "refused: missing values"
+        )
     if one.column is None:
         constant = "constant in train" if one.levels_in_train <= 1 else "all levels rare"
         return f"left out: {'all values missing' if one.missing_in_train else constant}"
@@ -138,7 +142,7 @@ def _encoding(one: ColumnProfile) -> str:
         shown = f"{one.levels_in_train:,} levels hashed into {one.column.buckets:,} buckets, {one.collisions:,} collide"
     else:
         shown = f"one-hot: {' '.join(map(_clipped, levels[:MOST_LEVELS]))}" + " ..." * (len(levels) > MOST_LEVELS)
-    return shown + (f"; {rare:,} rare levels in {one.rare_rows:,} train rows" if rare else "")
+    return shown + (f"; {counted(rare, 'rare level')} in {counted(one.rare_rows, 'train row')}" if rare else "")
 
 
 def _clipped(text: str) -> str:

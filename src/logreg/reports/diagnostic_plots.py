@@ -17,15 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Locator, MaxNLocator
 from torch import Tensor
 
-from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_rows, frequent_mistakes, wilson
+from logreg.evaluation.held_out import BINS, Evaluation, Predicted, frequent_mistakes, wilson
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
-from logreg.evaluation.ranking import Ranking
+from logreg.evaluation.ranking import Ranking, Steps
 from logreg.facts import DataFacts
 from logreg.inference.results import CoefficientTable
-from logreg.reports.figures import label, labels
+from logreg.reports.figures import label, label_powers, labels
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
 from logreg.reports.wording import units_in_words
+from logreg.terminal import counted
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
@@ -75,6 +76,7 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
             *_thinned(gaps), ":", color=GREEN, linewidth=2, marker=".", label="optimality/gap (right)"
         )
         other.set(yscale="log", ylabel="upper bound on objective - minimum, nats")
+        label_powers(other.yaxis)
     axes.legend(handles=handles, loc="best")
     return figure
 
@@ -82,22 +84,24 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
 def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
     """Fraction of right predictions against the predicted probability, with the number of rows in each bin below."""
     if facts.is_binary:
-        sure, right = predicted.positive, (predicted.labels == 1).double()
         name = label(facts.class_names[1], 24)
         x, y = f"predicted probability of {name}", f"fraction that is {name}"
     else:
-        sure, right = predicted.rows.confidence, (predicted.decided == predicted.labels).double()
         x, y = "probability of the predicted class", "fraction that is right"
-    weight = predicted.weight
-    places = (sure * BINS).long().clamp(max=BINS - 1)
-    total, at, of = (torch.bincount(places, values, BINS) for values in (weight, weight * sure, weight * right))
+    sums = torch.zeros(4, BINS, dtype=torch.float64)
+    for _, part in predicted.parts():
+        if facts.is_binary:
+            sure, right = part.positive, part.labels == 1
+        else:
+            sure, right = part.rows.confidence, part.decided == part.labels
+        weight, places = part.weight, (sure * BINS).long().clamp(max=BINS - 1)
+        for of_bins, values in zip(sums, (weight, weight * sure, weight * right, weight.square()), strict=True):
+            of_bins += torch.bincount(places, values, BINS)
+    total, at, of, squares = sums
     there = total > 0
     at, of = (at / total)[there], (of / total)[there]
-    bins = there.nonzero()[:, 0].tolist()
-    sure_of = [
-        wilson(part, effective_rows(weight[places == number], predicted.counts))
-        for part, number in zip(of.tolist(), bins, strict=True)
-    ]
+    effective = total if predicted.counts else total.square() / squares
+    sure_of = [wilson(*each) for each in zip(of.tolist(), effective[there].tolist(), strict=True)]
     figure = Figure(figsize=(5.2, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="perfectly calibrated")
@@ -115,7 +119,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     )
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=y)
     rows = len(predicted.labels)
-    upper.set_title(f"{title}, {rows:,} row{'s' if rows != 1 else ''}", fontsize=11)
+    upper.set_title(f"{title}, {counted(rows, 'row')}", fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # points may be anywhere
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, BINS + 1)
@@ -124,6 +128,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     if float(total.max()) > 50 * float(total[there].min()):
         lower.set_yscale("log")
+        label_powers(lower.yaxis)
     return figure
 
 
@@ -133,41 +138,40 @@ def roc_and_precision_recall(
     """ROC and precision-recall curves of two classes, with the chosen threshold; ``None`` where a class is missing."""
     if "auroc" not in evaluation.metrics:
         return None
-    order, last = Ranking.of(predicted.scores)
-    score, weight = predicted.positive[order], predicted.weight[order]
-    positive = (predicted.labels[order] == 1).double() * weight
-    hits, taken = positive.cumsum(0)[last], weight.cumsum(0)[last]
-    alarms, score = taken - hits, score[last]
-    zero = torch.zeros(1, dtype=torch.float64)
-    recall, fallout = torch.cat([zero, hits / hits[-1]]), torch.cat([zero, alarms / alarms[-1]])
-    precision = hits / taken
+    ranking = Ranking.of(predicted.scores)
+    steps = ranking.steps(predicted.labels, predicted.sample_weight)
+    length = len(steps.hits)
+    drawn = torch.linspace(0, length, min(length + 1, MAX_POINTS), dtype=torch.float64).long()  # numbers of steps
+    recall, fallout, precision = (each.numpy() for each in _after(steps, drawn))
     area, mean = evaluation.metrics["auroc"], evaluation.metrics["average_precision"]
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="chance")
     left.plot(
-        *_few(fallout, recall),
+        fallout,
+        recall,
         color=BLUE,
         linewidth=2,
         label=f"AUROC {area.value:.4f} [{area.low:.4f}, {area.high:.4f}]",
     )
-    base = float(hits[-1] / taken[-1])
+    base = float(precision[-1])
     right.axhline(base, linestyle="--", color="0.5", linewidth=1, label=f"base rate {base:.3f}")
     right.plot(
-        *_few(recall, torch.cat([precision[:1], precision])),
+        recall,
+        precision,
         color=BLUE,
         drawstyle="steps-pre",  # so that the area below is the average precision
         linewidth=2,
         label=f"average precision {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
     )
     if evaluation.threshold is not None:
-        taken_so_far = int((score > evaluation.threshold.value).sum())  # number of distinct scores above the threshold
-        at, caught = float(fallout[taken_so_far]), float(recall[taken_so_far])
+        score = predicted.positive[ranking.order[ranking.is_last]]  # of each step
+        taken = int((score > evaluation.threshold.value).sum())
+        caught, at, exact = (float(each[0]) for each in _after(steps, torch.tensor([taken])))
         mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
         words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
         left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false positive rate {at:.1%}", **mark)
-        if taken_so_far:
-            exact = float(precision[taken_so_far - 1])
+        if taken:
             right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)
     name = label(facts.class_names[1], 24)
     left.set(xlabel="false positive rate", ylabel=f"recall of {name}")
@@ -379,7 +383,17 @@ def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return kept, [points[step] for step in kept]
 
 
-def _few(x: Tensor, y: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A curve reduced to ``MAX_POINTS`` points, with both ends."""
-    kept = torch.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).long()
-    return x[kept].numpy(), y[kept].numpy()
+def _after(steps: Steps, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Recall, false positive rate and precision after some steps of the ROC curve; before any, the first precision.
+
+    Args:
+        steps: The steps.
+        numbers: Numbers of steps, shape (n,).
+
+    Returns:
+        Shape (n,) each.
+    """
+    last = numbers.clamp(min=1) - 1
+    hits, alarms = (each.cumsum(0, dtype=torch.float64)[last] for each in steps)
+    recall, fallout = (part * (numbers > 0) / whole.sum() for part, whole in zip((hits, alarms), steps, strict=True))
+    return recall, fallout, hits / (hits + alarms)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
@@ -18,7 +19,6 @@ from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
 
@@ -142,12 +142,13 @@ def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> N
 def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> str:
     """Writes a figure to figures/<name>.png and to TensorBoard; returns the file's name."""
     path = result.folder / "figures" / f"{name}.png"
-    logger.writer.add_image(name, write_figure(figure, path), result.epochs, dataformats="HWC")
+    png = write_figure(figure, path)
+    logger.log_image(name, png, *figure.canvas.get_width_height(), result.epochs)
     return path.name
 
 
-def write_figure(figure: Figure, path: Path) -> np.ndarray[Any, Any]:
-    """Writes a figure to a PNG file; returns its pixels, (height, width, 3), bytes."""
+def write_figure(figure: Figure, path: Path) -> bytes:
+    """Writes a figure to a PNG file; returns the content of the file."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -158,6 +159,8 @@ def write_figure(figure: Figure, path: Path) -> np.ndarray[Any, Any]:
         # `draw` warns of letters that no font has
         warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
         canvas.draw()
-    pixels: np.ndarray[Any, Any] = np.asarray(canvas.buffer_rgba())[..., :3]
-    write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
-    return pixels
+    png = BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(png, format="png")
+    content = png.getvalue()
+    write_whole(path, lambda file: file.write(content))
+    return content

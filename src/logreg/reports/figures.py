@@ -12,9 +12,17 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    LogFormatterSciNotation,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,6 +127,29 @@ def lettered(texts: Iterable[str]) -> Iterator[str]:
     families, missing = further_fonts("".join(texts))
     with mpl.rc_context({"font.family": [*mpl.rcParams["font.family"], *families]}):
         yield missing
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+"""Digits and sign of an exponent."""
+
+
+class PowersOfTen(LogFormatterSciNotation):
+    """Labels of a logarithmic axis as plain text, such as 10⁻³.
+
+    matplotlib's own look the same, and are formulas, whose parser takes longer to load than a picture takes to draw.
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a tick; empty where it has none."""
+        formula: str = super().__call__(x, pos)
+        number, _, exponent = formula.removeprefix(r"$\mathdefault{").removesuffix("}$").partition("^")
+        return number.replace(r"\times", "\N{MULTIPLICATION SIGN}") + exponent.strip("{}").translate(SUPERSCRIPTS)
+
+
+def label_powers(axis: Axis) -> None:
+    """Labels a logarithmic axis by `PowersOfTen`."""
+    axis.set_major_formatter(PowersOfTen())
+    axis.set_minor_formatter(PowersOfTen())
 
 
 def probability_curve(
@@ -284,6 +315,7 @@ def path_curve(
     top = 1.05 * min(top, 10 * best.loss_val) or 1
     low = max(0.0, min([*(loss - error), *(row.loss_train for row in rows)]) - 0.05 * top) if folds else 0.0
     upper.set(xscale="log", ylim=(low, top), ylabel="loss, nats per row", title=title)
+    label_powers(upper.xaxis)
     lower.set(xlabel=f"{along} (stronger penalty to the right)", ylabel=f"accuracy {'of folds' if folds else 'on val'}")
     lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if along == "l1":
@@ -346,6 +378,7 @@ def coefficient_paths(
         axes.set_ylim(-MAX_COEFFICIENT_RATIO * widest, MAX_COEFFICIENT_RATIO * widest)
     per = "per standard deviation of the feature" if standardized else "per unit of the feature"
     axes.set(xscale="log", xlabel=f"{along} (stronger penalty to the right)", ylabel=f"coefficient {per}", title=title)
+    label_powers(axes.xaxis)
     axes.grid(alpha=0.3)
     if along == "l1":
         _count_above(axes, x[::-1], [row.nonzero for row in rows][::-1])
@@ -379,6 +412,7 @@ def search_history(
         )
         if values.max() > 3 * values.min() > 0:
             axes.set_yscale("log")
+            label_powers(axes.yaxis)
     low = axes.get_ylim()[0]
     for state, marker, words in (("pruned", "|", "pruned"), ("fail", "x", "failed")):
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]

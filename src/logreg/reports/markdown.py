@@ -32,7 +32,7 @@ from logreg.reports.wording import (
     title,
     units_in_words,
 )
-from logreg.terminal import on_one_line
+from logreg.terminal import counted, on_one_line
 
 
 def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
@@ -78,7 +78,7 @@ def _evaluation_lines(summary: Summary) -> list[str]:
     lines = [
         f"## Scores on {evaluation.split}",
         "",
-        f"{evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; "
+        f"{counted(evaluation.rows, 'row')}, intervals of {evaluation.confidence:.0%}; "
         "the baseline predicts the class rates of train for every row.",
         "",
         *markdown_table(*evaluation_table(evaluation)),

@@ -20,9 +20,13 @@ class Mistake(NamedTuple):
 
 def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
     """The wrong predictions with the highest probabilities, highest first, at most ``most``."""
-    sure, decided = predicted.rows.confidence, predicted.decided
-    wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
-    order = sure[wrong].argsort(descending=True, stable=True)[:most]
-    return [
-        Mistake(row, int(predicted.labels[row]), int(decided[row]), float(sure[row])) for row in wrong[order].tolist()
-    ]
+    found: list[Mistake] = []
+    for rows, part in predicted.parts():
+        sure, decided = part.rows.confidence, part.decided
+        wrong = ((decided != part.labels) & (part.weight > 0)).nonzero()[:, 0]
+        order = sure[wrong].argsort(descending=True, stable=True)[:most]
+        found += [
+            Mistake(rows.start + row, int(part.labels[row]), int(decided[row]), float(sure[row]))
+            for row in wrong[order].tolist()
+        ]
+    return sorted(found, key=lambda mistake: -mistake.probability)[:most]

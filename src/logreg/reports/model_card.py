@@ -21,7 +21,7 @@ from logreg.reports.wording import (
     title,
     weight_lines,
 )
-from logreg.terminal import on_one_line
+from logreg.terminal import counted, on_one_line
 
 MIN_SCORED_ROWS = 100
 """Rows of the scored split below which the card warns of wide intervals."""
@@ -56,7 +56,7 @@ def model_card(
     lines = [
         f"# {title(summary)}",
         "",
-        f"{regression} of {data.features:,} features that gives the probability of each of "
+        f"{regression} of {counted(data.features, 'feature')} that gives the probability of each of "
         f"{data.number_of_classes:,} classes: {name_list(classes, MAX_CLASSES)}{more}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
@@ -66,7 +66,7 @@ def model_card(
         *(["## What to pass", "", *_spaced(given), ""] if given else []),
         "## Data",
         "",
-        *(f"- {rows:,} rows of {split}" for split, rows in data.rows.items()),
+        *(f"- {counted(rows, 'row')} of {split}" for split, rows in data.rows.items()),
         *(f"- {note}" for note in data.notes),
         *(
             [f"- features are made of images by {data.backbone['name']}, which is not in the file"]
@@ -87,8 +87,8 @@ def model_card(
     ]
     if evaluation:
         lines += [
-            f"On {evaluation.split}, {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; the baseline "
-            "predicts the class rates of train for every row:",
+            f"On {evaluation.split}, {counted(evaluation.rows, 'row')}, intervals of {evaluation.confidence:.0%}; "
+            "the baseline predicts the class rates of train for every row:",
             "",
             *markdown_table(*evaluation_table(evaluation)),
             "",
@@ -155,7 +155,8 @@ def warnings(summary: Summary) -> list[str]:
     split = evaluation.split
     if evaluation.rows < MIN_SCORED_ROWS:
         lines.append(
-            f"For fine distinctions: with {evaluation.rows} rows of {split} the intervals of the scores are wide."
+            f"For fine distinctions: with {counted(evaluation.rows, 'row')} of {split} the intervals of the scores are "
+            "wide."
         )
     ours, baseline = evaluation.metrics["log_loss"], evaluation.baseline["log_loss"]
     if ours.high >= baseline:

@@ -11,6 +11,7 @@ from logreg.evaluation.path_selection import MAX_ROW_LOSS
 from logreg.losses import LOSSES
 from logreg.reports.advice import has_risen, overfits
 from logreg.reports.summary_schema import CoefficientSummary, CrossValidationSummary, EvaluationSummary, Summary
+from logreg.terminal import counted
 
 METRICS = ("loss", "accuracy", "auroc")
 """Columns of the table of scores, in this order; a metric that no split has is left out."""
@@ -39,12 +40,12 @@ def settings_in_words(summary: Summary) -> str:
         why = f" ({summary.reason})" if summary.reason else ""
         return (
             f"Trained by {config['optimizer']['name']}{why} to a relative gap of {config['tolerance']:g}, "
-            f"{summary.epochs} passes, l2 {config['l2']:g}, l1 {config['l1']:g}."
+            f"{counted(summary.epochs, 'pass')}, l2 {config['l2']:g}, l1 {config['l1']:g}."
         )
     batches = "full batches" if config["batch_size"] == "full" else f"batches of {config['batch_size']}"
     return (
         f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), {batches}, "
-        f"{summary.epochs} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
+        f"{counted(summary.epochs, 'epoch')}, l2 {config['l2']:g}, l1 {config['l1']:g}."
     )
 
 
@@ -192,7 +193,9 @@ def _path_lines(summary: Summary) -> list[str]:
             "some rows exceed it"
         )
     if scores is None and (val := summary.dataset.rows["val"]) < MIN_VAL_ROWS:
-        lines.append(f"val has {val} rows, too few for a reliable choice of l2: type cv=5 or l2, or get more rows")
+        lines.append(
+            f"val has {counted(val, 'row')}, too few for a reliable choice of l2: type cv=5 or l2, or get more rows"
+        )
     return [*lines, f"ALARM: {path.alarm}"] if path.alarm else lines
 
 
@@ -232,7 +235,7 @@ def optimality_in_words(summary: Summary) -> str:
     gap = f"gap {at_most} {found.gap:.2g}, " if found.is_convex else ""
     line = (
         f"{found.verdict} [objective {found.value:.6g}, {gap}max |gradient| "
-        f"{found.max_abs_gradient:.2g}, in float64 over {found.rows:,} rows; {found.passes} passes, "
+        f"{found.max_abs_gradient:.2g}, in float64 over {counted(found.rows, 'row')}; {counted(found.passes, 'pass')}, "
         f"{found.seconds:.2g} s]"
     )
     exact = summary.is_exact or summary.config["polish"]

@@ -48,7 +48,7 @@ from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
 from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.terminal import show_status
+from logreg.terminal import counted, show_status
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES
 
@@ -480,7 +480,7 @@ def _clusters_in_words(clusters: Tensor | None, covariance: str) -> list[str]:
     if clusters is None:
         return []
     groups = int(clusters.max()) + 1
-    line = f"standard errors by {groups:,} clusters of {covariance.removeprefix(CLUSTER)}"
+    line = f"standard errors by {counted(groups, 'cluster')} of {covariance.removeprefix(CLUSTER)}"
     few = f": fewer than {FEW_CLUSTERS}, so they are too small, more so the fewer" if groups < FEW_CLUSTERS else ""
     return [line + few]
 

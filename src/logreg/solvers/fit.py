@@ -50,6 +50,7 @@ from logreg.stored_form import (
     is_plain_by_sample,
     moments,
 )
+from logreg.terminal import counted
 
 if TYPE_CHECKING:
     from scipy.sparse import sparray, spmatrix
@@ -182,7 +183,9 @@ Where the optimum is not unique it is the one of least norm; see `logreg.solvers
 def choose_optimizer(problem: Problem) -> tuple[str, str]:
     """The name of the exact optimizer that suits a problem, and the reason in a few words."""
     rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
-    shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
+    shape = f"{counted(rows, 'row')} x {counted(features, 'feature')}" + (
+        f" x {outputs} outputs" if outputs > 1 else ""
+    )
     if holds_hessian(problem) and not avoids_hessian(problem):
         return (
             "newton",

@@ -147,6 +147,19 @@ class RunLogger(Logger):
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()])
         self.writer._get_file_writer().add_summary(summary, int(step))
 
+    def log_image(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
+        """Writes a picture to TensorBoard as it is encoded; `SummaryWriter.add_image` would encode its pixels again.
+
+        Args:
+            tag: Name of the picture.
+            png: Content of a PNG file of colors.
+            width: Its width in pixels.
+            height: Its height in pixels.
+            step: Passes over the data.
+        """
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
     def flush(self) -> None:
         """Brings metrics.csv and the events on disk up to date.
 

@@ -100,18 +100,18 @@ def test_a_small_matrix_and_numbers_alone_are_dense() -> None:
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system takes back whole arrays only")
-@pytest.mark.parametrize("free", [False, True])
-def test_numbers_are_freed_while_the_matrix_is_filled(free: bool) -> None:
+@pytest.mark.parametrize(("free", "temporary"), [(False, True), (True, True), (True, False)])
+def test_numbers_are_freed_while_the_matrix_is_filled(free: bool, temporary: bool) -> None:
     """The pages of a number's column are zeros again, which only those are that the system has taken back."""
     rows = 3 * module.BLOCK_ROWS
     given = mapped_array(rows, np.float32)
     given[:] = 1 + np.arange(rows) % 7
     expected = given.copy()
-    columns = read_columns(pa.table({"x": array_of(given)}))
+    columns = read_columns(pa.table({"x": array_of(given)}), is_temporary=temporary)
     encoding, _ = learn_encoding(columns, None)
     features, _ = encode(columns, encoding, torch.float32, free=free)
     np.testing.assert_array_equal(features[:, 0].numpy(), expected)
-    np.testing.assert_array_equal(given, np.zeros(rows) if free else expected)
+    np.testing.assert_array_equal(given, np.zeros(rows) if free and temporary else expected)
 
 
 def test_only_whole_pages_of_arrays_of_their_own_are_given_back() -> None:

@@ -212,7 +212,7 @@ def rewritten(**arrays: Any) -> None:
         ),
         (
             {"indices": np.full(matrix().nnz, -1)},
-            "got: indices must be >= 0 [in X.npz]. Save it again with scipy.sparse.save_npz.",
+            "got: indices must be >= 0 [in X.npz]. Make it again from its entries: scipy.sparse.coo_array(",
         ),
         ({"shape": np.array([ROWS, 2])}, "got: indices must be < 2 [in X.npz]"),
         ({"shape": np.array([ROWS + 1, WIDTH])}, "must be a complete file, and X.npz could not be read"),

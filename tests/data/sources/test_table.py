@@ -203,7 +203,7 @@ def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> No
     assert data.facts.feature_names == ("color=D", "color=E")
     assert features_of(data, "val").tolist() == [[1, 0], [0, 0]] * 5
     assert features_of(data, "test").tolist() == [[0, 0]] * 10
-    counted = [re.search(r"^([\d,]+) rows of (\w+) have a level of color", note) for note in data.notes]
+    counted = [re.search(r"^([\d,]+) rows of (\w+) with a level of color", note) for note in data.notes]
     assert [match.groups() for match in counted if match] == [("5", "val"), ("10", "test")]
 
 

@@ -158,7 +158,7 @@ def test_a_folder_may_state_the_splits(tmp_path: Path) -> None:
 def test_empty_documents_are_kept_and_counted(tmp_path: Path) -> None:
     columns = sentences()
     columns["t"][3] = ""
-    expected = "1 rows of train have no n-gram of t that train has: all its features are 0"
+    expected = "1 row of train without an n-gram of t that train has: all its features are 0"
     data = text_data(f"dataset.path={write(tmp_path, **columns)}", *WHOLE)
     assert data.facts.rows == {"train": 12}
     assert expected in data.notes

@@ -26,6 +26,7 @@ from logreg.errors import DataError
 from logreg.facts import Column
 from logreg.hardware import usable_cores
 from logreg.stored_form import StoredForm
+from logreg.terminal import counted
 
 BLOCK_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
@@ -49,8 +50,8 @@ def unseen_note(rows: str, column: Column, of: str) -> str:
         of: Who lacks the level: train or the model.
     """
     if column.kind == "text":
-        return f"{rows} have no n-gram of {column.name} that {of} has: all its features are 0"
-    return f"{rows} have a level of {column.name} that {of} lacks: encoded as no level"
+        return f"{rows} without an n-gram of {column.name} that {of} has: all its features are 0"
+    return f"{rows} with a level of {column.name} that {of} lacks: encoded as no level"
 
 
 def filled_note(number: int, column: Column) -> str:
@@ -60,8 +61,9 @@ def filled_note(number: int, column: Column) -> str:
         number: Number of the rows.
         column: The encoding of the column.
     """
-    rows = f"{number:,} row{'s' if number > 1 else ''}"
-    fill = f"{column.fill:g}, the median" if column.kind == "number" else f"{column.fill!r}, the most frequent level"
+    most = "the most frequent bucket" if column.buckets else "the most frequent level"
+    fill = f"{column.fill:g}, the median" if column.kind == "number" else f"{column.fill!r}, {most}"
+    rows = counted(number, "row")
     return f"{rows} without a value of {column.name}, which no train row lacks: filled with {fill} of train"
 
 
@@ -81,8 +83,8 @@ def encode(
         encoding: Encoding of each column, learned on train.
         dtype: Floating type of the matrix.
         stored: Stored form of the features; ``None`` for source units.
-        free: Whether the series are taken out of ``columns`` and freed while the matrix is filled: the two never take
-            their memory together.
+        free: Whether the series are taken out of ``columns`` and freed: each once it is encoded, and those of temporary
+            columns while the matrix is filled, so that the two never take their memory together.
         sparse: Whether the matrix is sparse; ``None`` for `is_better_sparse`.
         allocate: Makes the arrays of the matrix.
 
@@ -153,7 +155,7 @@ def encode(
                 values = np.zeros((rows.stop - rows.start, part.width), float_dtype)
                 part.write(values, rows)
                 _check_finite(column, series, values, columns, rows.start)
-        for part in parts if free else ():
+        for part in parts if free and columns.is_temporary else ():  # else the memory may be the caller's
             if isinstance(part, NumberPart | LevelsPart):
                 release(part.values, rows)
 

@@ -18,6 +18,7 @@ from logreg.data.encoding.text import learn_text, looks_like_text
 from logreg.errors import DataError, name_list
 from logreg.facts import RARE, Column
 from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
+from logreg.terminal import counted
 
 BLOCK_ROWS = 2**15
 """Rows of a column that are measured at once; as float64 they take 256 KiB, which stay in the cache of a core."""
@@ -151,18 +152,19 @@ def learn_encoding(
             and 2 * one.levels_in_train > (len(columns) if rows is None else len(rows))
             and looks_like_text(one.series.levels)
         ],
-        f"joined levels with fewer than {columns.min_level_rows:,} train rows in one feature, {RARE}": [
-            f"{one.series.name} {one.column.rare_levels:,} of {one.levels_in_train:,} levels, {one.rare_rows:,} rows"
+        f"joined levels with fewer than {counted(columns.min_level_rows, 'train row')} in one feature, {RARE}": [
+            f"{one.series.name} {one.column.rare_levels:,} of {one.levels_in_train:,} levels, "
+            f"{counted(one.rare_rows, 'row')}"
             for one in profiles
             if one.column is not None and one.column.rare_levels
         ],
-        f"hashed levels into {columns.buckets:,} buckets": [
+        f"hashed levels into {counted(columns.buckets, 'bucket')}": [
             f"{one.series.name} {one.levels_in_train:,} levels, {one.collisions:,} of them into the bucket of another"
             for one in profiles
             if one.column is not None and one.column.buckets
         ],
         "left out, since constant over train": [one.series.name for one in constant if one.levels_in_train <= 1],
-        f"left out, since no level has {columns.min_level_rows:,} train rows": [
+        f"left out, since no level has {counted(columns.min_level_rows, 'train row')}": [
             one.series.name for one in constant if one.levels_in_train > 1
         ],
         "left out, since all values are missing in train": empty,

@@ -28,7 +28,7 @@ from logreg.data.base import RawData
 from logreg.errors import DataError, name_list
 from logreg.facts import Split
 from logreg.hardware import usable_cores
-from logreg.terminal import terminal
+from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,7 +131,7 @@ class DecodingReport:
         notes = []
         for attribute, sentence in sentences.items():
             if names := sorted(getattr(self, attribute)):
-                count = "1 image" if len(names) == 1 else f"{len(names):,} images"
+                count = counted(len(names), "image")
                 notes.append(f"{count} {sentence}: {names[0]}" + (", ..." if len(names) > 1 else ""))
         return tuple(notes)
 

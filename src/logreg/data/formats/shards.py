@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -82,6 +82,34 @@ class Shard:
     """Values of the columns that the names of its folders give."""
 
 
+class TableFiles(Protocol):
+    """The files of a table, where a path names more than one."""
+
+    @property
+    def name(self) -> str:
+        """Their name, for messages."""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files."""
+
+    def column_names(self, separator: str | None) -> list[str]:
+        """The columns."""
+
+    def read(
+        self,
+        columns: Sequence[str],
+        as_text: Collection[str],
+        missing_values: Sequence[str],
+        separator: str | None,
+        codes: Collection[str],
+        allocate: Allocate,
+        scratch: str | None,
+        /,
+    ) -> tuple[pa.Table, tuple[tuple[int, str], ...]]:
+        """Some columns of all files, and the first row and the name of each file; see `Shards.read`."""
+
+
 @dataclass(frozen=True)
 class Shards:
     """The files of a table, in the order of their rows."""
@@ -93,9 +121,6 @@ class Shards:
     filesystem: Any
     """File system of pyarrow."""
     shards: tuple[Shard, ...]
-
-    may_be_mapped: ClassVar[bool] = True
-    """Whether rows can be read in parts."""
 
     @property
     def name(self) -> str:

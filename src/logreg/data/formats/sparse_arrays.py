@@ -48,7 +48,8 @@ def read_sparse_npz(file: Path) -> Tensor:
     except ValueError as error:
         raise DataError(
             f"a sparse matrix must have arrays that fit each other, got: {error} [in {file.name}]. "
-            "Save it again with scipy.sparse.save_npz."
+            "Make it again from its entries: scipy.sparse.coo_array((values, (rows, columns)), shape) "
+            "refuses wrong places."
         ) from None
     if matrix.dtype.kind not in "fiub" or matrix.dtype.itemsize > 8:
         raise DataError(f"a sparse matrix must hold real numbers, got {matrix.dtype} [in {file.name}].")

@@ -23,15 +23,12 @@ FOLDER_COLUMNS = ("text", "class")
 
 @dataclass(frozen=True)
 class TextFolder:
-    """A folder of texts with a folder for each class, as a table; the interface is that of `shards.Shards`."""
+    """A folder of texts with a folder for each class, as a table."""
 
     key: str
     """The key that the user typed to name it."""
     root: Path
     suffix: ClassVar[str] = TEXT_SUFFIX
-    is_parquet: ClassVar[bool] = False
-    may_be_mapped: ClassVar[bool] = False
-    """All texts are read at once."""
 
     @property
     def name(self) -> str:

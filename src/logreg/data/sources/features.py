@@ -25,6 +25,7 @@ from logreg.data.formats.sparse_arrays import SVMLIGHT_SUFFIXES, SvmlightFile
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
 from logreg.facts import Split
+from logreg.terminal import counted
 
 MAPPED_SUFFIXES = (".npy", ".safetensors")
 """Suffixes of files whose features need not be copied into memory."""
@@ -144,7 +145,9 @@ class Features:
             if missing == len(has_label):
                 raise DataError(f"`dataset.labels={part.labels_name}` must hold labels, got none [in {part.source}].")
             if missing:
-                notes.append(f"left out {missing:,} rows of {part.source}, since {part.labels_name} is missing there")
+                notes.append(
+                    f"left out {counted(missing, 'row')} of {part.source}, since {part.labels_name} is missing there"
+                )
             rows = has_label.nonzero()[:, 0] if missing else None
             tables[split] = Table(part.features, labels[split], rows, part.weight, groups.get(split))
         source = " + ".join(part.source for part in parts.values())
@@ -318,8 +321,8 @@ def _files_of(key: str, given: str | Sequence[str]) -> list[list[Path]]:
             )
     if len(found[0]) != len(found[-1]):
         raise DataError(
-            f"`{key}` must have a file of labels for each of features, got {len(found[0]):,} files in {places[0]} and "
-            f"{len(found[-1]):,} in {places[-1]}."
+            f"`{key}` must have a file of labels for each of features, got "
+            f"{counted(len(found[0]), 'file')} in {places[0]} and {len(found[-1]):,} in {places[-1]}."
         )
     return [list(files) for files in zip(*found, strict=True)]
 

@@ -24,13 +24,14 @@ from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.shards import SHARD_SUFFIXES, find_shards, is_sharded, type_family
+from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
 from logreg.data.formats.tables import check_text_options, column_names, index_columns, indexes_in, read_table
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.files import place_name
 from logreg.launchers import placement
+from logreg.terminal import counted
 
 ROLE_KEYS = {
     "target": "dataset.target",
@@ -255,8 +256,7 @@ class TableFile:
 
     def _may_be_mapped(self, path: str, key: str) -> bool:
         """Whether a file or folder can be read in parts."""
-        may_be: bool = self._shards(path, key).may_be_mapped if is_sharded(path) else suffix_of(path) in SHARD_SUFFIXES
-        return may_be
+        return isinstance(self._listed(path, key), Shards) if is_sharded(path) else suffix_of(path) in SHARD_SUFFIXES
 
     @cached_property
     def _num_bytes(self) -> int:
@@ -274,33 +274,38 @@ class TableFile:
         return scratch_in(Path(self.cache)) if self.is_mapped else mapped_array
 
     @cached_property
-    def _found(self) -> dict[str, Any]:
+    def _found(self) -> dict[str, TableFiles]:
         """Listings of folders, by their paths."""
         return {}
 
-    def _shards(self, path: str, key: str) -> Any:
-        """The files that a path names, see `_find`; they are listed once, so that a change since then is noticed."""
+    def _listed(self, path: str, key: str) -> TableFiles:
+        """The files that a path names; they are listed once, so that a change since then is noticed."""
         if path not in self._found:
             self._found[path] = self._find(path, key)
         return self._found[path]
 
-    def _find(self, path: str, key: str) -> Any:
-        """The files that a folder, a pattern or an address names, as `Shards` or with the same interface."""
+    def _find(self, path: str, key: str) -> TableFiles:
+        """The files that a folder, a pattern or an address names."""
         return find_shards(path, key)
+
+    def _shards(self, path: str, key: str) -> Shards:
+        """The files of a path that may be mapped."""
+        found = self._listed(path, key)
+        assert isinstance(found, Shards)
+        return found
 
     def _header(self, path: str, key: str) -> list[str]:
         """The columns of a file or folder."""
         if not is_sharded(path):
             return column_names(path, key, self.separator)
-        names: list[str] = self._shards(path, key).column_names(self.separator)
-        return names
+        return self._listed(path, key).column_names(self.separator)
 
     def _index_columns(self, path: str, header: Sequence[str]) -> set[str]:
         """The columns that number or name the rows."""
         if path not in self._found:
             return index_columns(path, header)
-        shards = self._found[path]
-        return indexes_in(header, shards.schema() if shards.is_parquet else None)
+        files = self._found[path]
+        return indexes_in(header, files.schema() if isinstance(files, Shards) and files.is_parquet else None)
 
     def _suffix(self, path: str) -> str:
         """The suffix of a file, or of the files of a folder."""
@@ -317,12 +322,10 @@ class TableFile:
         if not is_sharded(path) and self.cache_key is None:
             table = read_table(path, key, columns, as_text, words, self.separator, codes)
             return table, ((0, self._file_name(path)),)
-        shards = self._shards(path, key)
-        check_text_options(path, shards.is_parquet, words, self.separator)
+        files = self._listed(path, key)
+        check_text_options(path, files.suffix in BINARY_SUFFIXES, words, self.separator)
         scratch = self.cache if self.is_mapped else None
-        read: tuple[Any, tuple[tuple[int, str], ...]]
-        read = shards.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
-        return read
+        return files.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
 
     def _file_name(self, path: str) -> str:
         """Name of a file or folder, for messages."""
@@ -504,7 +507,7 @@ class TableFile:
             for one, other in near_twins(class_names)
         ]
         if unlabeled:
-            notes.append(f"left out {unlabeled:,} rows, since {self.target} is missing there")
+            notes.append(f"left out {counted(unlabeled, 'row')}, since {self.target} is missing there")
         return tuple(notes)
 
     # Columns with a role

@@ -13,6 +13,7 @@ from typing import Any
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
 from logreg.data.formats.folders import list_folder, split_folders
+from logreg.data.formats.shards import TableFiles
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import FOLDER_COLUMNS, TextFolder
 from logreg.data.sources.table import ROLE_KEYS, TableFile
@@ -120,5 +121,5 @@ class Text(TableFile):
         """Whether a path names a folder of texts; else it is a table."""
         return Path(path).is_dir()
 
-    def _find(self, path: str, key: str) -> Any:
+    def _find(self, path: str, key: str) -> TableFiles:
         return TextFolder(key, Path(path)) if self._is_folder(path) else super()._find(path, key)
