@@ -31,8 +31,8 @@ LARGE_NUMBERS = 2**17
 takes less time than copies of the tensor; one of gloo does so from four times as many numbers on."""
 
 PATIENCE = timedelta(days=1)
-"""Longest time that a process waits for others: the first one may encode a table meanwhile, or another one may predict
-a large file.  The end of a process is noticed at once."""
+"""Longest time that torch lets a process wait for others: the first one may encode a table, or another one predict a
+large file.  The end of a process is noticed at once."""
 
 
 @dataclass(frozen=True)

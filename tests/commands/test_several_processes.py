@@ -198,6 +198,7 @@ def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
     words = disturbing(tmp_path, "rank or os.kill(os.getpid(), 9)")
     answer = typed(tmp_path, *words)
     assert answer.returncode == 128 + 9
+    assert "Stopped: the process of rank 0 was ended by SIGKILL. The system does so where memory" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 

@@ -87,8 +87,13 @@ def start_together(devices: int, num_nodes: int, arguments: Sequence[str]) -> in
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as failed:
-        code = failed.get_first_failure()[1].exitcode
-        return code if code >= 0 else 128 - code
+        first, failure = failed.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        name = failure.signal_name()
+        hint = " The system does so where memory runs out." if name == "SIGKILL" else ""
+        print(f"Stopped: the process of rank {first} was ended by {name}.{hint}", file=sys.stderr)
+        return 128 - failure.exitcode
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except DistError as error:
