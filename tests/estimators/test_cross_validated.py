@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -424,6 +425,26 @@ def test_fits_that_miss_the_tolerance_warn(monkeypatch: pytest.MonkeyPatch) -> N
         LogisticRegressionCV(Cs=CS).fit(X, y)
     with pytest.warns(ConvergenceWarning, match=r"tol=1e-06 in 1 of the 25 fits of the splits\. Raise tol,"):
         LogisticRegressionCV(Cs=CS, precision=64).fit(X, y)
+
+
+def test_fits_of_a_loss_that_is_not_convex_end_at_stationary_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(5)
+    X = draw.normal(size=(120, 3))
+    y = (draw.random(120) < 1 / (1 + np.exp(-X[:, 0]))).astype(int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LogisticRegressionCV(Cs=5, cv=3, loss="cauchit", precision=64).fit(X, y)
+
+    def raise_one(*arguments: Any, **options: Any) -> FoldPaths:
+        paths = fit_folds(*arguments, **options)
+        first, *others = paths.of_folds
+        above = first[0].bound._replace(decrement=np.inf)
+        return replace(paths, of_folds=[[replace(first[0], bound=above), *first[1:]], *others])
+
+    monkeypatch.setattr(cross_validated, "fit_folds", raise_one)
+    words = r"not reached a stationary point to within tol=1e-06 in 1 of the 15 fits of the splits\. Raise tol,"
+    with pytest.warns(ConvergenceWarning, match=words):
+        LogisticRegressionCV(Cs=5, cv=3, loss="cauchit", precision=64).fit(X, y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -498,8 +498,8 @@ def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, run_comma
     answer = run_command(tmp_path, "train", "ckpt_path=latest", "l2=path", "max_epochs=5")
     assert answer.code == 2
     assert (
-        answer.err == "`l2` must be one number to continue from this checkpoint, got 'path'. Set l2=0.1, which it has, "
-        "in place of the path.\n"
+        answer.err == "`ckpt_path` must be of a run with the same path over l2. Leave the path out, to continue with "
+        "l2=0.1, which the checkpoint has.\n"
     )
 
 

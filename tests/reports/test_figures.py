@@ -155,7 +155,7 @@ def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert "best log-loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
-    assert "strongest within one error: l2 = 0.1" in texts
+    assert "strongest within one standard error: l2 = 0.1" in texts
     assert legend.get_window_extent().y1 <= lower.get_window_extent().y0
     assert upper.get_ylim()[1] > 0.7  # the band is whole
 
@@ -170,7 +170,7 @@ def test_a_weak_penalty_whose_loss_explodes_does_not_flatten_the_rest() -> None:
 
 
 def cross_validated(along: str, errors: float = 0.05) -> list[PathRow]:
-    """Six strengths of l1 or l2, of which the third is best and the second the strongest within one error."""
+    """Six strengths of l1 or l2, of which the third is best and the second the strongest within one standard error."""
     losses = {1.0: 0.69, 0.3: 0.33, 0.1: 0.3, 0.03: 0.31, 0.01: 0.35, 0.003: 0.4}
     return [
         PathRow(
@@ -217,7 +217,7 @@ def test_a_cross_validated_path_has_error_bars_both_lines_and_a_star_at_the_chos
         "10-fold cross-validation, ± one standard error",
         "train",
         "best log-loss of the folds: l2 = 0.1, loss 0.3, accuracy 70.00%",
-        "strongest within one error: l2 = 0.3",
+        "strongest within one standard error: l2 = 0.3",
     ]
     assert upper.child_axes == []  # of l2, no coefficient is 0
 

@@ -432,7 +432,8 @@ def test_one_standard_error_needs_folds(run_train: Type, monkeypatch: pytest.Mon
     )
     answer = run_train(f"{TABLE} 'l1=[0.1]' dataset.split.val=0")
     assert answer.err == (
-        "`l1` must be one number where there is no val split to choose by. Set dataset.split.val=0.2, or cv=5.\n"
+        "a path over l1 must have held-out rows to choose by, and there is no val split. "
+        "Set dataset.split.val=0.2, or cv=5.\n"
     )
     assert run_train(f"{TABLE} 'l1=[0.1]' dataset.split.val=0 cv=5").code == 0
 
@@ -441,17 +442,20 @@ def test_a_dataset_without_splits_is_not_told_to_split(run_train: Type) -> None:
     for typed, sentence, advised in (
         (
             "optimizer=auto l2=path",
-            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3 in place of the path.",
+            "a path over l2 must have held-out rows to choose by, and there is no val split. "
+            "Type l2=1e-3 in place of the path.",
             "optimizer=auto l2=1e-3",
         ),
         (
             "optimizer=auto l1=path",
-            "`l1` must be one number where there is no val split to choose by. Type l1=1e-3 in place of the path.",
+            "a path over l1 must have held-out rows to choose by, and there is no val split. "
+            "Type l1=1e-3 in place of the path.",
             "optimizer=auto l1=1e-3",
         ),
         (
             "optimizer=auto l2_path=default",
-            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3 in place of the path.",
+            "a path over l2 must have held-out rows to choose by, and there is no val split. "
+            "Type l2=1e-3 in place of the path.",
             "optimizer=auto l2=1e-3",
         ),
         (
@@ -486,8 +490,8 @@ def test_a_path_does_not_continue_with_other_folds(tmp_path: Path, run_command: 
     l1 = json.loads((newest(tmp_path).folder / "summary.json").read_text())["config"]["l1"]
     answer = run_command(tmp_path, "train", "ckpt_path=latest", "max_epochs=9", "l1=[0.1]")
     assert answer.err.splitlines() == [
-        f"`l1` must be one number to continue from this checkpoint, got [0.1]. Set l1={l1:g}, which it has, in "
-        "place of the path."
+        "`ckpt_path` must be of a run with the same path over l1. Leave the path out, to continue with "
+        f"l1={l1:g}, which the checkpoint has."
     ]
     answer = run_command(tmp_path, "train", "ckpt_path=latest", "max_epochs=9", f"l1={l1:g}", "report=brief")
     assert answer.code == 0, answer.err

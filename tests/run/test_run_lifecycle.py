@@ -980,8 +980,8 @@ def test_the_strength_of_a_path_stays_with_its_checkpoint(tmp_path: Path, capsys
         assert main(["ckpt_path=latest", "l2=path"]) == 2
         said = capsys.readouterr().err
         assert (
-            said == "`l2` must be one number to continue from this checkpoint, got 'path'. Set l2=0.1, which it has, "
-            "in place of the path.\n"
+            said == "`ckpt_path` must be of a run with the same path over l2. Leave the path out, to continue with "
+            "l2=0.1, which the checkpoint has.\n"
         )
         assert main(["ckpt_path=latest", "l2=0.1", "report=brief"]) == 0
 

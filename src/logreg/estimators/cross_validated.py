@@ -31,6 +31,7 @@ from logreg.estimators.logistic_regression import (
 )
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
+from logreg.optimality.certificate import is_stationary
 from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers.arguments import check_offset, check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
@@ -222,7 +223,7 @@ class LogisticRegressionCV(LogisticRegression):
             self._average()
         self.has_offset_ = offsets is not None
         self.n_iter_ = passes.reshape(self.scores_.shape)
-        self._report_splits(of_splits)
+        self._report_splits(problem, of_splits)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
@@ -443,17 +444,27 @@ class LogisticRegressionCV(LogisticRegression):
         if hasattr(self, "certificate_"):  # of a fit before
             del self.certificate_
 
-    def _report_splits(self, of_splits: Sequence[Sequence[PathPoint]]) -> None:
-        """Prints or warns how far the fits of the splits are from their optima."""
-        points = [one for path in of_splits for one in path]
-        failed, name = sum(not one.converged for one in points), type(self).__name__
+    def _report_splits(self, problem: Problem, of_splits: Sequence[Sequence[PathPoint]]) -> None:
+        """Prints or warns how far the fits of the splits are from their optima.
+
+        Of a loss that is not convex no optimum is known, and a fit is to end at a stationary point.
+        """
+        points, name = [one for path in of_splits for one in path], type(self).__name__
         if self.verbose:
             mean = self.mean_scores_.max()
             print(f"{name}: {len(points)} fits, C={self.C_:.3g}, l1_ratio={self.l1_ratio_:g}, best mean {mean:.4g}")
+        goal, advice = f"tol={self.tol:g}", "Set precision=64" if self.precision == 32 else "Raise tol"
+        if problem.loss.is_convex:
+            failed = sum(not one.converged for one in points)
+        else:
+            goal = f"a stationary point to within {goal}"
+            failed = sum(
+                not is_stationary(bound.decrement, bound.value, self.tol, float(bound.gradient.abs().max()))
+                for bound in (one.bound for one in points)
+            )
         if failed:
-            advice = "Set precision=64" if self.precision == 32 else "Raise tol"
             warnings.warn(
-                f"{name} has not reached tol={self.tol:g} in {failed} of the {len(points)} fits of the splits. "
+                f"{name} has not reached {goal} in {failed} of the {len(points)} fits of the splits. "
                 f"{advice}, or scale the features (StandardScaler).",
                 ConvergenceWarning,
                 stacklevel=3,

@@ -307,7 +307,7 @@ def path_curve(
     score = select.replace("_", "-")
     words = f"best {score} {'of the folds' if folds else 'on val'}: {along} = {at_best:.3g}"
     words += f", loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
-    within = f"strongest within one error: {along} = {at_simplest:.3g}"
+    within = f"strongest within one standard error: {along} = {at_simplest:.3g}"
     for style, color, line, row in (("-", "black", words, best), ("--", "0.5", within, simplest)):
         star: dict[str, Any] = {"marker": "*", "markersize": 9, "markerfacecolor": "black"} if row is taken else {}
         upper.plot([], [], style, color=color, linewidth=1, label=line, **star)

@@ -200,15 +200,16 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     scores = from_json(CrossValidationSummary, kept) if kept and (before.get("rows") or same_run) else None
     if not asked:
         return Chosen(float(config.l2 or 0), config.fixed_l1, cross_validation=scores if same_run else None)
-    for key, name in (("asked", "l2"), ("l1", "l1"), ("l1_ratio", "l1_ratio")):
-        mine = asked.get(key)
-        if mine not in (None, "auto", before.get(key)):
-            name = "l1" if name == "l1_ratio" else name
-            raise ConfigError.broken(
-                name,
-                "be one number to continue from this checkpoint",
-                asked.get("l1") if name == "l1" else mine,
-                f"Set {name}={float(arguments[name]):g}, which it has, in place of the path.",
+    for key in ("l1", "l1_ratio", "asked"):
+        mine, its = asked.get(key), before.get(key)
+        if mine not in (None, "auto", its):
+            if key == "asked" and is_path(config.l1):
+                constraint = f"be {its} to continue from this checkpoint, whose l1 was chosen beside it"
+                raise ConfigError.broken("l2", constraint, mine, "Leave it out.")
+            along = "l1" if is_path(config.l1) else "l2"
+            raise ConfigError(
+                f"`ckpt_path` must be of a run with the same path over {along}. Leave the path out, to continue with "
+                f"{along}={float(arguments[along]):g}, which the checkpoint has."
             )
     for key, usual in (("cv", None), ("cv_repeats", 1), ("cv_rule", "best")):
         its = before.get(key, usual)
@@ -266,7 +267,9 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
         advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3 in place of the path"
         if data.facts.source_rows >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
             advice += ", or cv=5"
-        raise ConfigError(f"`{name}` must be one number where there is no val split to choose by. {advice}.")
+        raise ConfigError(
+            f"a path over {name} must have held-out rows to choose by, and there is no val split. {advice}."
+        )
     if not folds and config.cv_rule != "best":
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)

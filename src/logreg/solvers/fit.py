@@ -65,6 +65,9 @@ MAX_DOT_NUMEL = 2**30
 STEEP_START = 3.0
 """Multiple of the optimum of the logistic loss that is one of the starts for a loss that is not convex."""
 
+FITS_IF_NOT_CONVEX = 4
+"""Fits of a loss that is not convex: from the start, of the logistic loss, and from two multiples of its optimum."""
+
 
 def _newton(state: SolverState) -> PassRequests[None]:
     """Newton's method; see `_from_several_starts` and `_newton_from_here`."""

@@ -27,7 +27,7 @@ from logreg.csr import converted
 from logreg.facts import Batch
 from logreg.rows import row_weights
 from logreg.solvers.bounds import Bound, bound
-from logreg.solvers.fit import EXACT
+from logreg.solvers.fit import EXACT, FITS_IF_NOT_CONVEX
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
@@ -43,7 +43,7 @@ STRENGTHS_PER_DECADE = 4
 """Default strengths for each power of ten: neighbors differ by the factor 10^(1/4), about 1.8."""
 
 MAX_PASSES_PER_STRENGTH = 100
-"""Largest number of passes for each strength, plus the passes that earlier strengths left over.
+"""Largest number of passes of a fit for each strength, plus the passes that earlier strengths left over.
 
 A fit that is not within the tolerance by then has a larger gap, and its point is not converged.
 """
@@ -194,7 +194,7 @@ class PathFitter:
             inverse=inverse,
         )
         passes = 0
-        self._passes_left += self._max_passes
+        self._passes_left += self._max_passes * (1 if problem.loss.is_convex else FITS_IF_NOT_CONVEX)
         self._inverse = inverse = None  # the solver frees its memory when it makes another one
         for requested in newton(state, self._tolerance) if uses_model else EXACT["newton"](state):
             yield requested
