@@ -65,6 +65,8 @@ class SoftmaxLoss(CrossEntropy):
 
     def value_at(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Loss.value_at`; the one-hot targets, which are mostly 0, are not built."""
+        if _by_columns(logits):
+            return log_softmax(logits).gather(1, labels.unsqueeze(1))[:, 0].neg_()
         losses: Tensor = F.cross_entropy(logits, labels, reduction="none")
         return losses
 
