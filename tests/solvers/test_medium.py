@@ -255,3 +255,13 @@ def test_other_problems_are_not_of_medium_size() -> None:
     assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features.half(), labels))
     assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features, labels, None, torch.ones(3000)))
     assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features[:100], labels[:100]))
+
+
+@pytest.mark.parametrize(("coef", "intercept"), [(0.0, -800.0), (1e3, 0.0), (1e5, 1e5)])
+def test_a_start_where_no_row_has_curvature(coef: float, intercept: float) -> None:
+    features, labels = drawn()
+    start = torch.full((1, 120), coef), torch.tensor([intercept])
+    objective = Objective("bce", l2=1e-3)
+    found, best = fit(features, labels, objective, start=start), fit(features, labels, objective, tolerance=1e-10)
+    assert found.converged
+    assert 0 <= found.bound.value - best.bound.value + 1e-10 <= 1e-6 * found.bound.value

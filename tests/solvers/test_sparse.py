@@ -599,3 +599,16 @@ def test_of_very_many_sparse_features_single_ones_are_compared() -> None:
     assert found.kind == "quasi-complete"  # most features are in one row alone
     words = found.in_words([], ["no", "yes"])
     assert f"{len(found.columns)} features separate 'yes' from 'no' in some rows (quasi-complete separation)" in words
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_the_last_pass_of_few_sparse_rows_keeps_the_point(optimizer: str) -> None:
+    draw = np.random.default_rng(0)
+    features = sparse.random(400, 5000, density=0.01, random_state=0, format="csr", dtype=np.float32)
+    labels = torch.from_numpy((features @ draw.normal(size=5000) > 0).astype(np.int64))
+    objective = Objective("bce", l2=1e-3)
+    full = fit(features, labels, objective, optimizer=optimizer)
+    capped = fit(features, labels, objective, optimizer=optimizer, max_passes=full.passes)
+    assert full.converged
+    assert capped.converged
+    assert torch.equal(capped.coef, full.coef)

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 FAILED_RELATIVE_GAP = 1e-3
 """Relative gap at the end of the fast ways from which slower ones follow; a smaller gap is mostly one of rounding."""
 
-
 MAX_DOT_NUMEL = 2**30
 """Largest number of products in one sum: BLAS counts in 32 bits."""
 

@@ -126,6 +126,8 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     """
     problem = state.problem
     dtype = yield from start(state, newton)
+    if state.converged:
+        return None
     coordinates, l1 = state.coordinates, problem.penalties(state.coordinates)[1]
     unpenalized = not (problem.objective.l2 or problem.objective.l1)
     separated_value = state.tolerance * problem.row_sum_scale * problem.total_weight

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +73,10 @@ FIRST_STEP_ITERATIONS = 4
 MIN_FIRST_LENGTH = 0.5
 """Length below which the first step is not taken: f is no smaller at its whole length, since features are correlated,
 which the diagonal leaves out."""
+
+MIN_ROWS_PER_FEATURE = 20
+"""Rows for each feature from which the curvature at the end of the first step replaces the diagonal: with fewer,
+features are correlated by chance, and the first step shows L-BFGS more."""
 
 RARE_CURVATURE = 1e-3
 """Diagonal of a sample's Hessian, relative to the mean, below which a feature is too rare for the sample."""
@@ -425,7 +428,7 @@ class _Steps:
 
     def run(self) -> None:
         """Takes steps to their end."""
-        limit, rated, decreases = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float](), list[float]()
+        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
         while len(rated) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
@@ -443,8 +446,7 @@ class _Steps:
                     *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
                 )
             rated.append(estimate.least / max(limit.least, 1e-300))
-            decreases.append(-slope / 2 / max(abs(now.value), 1e-300))
-            if self.dtype != torch.float64 and decreases[-1] < FLOAT32_END_TOL and _has_stalled(decreases):
+            if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
                 self.dtype = torch.float64
                 self.now = self.evaluate(self.point, torch.float64)
                 rated.clear()
@@ -455,7 +457,7 @@ class _Steps:
                 continue
             if left > MAX_STEPS_LEFT:
                 return
-            is_likely = len(rated) > 1 and rated[-1] * _slowest_rate(rated) <= LIKELY
+            is_likely = len(rated) > 1 and rated[-1] * min(rated[-1] / max(rated[-2], 1e-300), 1.0) <= LIKELY
             dtype = torch.float64 if is_likely else self.dtype
             first = self.first_step(step) if self.passes == 1 and self.is_diagonal else None
             if first is not None:
@@ -475,7 +477,7 @@ class _Steps:
                 self.now = self.evaluate(self.point, torch.float64)
                 continue
             length, after = found
-            if first is None:
+            if first is None or self.problem.rows < MIN_ROWS_PER_FEATURE * self.problem.num_features:
                 self.inverse.update(length * step, after.gradient - now.gradient)
             else:
                 self.inverse = _Inverse(first.inverse(self.diagonal(after)))
@@ -504,7 +506,11 @@ class _Steps:
             p = 1 / (1 + np.exp(-(start + lengths @ changes)))
             gradient = changes @ (share * (p - few.labels.numpy())) + slopes + ridge @ lengths
             hessian = (changes * (share * p * (1 - p))) @ changes.T + ridge
-            lengths -= np.linalg.solve(hessian, gradient)
+            try:
+                lengths = lengths - np.linalg.solve(hessian, gradient)
+            except np.linalg.LinAlgError:  # far from the optimum no row has curvature
+                lengths = np.full(2, np.nan)
+                break
         return _FirstStep(lengths, paths, hessian)
 
     def improves_matrix(self) -> bool:
@@ -567,15 +573,9 @@ class _Steps:
         return found
 
 
-def _has_stalled(decreases: list[float]) -> bool:
-    """Whether the last two steps did not halve the predicted decrease."""
-    return len(decreases) > 2 and decreases[-1] > decreases[-3] / 2
-
-
-def _slowest_rate(rated: list[float]) -> float:
-    """The largest factor by which one of the last two steps shortened what was left of the way; at most 1."""
-    last = rated[-3:]
-    return min(max(after / max(before, 1e-300) for before, after in pairwise(last)), 1.0)
+def _has_stalled(rated: list[float]) -> bool:
+    """Whether the last two steps did not halve what is left of the way."""
+    return len(rated) > 2 and rated[-1] > rated[-3] / 2
 
 
 def _steps_left(rated: list[float]) -> float:

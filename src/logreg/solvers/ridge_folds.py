@@ -213,7 +213,7 @@ class _Batch:
         return values if self._problem.intercept else F.pad(values, (0, 1))
 
     def fit(self, strengths: Sequence[Strength], near: Sequence[Sequence[PathPoint]]) -> list[list[PathPoint]]:
-        """Finds the optimum for each strength; see `fit_softmax_folds`."""
+        """Finds the optimum for each strength; see `fit_ridge_folds`."""
         optima: list[tuple[float, Tensor]] = []
         if near and near[0]:
             start = min(zip(*near, strict=True), key=lambda one: abs(math.log(one[0].l2 / strengths[0].l2)))

@@ -149,9 +149,10 @@ def solve_sparse_rows(state: SolverState) -> PassRequests[None]:
         start = steps.point
     coef = steps.products.combined(steps.point.dual_coef).T.double()
     point = centered(problem, torch.cat([coef, steps.point.intercept.double().unsqueeze(1)], dim=1))
+    state.coordinates, state.point = coordinates, point
     if steps.gap <= state.tolerance:
         now = yield from request(Evaluate(problem, coordinates, point, torch.float64))
-        state.coordinates, state.point, state.value = coordinates, point, now.value
+        state.value = now.value
         if (yield from certified(state, now, cheaply=True)):
             return
         state.bound = state.best = None  # they are of a point in these coordinates
