@@ -102,14 +102,6 @@ def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outp
     assert found.temperature == pytest.approx(40 * expected.temperature, rel=1e-9)
 
 
-@pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (4, "cross_entropy"), (4, "bce"), (1, "probit")])
-def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outputs: int, loss: str) -> None:
-    logits, labels = rows(outputs, loss, number=300)
-    logits += 0.5 * logits.sign()
-    found, expected = fitted(40 * logits, labels, loss), fitted(logits, labels, loss)
-    assert found.temperature == pytest.approx(40 * expected.temperature, rel=1e-9)
-
-
 NOTHING = {
     "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),
