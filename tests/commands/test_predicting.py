@@ -251,6 +251,7 @@ def write_groups(table: pa.Table, file: Path) -> None:
             writer.write_table(table.slice(0, 0))
 
 
+@pytest.mark.slow
 def test_processes_share_the_row_groups_of_a_file(here: Path, run_command: RunCommand) -> None:
     text = "\n".join([TABLE_HEADER, *table_rows(90, seed=3)])
     whole = pyarrow.csv.read_csv(pa.py_buffer(text.encode()))

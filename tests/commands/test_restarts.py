@@ -118,7 +118,8 @@ def terminal() -> dict[str, str]:
 
 
 # of an exact optimizer, tests/training/test_shared_batches.py always shows that other processes continue it
-@pytest.mark.parametrize("name", ["sgd", pytest.param("newton", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgd", "newton"])
 def test_torchrun_continues_a_run_whose_process_was_killed(tmp_path: Path, name: str) -> None:
     settings, tolerance = RUNS[name]
     settings = [*settings, "precision=64", "report=brief", "accelerator=cpu"]
@@ -150,6 +151,7 @@ def test_torchrun_continues_a_run_whose_process_was_killed(tmp_path: Path, name:
     assert run.summary["metrics"]["test"] == pytest.approx(alone.summary["metrics"]["test"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_fit_that_shares_batches_and_one_process_continues_it(tmp_path: Path) -> None:
     settings = ["dataset=digits", "optimizer=sgd", "lr=0.01", "batch_size=50", "report=brief", "accelerator=cpu"]
     process = subprocess.Popen(

@@ -186,6 +186,7 @@ def disturbing(folder: Path, disturbance: str) -> list[str]:
     return [sys.executable, str(program), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "devices=2"]
 
 
+@SLOW
 def test_the_crash_of_a_process_ends_all_with_its_message(tmp_path: Path) -> None:
     words = disturbing(tmp_path, "assert rank != 1, 'a fault of process 1'")
     answer = typed(tmp_path, *words)
@@ -250,6 +251,7 @@ def test_the_first_process_alone_checks_the_folder_of_the_run(
     assert answer.err.startswith("`hydra.run.dir` must name a new folder" if rank == 0 else "")
 
 
+@SLOW
 def test_two_machines_train_together(tmp_path: Path) -> None:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief", "num_nodes=2", "devices=1"]
@@ -299,6 +301,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     assert answer.stderr.count("continuing from ") == 1
 
 
+@SLOW
 def test_an_interrupted_run_goes_on_in_its_folder_with_another_number_of_processes(tmp_path: Path) -> None:
     settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
     begun = train(tmp_path, *settings)
