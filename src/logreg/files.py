@@ -202,10 +202,11 @@ def place_name(path: str) -> str:
     Example:
         >>> place_name("s3://bucket/rows/*.parquet")
         'rows'
+        >>> place_name("s3://bucket/rows/part-?.csv?token=secret")
+        'rows'
     """
-    scheme, is_address, inner = path.partition("://")
-    if not scheme.startswith("s3"):  # there a question mark belongs to a pattern
-        inner = inner.partition("?")[0]
+    _, is_address, inner = path.partition("://")
+    inner = re.split(r"[?](?=[\w.-]+=)", inner)[0]  # other question marks are of patterns
     local = os.path.abspath(path)  # noqa: PTH100  # resolves "." and "..", but no links
     parts = PurePosixPath(inner).parts if is_address else Path(local).parts
     if not Path(path).exists():

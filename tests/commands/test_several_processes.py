@@ -245,7 +245,7 @@ def test_the_first_process_alone_checks_the_folder_of_the_run(
     (tmp_path / "out" / "train.log").touch()  # as the first process leaves it for a moment
     for name, value in {**ADDRESS, "RANK": str(rank), "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("logreg.commands.train._run_hydra", lambda sweeping, started: None)
+    monkeypatch.setattr("logreg.commands.train._run_hydra", lambda *_: None)
     answer = run_command(tmp_path, "train", "hydra.run.dir=out", "optimizer=newton")
     assert answer.code == code
     assert answer.err.startswith("`hydra.run.dir` must name a new folder" if rank == 0 else "")

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
 
-from whole_runs import Answer, composed, hydra_composed
+from whole_runs import Answer
 
 Column = Callable[[int], object]
 """The value of a row, by its number from 0."""
@@ -406,21 +401,6 @@ BAD: dict[str, Bad] = {
 }
 
 
-def composed_at_once(**_: object) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Replaces ``hydra.main``, which reads all of conf/ twice for each command."""
-
-    def starting(job: Callable[[DictConfig], None]) -> None:
-        folder = Path("runs/table/now")
-        (folder / ".hydra").mkdir(parents=True)
-        whole = hydra_composed("table")
-        with open_dict(whole):
-            whole.hydra.runtime.output_dir, whole.hydra.mode = str(folder), "RUN"
-        HydraConfig.instance().cfg = whole  # type: ignore[assignment]  # Hydra itself puts a DictConfig there
-        job(composed("table", *(argument for argument in sys.argv[1:] if argument != "dataset=table")))
-
-    return lambda job: partial(starting, job)
-
-
 def answered(run_train: Callable[[str], Answer], bad: Bad) -> None:
     files = {"t.csv": bad.files} if isinstance(bad.files, bytes) else bad.files
     for name, content in files.items():
@@ -433,36 +413,12 @@ def answered(run_train: Callable[[str], Answer], bad: Bad) -> None:
 
 @pytest.mark.parametrize("mistake", BAD)
 def test_a_bad_table_gets_one_line_that_names_the_problem_and_leaves_no_file(
-    run_train: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], mistake: str
 ) -> None:
-    monkeypatch.setattr(hydra, "main", composed_at_once)
     answered(run_train, BAD[mistake])
 
 
-@pytest.mark.parametrize("mistake", ["the target is absent", "gzip that is cut off", "a word among numbers"])
-def test_a_bad_table_gets_the_same_line_with_all_of_hydra(run_train: Callable[[str], Answer], mistake: str) -> None:
-    answered(run_train, BAD[mistake])
-
-
-def test_a_good_table_is_trained_on_in_the_same_way(
-    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Else the answers above could come from the stand-in for Hydra.
-    monkeypatch.setattr(hydra, "main", composed_at_once)
-    Path("t.csv").write_bytes(GOOD)
-    answer = run_train(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
-    assert answer.code == 0
-    folds, auto, epoch = answer.err.splitlines()
-    assert folds.startswith("choosing l2 by 5-fold cross-validation")
-    assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
-    assert epoch.startswith("table: epoch 1/1")
-    assert "runs/table/now/checkpoints/last.ckpt" in answer.left
-
-
-def test_a_bad_column_that_is_left_out_is_no_mistake(
-    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hydra, "main", composed_at_once)
+def test_a_bad_column_that_is_left_out_is_no_mistake(run_train: Callable[[str], Answer]) -> None:
     everything: dict[str, Any] = {
         "born": lambda row: f"2020-01-{row % 28 + 1:02}",
         "code": lambda row: f"id{row}",

@@ -418,7 +418,7 @@ def test_fits_that_miss_the_tolerance_warn(monkeypatch: pytest.MonkeyPatch) -> N
         first, *others = paths.of_folds
         return replace(paths, of_folds=[[replace(first[0], converged=False), *first[1:]], *others])
 
-    with pytest.warns(ConvergenceWarning, match=r"has not reached tol=1e-06 in 1 passes"):
+    with pytest.warns(ConvergenceWarning, match=r"has not reached tol=1e-06 in 1 pass:"):
         LogisticRegressionCV(Cs=CS, max_iter=1, solver="lbfgs").fit(X, y)
     monkeypatch.setattr(cross_validated, "fit_folds", fail_one)
     with pytest.warns(ConvergenceWarning, match=r"tol=1e-06 in 1 of the 25 fits of the splits\. Set precision=64,"):
