@@ -102,6 +102,18 @@ def test_rows_of_which_each_probability_rounds_to_0_or_1_have_a_temperature(outp
     assert found.temperature == pytest.approx(40 * expected.temperature, rel=1e-9)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_probabilities_have_a_derivative_by_a_temperature_of_1(loss: str) -> None:
+    logits = rows(3 if loss == "cross_entropy" else 1, loss, number=20)[0]
+    slopes = []
+    for at in (1.0, 1 + 1e-6):
+        temperature = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+        probabilities = LOSSES[loss].class_probabilities(logits, temperature)
+        slopes.append(float(torch.autograd.grad(probabilities[:, 1].square().sum(), temperature)[0]))
+    assert slopes[0] != 0
+    assert slopes[0] == pytest.approx(slopes[1], rel=1e-4)
+
+
 NOTHING = {
     "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),

@@ -59,6 +59,14 @@ def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
     return probabilities.max(1).indices  # faster than argmax, and as clear about ties
 
 
+def divided(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Logits over a temperature: the same tensor where that is the number 1.
+
+    A temperature that is a tensor always divides, since a derivative by it is wanted.
+    """
+    return logits if not isinstance(temperature, Tensor) and temperature == 1 else logits / temperature
+
+
 class RowTerms(NamedTuple):
     """A loss and its derivatives by the logits, row by row."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.losses.base import Loss, RowTerms, one_vs_rest
+from logreg.losses.base import Loss, RowTerms, divided, one_vs_rest
 
 LOG_2 = math.log(2)
 
@@ -114,7 +114,7 @@ class BinaryLink(Loss):
         self, logits: Tensor, temperature: float | Tensor = 1.0, log_weight: Tensor | None = None
     ) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms."""
-        logits = logits if temperature == 1 else logits / temperature
+        logits = divided(logits, temperature)
         logs = -torch.cat([self.of_zero(logits).value, self.of_one(logits).value], dim=1)
         return logs.exp() if log_weight is None else torch.softmax(logs - log_weight.to(logits) / temperature, dim=1)
 

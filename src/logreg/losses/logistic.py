@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import RowTerms, one_vs_rest
+from logreg.losses.base import RowTerms, divided, one_vs_rest
 from logreg.losses.cross_entropy import CrossEntropy
 
 
@@ -90,8 +90,8 @@ class LogisticLoss(CrossEntropy):
         log_weight = None if log_weight is None else log_weight.to(logits)
         if logits.shape[1] == 1:
             logits = logits if log_weight is None else logits - log_weight.diff()
-            logits = logits if temperature == 1 else logits / temperature
+            logits = divided(logits, temperature)
             return torch.cat([-logits, logits], dim=1).sigmoid_()
         # A softmax of log-sigmoids is the sigmoids divided by their sum, and is defined where all sigmoids round to 0.
-        logs = F.logsigmoid(logits if temperature == 1 else logits / temperature)
+        logs = F.logsigmoid(divided(logits, temperature))
         return torch.softmax(logs if log_weight is None else logs - log_weight / temperature, dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import RowTerms
+from logreg.losses.base import RowTerms, divided
 from logreg.losses.cross_entropy import CrossEntropy
 
 MIN_ROWWISE_OUTPUTS = 16
@@ -97,7 +97,7 @@ class SoftmaxLoss(CrossEntropy):
     ) -> Tensor:
         """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""
         logits = logits if log_weight is None else logits - log_weight.to(logits)
-        return softmax(logits if temperature == 1 else logits / temperature)
+        return softmax(divided(logits, temperature))
 
 
 def softmax(logits: Tensor) -> Tensor:
