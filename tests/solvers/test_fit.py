@@ -572,7 +572,7 @@ def test_the_seed_chooses_the_sampled_rows() -> None:
 @pytest.mark.parametrize(
     ("rows", "features", "l1", "words"),
     [
-        (5000, 10, 0.1, "a Hessian of 11 parameters is small [5,000 rows x 10 features]"),
+        (5000, 10, 0.1, "a Hessian of 11 parameters is cheap [5,000 rows x 10 features]"),
         (
             5000,
             2000,
@@ -580,8 +580,8 @@ def test_the_seed_chooses_the_sampled_rows() -> None:
             "on working sets of features, since l1 holds most coefficients at 0 [5,000 rows x 2,000 features]",
         ),
         (500, 2000, 0.0, "in 500 dimensions, since the optimal coefficients lie in the span of the rows"),
-        (5000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters is large"),
-        (1000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters is large"),
+        (5000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters costs more than it saves"),
+        (1000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters costs more than it saves"),
     ],
 )
 def test_the_chosen_optimizer_comes_with_the_reason(rows: int, features: int, l1: float, words: str) -> None:

@@ -191,7 +191,7 @@ def choose_optimizer(problem: Problem) -> tuple[str, str]:
     if holds_hessian(problem) and not avoids_hessian(problem):
         return (
             "newton",
-            f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
+            f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is cheap [{shape}]",
         )
     if problem.objective.l1:
         return "newton", f"Newton on working sets of features, since l1 holds most coefficients at 0 [{shape}]"
@@ -201,7 +201,10 @@ def choose_optimizer(problem: Problem) -> tuple[str, str]:
             f"Newton in {rows:,} dimensions, since the optimal coefficients lie in the span of the rows [{shape}]",
         )
     way = "Quasi-Newton steps" if problem.objective.l2 else "L-BFGS"
-    return "newton", f"{way}, since a Hessian of {problem.num_parameters:,} parameters is large [{shape}]"
+    return (
+        "newton",
+        f"{way}, since a Hessian of {problem.num_parameters:,} parameters costs more than it saves [{shape}]",
+    )
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,14 @@ MIN_DATA_PER_SUBSPACE = 20
 """Numbers in the data for each squared output of a softmax from which the Hessian on the subspace, of order 2 K, is
 decomposed in a small part of a pass."""
 
-MAX_SUBSPACE_STEPS = 300
+MAX_SUBSPACE_STEPS = 600
 """Largest number of steps; other ways continue from there."""
 
-MAX_STEPS_PER_HALVING = 60
+MAX_STEPS_PER_HALVING = 150
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
 digits, beyond which further steps do not reduce it.  With a weak penalty slow steps are far more common than such an
-end, and steps in float64 take more than twice as long."""
+end, and steps in float64 take more than twice as long: the weakest strengths of `benchmarks/path.py` take about 175
+steps here, or 100 steps and 400 passes in float64 after a limit of 60."""
 
 MAX_ROUNDED_STEPS = 10
 """Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
