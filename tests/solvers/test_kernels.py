@@ -72,6 +72,13 @@ def test_numpy_multiplies_many_features_with_one_vector(monkeypatch: pytest.Monk
     torch.testing.assert_close(learned.grad, features.sum(0, keepdim=True), rtol=1e-4, atol=1e-3)
 
 
+def test_logits_of_several_outputs_lie_by_columns_unless_torch_records_them() -> None:
+    features, coef = torch.ones(5, 9), torch.ones(3, 9)
+    assert affine(features, coef, torch.ones(3)).stride() == (1, 5)
+    for recorded in (coef.clone().requires_grad_(), torch.nn.Parameter(coef, requires_grad=False)):
+        assert affine(features, recorded, torch.ones(3)).stride() == (3, 1)
+
+
 @pytest.mark.parametrize("rows", [1, 128, 300])
 def test_the_lower_triangle_of_a_gram_matrix_is_added(rows: int) -> None:
     some = torch.randn(rows, 7, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)

@@ -50,7 +50,7 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
     if outputs == 1 and _suits_numpy(features, coef):
         return torch.from_numpy(features.numpy() @ coef[0].numpy()).add_(intercept).unsqueeze(1)
-    if outputs > 1 and features.device.type == "cpu":  # in any other shape the product takes longer
+    if outputs > 1 and features.device.type == "cpu" and not _is_recorded(features, coef):
         return torch.addmm(intercept.unsqueeze(1), coef, features.T).T
     return torch.addmm(intercept, features, coef.T)
 
@@ -146,18 +146,18 @@ def mirrored(square: Tensor) -> Tensor:
 
 
 def _suits_numpy(features: Tensor, vector: Tensor) -> bool:
-    """Whether NumPy multiplies features (n, D) with one vector, and faster than torch.
-
-    It does not take part in what torch records: gradients, and models that are exported.
-    """
-    both = features, vector
+    """Whether NumPy multiplies features (n, D) with one vector, and faster than torch."""
     return (
         features.shape[1] >= MIN_NUMPY_FEATURES
         and features.device.type in NUMPY_DEVICES
         and features.dtype in (torch.float32, torch.float64)
-        and not any(one.requires_grad for one in both)
-        and all(type(one) is Tensor for one in both)
+        and not _is_recorded(features, vector)
     )
+
+
+def _is_recorded(*tensors: Tensor) -> bool:
+    """Whether torch records what is done with tensors: for gradients, or to export a model, which stays plain."""
+    return any(one.requires_grad or type(one) is not Tensor for one in tensors)
 
 
 def _parts(rows: Tensor) -> int:
