@@ -346,11 +346,6 @@ def no_spikes(*arguments: Any, **settings: Any) -> Any:
     return found._replace(values=found.values[:0], vectors=found.vectors[:, :0], rest=1.0)
 
 
-def no_padding(rows: Tensor, columns: int) -> int:
-    """No columns to add."""
-    return 0
-
-
 def one_part(rows: Tensor) -> int:
     """All rows in one part."""
     return 1
@@ -466,10 +461,6 @@ CASES = [
     ),
     Case("path", CLASSES, (Way("each from zero", work=cold_fits),), work=whole_path, tolerance=1e-4),
     Case("path: inverse kept", CLASSES, (Way("anew", NEW_INVERSES, work=whole_path),), work=whole_path, tolerance=1e-4),
-    Case("kernels: oneDNN", PIXELS, (Way("addmm", {"kernels._onednn": nothing}, work=logits),), work=logits),
-    Case("kernels: oneDNN", PIXELS, (Way("addmm", {"kernels._onednn": nothing}),), tolerance=1e-3),
-    Case("kernels: padded columns", DOUBLE, (Way("off", {"kernels._padding": no_padding}, work=logits),), work=logits),
-    Case("kernels: padded columns", DOUBLE, (Way("off", {"kernels._padding": no_padding}),), tolerance=1e-3),
     Case("kernels: lower triangle", MEDIUM, (Way("the whole square", {"kernels.TRIANGLE_STRIP_COLUMNS": NEVER}),)),
     Case("kernels: rows split over threads", TALL, (Way("off", {"kernels._parts": one_part}),), threads=2),
     Case(

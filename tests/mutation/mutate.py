@@ -83,7 +83,6 @@ TUNING = frozenset(
         "MIN_ROWWISE_OUTPUTS",
         "ONE_THREAD_FLOP",
         "PART_BYTES",
-        "TILE_COLUMNS",
         "TRIANGLE_STRIP_COLUMNS",
     }
 )

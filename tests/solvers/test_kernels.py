@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from logreg.solvers import kernels
 from logreg.solvers.kernels import (
-    _onednn,
     add_lower_triangle,
     affine,
     coupled_gram,
@@ -22,7 +20,6 @@ from logreg.solvers.kernels import (
 )
 
 
-@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("outputs", [1, 3, 10, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
@@ -33,16 +30,9 @@ def test_products_of_tall_matrices_are_plain_products(
     threads: int,
     dtype: torch.dtype,
     outputs: int,
-    onednn: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
-    if onednn and torch.backends.mkldnn.is_available():
-        assert _onednn() is not None
-    if not onednn:  # as in a torch without oneDNN, or with another name for it
-        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-        assert _onednn.__wrapped__() is None
-        monkeypatch.setattr("logreg.solvers.kernels._onednn", _onednn.__wrapped__)
     draw = torch.Generator().manual_seed(4)
     features, residuals = torch.randn(rows, width, generator=draw), torch.randn(rows, outputs, generator=draw)
     coef, intercept = torch.randn(outputs, width, generator=draw), torch.randn(outputs, generator=draw)
@@ -50,7 +40,9 @@ def test_products_of_tall_matrices_are_plain_products(
     exact = 1e-5 if dtype == torch.float32 else 1e-12
     assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(max(rows, width)))
     assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
+    assert_close(affine(features.T.contiguous().T, coef, intercept), features @ coef.T + intercept)
     assert_close(sum_over_rows(residuals, features), residuals.T @ features)
+    assert_close(sum_over_rows(residuals.T.contiguous().T, features), residuals.T @ features)
 
 
 def used_numpy(features: Tensor, coef: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -80,31 +72,11 @@ def test_numpy_multiplies_many_features_with_one_vector(monkeypatch: pytest.Monk
     torch.testing.assert_close(learned.grad, features.sum(0, keepdim=True), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("outputs", "dtype", "transposed", "used"),
-    [
-        (2, torch.float32, False, False),
-        (3, torch.float32, False, True),
-        (47, torch.float32, False, True),
-        (48, torch.float32, False, False),
-        (10, torch.float64, False, False),
-        (10, torch.float32, True, False),
-    ],
-)
-def test_the_product_of_onednn_is_taken_where_it_is_quicker(
-    outputs: int, dtype: torch.dtype, transposed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-
-    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-        calls.append(len(coef))
-        return torch.addmm(intercept, features, coef.T)
-
-    monkeypatch.setattr("logreg.solvers.kernels._onednn", lambda: linear)
-    features = torch.ones(5, 9, dtype=dtype)
-    features = torch.ones(9, 5, dtype=dtype).T if transposed else features
-    assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10
-    assert bool(calls) == used
+def test_logits_of_several_outputs_lie_by_columns_unless_torch_records_them() -> None:
+    features, coef = torch.ones(5, 9), torch.ones(3, 9)
+    assert affine(features, coef, torch.ones(3)).stride() == (1, 5)
+    for recorded in (coef.clone().requires_grad_(), torch.nn.Parameter(coef, requires_grad=False)):
+        assert affine(features, recorded, torch.ones(3)).stride() == (3, 1)
 
 
 @pytest.mark.parametrize("rows", [1, 128, 300])

@@ -42,6 +42,19 @@ def test_the_stable_step_is_one_over_the_largest_curvature_at_zero(loss: str, cl
     assert stable_step(problem, coordinates, sample) == pytest.approx(400 / (spread * 81), rel=1e-3)
 
 
+@pytest.mark.parametrize("features", [30, 200])
+def test_stochastic_descent_finds_a_start_where_features_are_correlated(features: int) -> None:
+    draw = torch.Generator().manual_seed(3)
+    coef, common = torch.randn(features, 40, generator=draw), torch.randn(6000, 1, generator=draw)
+    for shared, expected in ((0.0, False), (1.0, True)):
+        rows = torch.randn(6000, features, generator=draw) + shared * common
+        memory = MemoryRows(rows, (rows @ coef).argmax(1))
+        problem = problem_of(memory, Objective("cross_entropy", l2=1e-3), 40)
+        state = SolverState(problem, problem.zeros())
+        drive(start(state, newton), memory)
+        assert bool(state.point.any()) == expected
+
+
 def shaped(rows: int, features: int, outputs: int = 1, loss: str = "bce") -> Problem:
     """A problem of a shape, with l2."""
     ones = torch.ones(features).double()

@@ -2,30 +2,17 @@
 
 The products of logistic regression are tall and thin: (n, D) @ (D, K) for the logits, and (n, K).T @ (n, D) for
 gradients, with K of 1 to some tens.  General matrix multiplication is tuned for large K.  The functions here compute
-the same products with padded columns, with the rows split over threads, or with another library.
+the same products with the transposes, with the rows split over threads, or with another library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from logreg.csr import converted, is_sparse, times, transposed_times
 from logreg.facts import Batch
-
-TILE_COLUMNS = {torch.float32: 8, torch.float64: 12}
-"""Columns of one tile of a CPU's matrix kernel, by type; fewer columns than a multiple of it take longer, not less."""
-
-MAX_UNPADDED_COLUMNS = 6
-"""Columns up to which a product is not padded, since padding saves no time there."""
-
-MIN_UNPADDED_COLUMNS = 48
-"""Columns from which a product is not padded: one incomplete tile among several costs little."""
 
 MIN_ROWS_PER_THREAD = 512
 """Rows of each part of a product that is split over threads, at least, so that a part outweighs its overhead."""
@@ -49,7 +36,10 @@ cache, and 64 MiB keep a GPU busy."""
 
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-    """Features (n, D), dense or sparse, @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
+    """Features (n, D), dense or sparse, @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K).
+
+    On a CPU the logits of each output lie together in memory, since a softmax over columns takes less time, too.
+    """
     if is_sparse(features):
         return times(features, coef.T).add_(intercept)
     outputs, parts = len(intercept), _parts(features)
@@ -60,38 +50,15 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
     if outputs == 1 and _suits_numpy(features, coef):
         return torch.from_numpy(features.numpy() @ coef[0].numpy()).add_(intercept).unsqueeze(1)
-    if padding := _padding(features, outputs):
-        coef = torch.cat([coef, coef.new_zeros(padding, coef.shape[1])])
-        intercept = torch.cat([intercept, intercept.new_zeros(padding)])
-    plain = features.dtype == torch.float32 and features.device.type == "cpu" and features.is_contiguous()
-    linear = _onednn() if plain and 2 < outputs < MIN_UNPADDED_COLUMNS else None
-    logits = torch.addmm(intercept, features, coef.T) if linear is None else linear(features, coef, intercept)
-    return logits[:, :outputs]
+    if outputs > 1 and features.device.type == "cpu" and not _is_recorded(features, coef):
+        return torch.addmm(intercept.unsqueeze(1), coef, features.T).T
+    return torch.addmm(intercept, features, coef.T)
 
 
 def logits_of(block: Batch, coef: Tensor, intercept: Tensor) -> Tensor:
     """Logits of a block's rows in float64, (n, K), of coef (K, D) and intercept (K,) by its features."""
     logits = affine(converted(block.features, torch.float64), coef, intercept)
     return logits if block.offset is None else logits.add_(block.offset.double().unsqueeze(1))
-
-
-@cache
-def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """The linear layer of oneDNN, if this build of torch has it; ``None`` else.
-
-    With few outputs MKL's product takes longer than oneDNN's, at least on processors of AMD.  torch offers the
-    operator to its compiler only, under a name that may change.
-    """
-
-    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-        logits: Tensor = torch.ops.mkldnn._linear_pointwise(features, coef, intercept, "none", [], "")
-        return logits
-
-    try:
-        linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4))
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return linear
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -102,8 +69,6 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     if is_sparse(right):
         return transposed_times(right, left)
     parts, columns = _parts(left), left.shape[1]
-    if left.dtype == torch.float64 and (padding := _padding(left, columns)):
-        return sum_over_rows(F.pad(left, (0, padding)), right)[:columns]
     if parts == 1 and columns == 1 and _suits_numpy(right, left):
         return torch.from_numpy(left[:, 0].numpy() @ right.numpy()).unsqueeze(0)
     if parts == 1:
@@ -180,25 +145,19 @@ def mirrored(square: Tensor) -> Tensor:
     return square
 
 
-def _padding(rows: Tensor, columns: int) -> int:
-    """The number of columns to add so that the columns fill whole tiles; 0 where padding does not pay."""
-    tile = TILE_COLUMNS.get(rows.dtype, 1)
-    return -columns % tile if rows.device.type == "cpu" and MAX_UNPADDED_COLUMNS < columns < MIN_UNPADDED_COLUMNS else 0
-
-
 def _suits_numpy(features: Tensor, vector: Tensor) -> bool:
-    """Whether NumPy multiplies features (n, D) with one vector, and faster than torch.
-
-    It does not take part in what torch records: gradients, and models that are exported.
-    """
-    both = features, vector
+    """Whether NumPy multiplies features (n, D) with one vector, and faster than torch."""
     return (
         features.shape[1] >= MIN_NUMPY_FEATURES
         and features.device.type in NUMPY_DEVICES
-        and features.dtype in TILE_COLUMNS
-        and not any(one.requires_grad for one in both)
-        and all(type(one) is Tensor for one in both)
+        and features.dtype in (torch.float32, torch.float64)
+        and not _is_recorded(features, vector)
     )
+
+
+def _is_recorded(*tensors: Tensor) -> bool:
+    """Whether torch records what is done with tensors: for gradients, or to export a model, which stays plain."""
+    return any(one.requires_grad or type(one) is not Tensor for one in tensors)
 
 
 def _parts(rows: Tensor) -> int:

@@ -7,7 +7,8 @@ on few rows, or with cheap steps, replaces these passes:
 2. A Hessian that can be held, and many rows: the problem is solved on a sample.  The Hessian H of the sample is nearly
    that of all rows, while its gradient is 0 at its own optimum.  One Newton step H^-1 g with the gradient g of more
    rows follows (a Newton step with a subsampled Hessian).
-3. No Hessian, and many rows: two passes of stochastic gradient descent with a step that falls to zero.
+3. No Hessian, many rows, and correlated features: two passes of stochastic gradient descent with a step that falls to
+   zero.  Where features are not correlated, quasi-Newton steps from zero need no more steps than from there.
 4. Large offsets, as the logarithm of a large exposure: the intercept starts at minus their mean.  At zero all rows
    would have probabilities near 0 or 1, where the curvature vanishes.
 
@@ -19,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -59,6 +61,13 @@ MIN_STOCHASTIC_ROWS = 5000
 MIN_STOCHASTIC_PARAMETERS = 1000
 """Parameters from which stochastic gradient descent saves time: with fewer, the fixed time of its many steps is more
 than that of some passes over all rows."""
+
+CORRELATION_ROWS = 512
+"""Rows of the sample that show whether features are correlated."""
+
+MIN_CORRELATION = 2.0
+"""Largest eigenvalue of the features' correlations, as a multiple of that of uncorrelated features in as many rows,
+from which stochastic gradient descent saves steps."""
 
 STOCHASTIC_PASSES = 2
 """Passes of stochastic gradient descent that replace a start at zero."""
@@ -143,8 +152,10 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     sample = yield from request(RowSample(problem))
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
-    stochastic = many and not rows and (avoids or not holds_hessian(problem))
-    coordinates = choose_coordinates(problem, sample, not stochastic)
+    coordinates = choose_coordinates(problem, sample, every_scale=True)
+    stochastic = many and not rows and (avoids or not holds_hessian(problem)) and _are_correlated(coordinates, sample)
+    if stochastic:
+        coordinates = choose_coordinates(problem, sample, every_scale=False)
     state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
     if is_wide(problem):
         yield from solve_in_rows(state, solve)
@@ -296,15 +307,38 @@ def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
     return second.square() > MIN_INFORMATIVE_ROWS * fourth
 
 
+def _are_correlated(coordinates: Coordinates, sample: Batch) -> bool:
+    """Whether standardized features are more correlated than those of few rows are by chance.
+
+    References:
+        Marchenko and Pastur (1967), Distribution of eigenvalues for some sets of random matrices: the largest one.
+    """
+    few = thinned(sample, min(CORRELATION_ROWS, len(sample.labels)))._replace(sample_weight=None)
+    by_chance = (1 + math.sqrt(len(coordinates.scale) / max(len(few.labels), 1))) ** 2
+    return largest_eigenvalue(coordinates, few) > MIN_CORRELATION * by_chance
+
+
 def stable_step(problem: Problem, coordinates: Coordinates, sample: Batch) -> float:
     """Half the largest stable step of gradient descent at zero: 1 / L, for L the largest curvature of the loss there.
 
-    L is the largest curvature of the loss of a row at logits of 0, times the largest eigenvalue of X'X / n, which ten
-    power iterations on the sample estimate.
+    L is the largest curvature of the loss of a row at logits of 0, times the `largest_eigenvalue`.
 
     Args:
         problem: Defines the loss.
         coordinates: The coordinates of the steps.
+        sample: Some of the rows; without weights each weighs 1.
+    """
+    k = problem.num_outputs
+    zero = problem.loss.curvature_at(torch.zeros(2, k, dtype=torch.float64), torch.arange(2))
+    spread = float(problem.loss.own_curvature(zero).max())
+    return 1 / (spread * largest_eigenvalue(coordinates, sample))
+
+
+def largest_eigenvalue(coordinates: Coordinates, sample: Batch) -> float:
+    """The largest eigenvalue of X'X / n in some coordinates, which ten power iterations on a sample estimate.
+
+    Args:
+        coordinates: The coordinates of X.
         sample: Some of the rows; without weights each weighs 1.
     """
     features, weights = converted(sample.features, torch.float32), sample.sample_weight
@@ -317,10 +351,7 @@ def stable_step(problem: Problem, coordinates: Coordinates, sample: Batch) -> fl
         logits = affine(features, unit.unsqueeze(0), -(center @ unit).unsqueeze(0))
         logits = logits if weights is None else logits * weights.unsqueeze(1)
         vector = (sum_over_rows(logits, features)[0] - center * logits.sum()) / scale
-    k = problem.num_outputs
-    zero = problem.loss.curvature_at(torch.zeros(2, k, dtype=torch.float64), torch.arange(2))
-    spread = float(problem.loss.own_curvature(zero).max())
-    return 1 / (spread * max(float(vector.norm()) / total, 1e-30))
+    return max(float(vector.norm()) / total, 1e-30)
 
 
 def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[None]:

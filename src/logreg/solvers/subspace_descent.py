@@ -152,7 +152,7 @@ class EvaluateAfterStep(Evaluate):
     def logits(self, rows: PreparedRows) -> Tensor:
         """Logits of the block's rows after the step, (n, K)."""
         if self._fills_cache:
-            block = BlockLogits(super().logits(rows).contiguous())
+            block = BlockLogits(super().logits(rows))
             self._cache.write(rows.labels, block)
             return block.logits
         block = self._cache.read(rows.labels)
@@ -190,7 +190,7 @@ class SubspaceHessian(Pass[Tensor]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the products of pairs of directions, weighted by the curvature of the loss."""
         block = self._cache.read(rows.labels)
-        block.direction = affine(rows.features, self._coef, self._intercept).contiguous()
+        block.direction = affine(rows.features, self._coef, self._intercept)
         changes = [block.direction] if block.last_step is None else [block.direction, block.last_step]
         curvature = self.problem.loss.curvature_at(block.logits, rows.labels)
         products = [curvature * change for change in changes]

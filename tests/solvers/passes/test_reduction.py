@@ -122,7 +122,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
     ColumnMoments: lambda p, at: (ColumnMoments(p),),
     EvaluatePrecisely: lambda p, at: (EvaluatePrecisely(p, p.model, at, hessian=True),),
-    DualObjective: lambda p, at: (DualObjective(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
+    DualObjective: lambda p, at: (DualObjective(p, p.model, at, 0.1 * torch.arange(1, len(at) + 1).double()),),
     RowNorms: lambda p, at: (RowNorms(p, p.model, torch.ones_like(at[0])),),
     Leverage: lambda p, at: (Leverage(p, p.model, torch.ones(len(at), at.shape[1], 1, dtype=torch.float64)),),
     TriangularFactor: lambda p, at: (TriangularFactor(p, p.model),),
@@ -467,6 +467,7 @@ def test_the_optimum_over_processes_is_that_over_all_rows(name: str, processes: 
 def test_fits_from_other_samples_end_within_their_gaps_and_at_the_same_optimum(optimizer: str, loss: str) -> None:
     draw, l2 = torch.Generator().manual_seed(0), 0.01
     x = torch.randn(6000, 100, generator=draw, dtype=torch.float64)
+    x += torch.randn(6000, 1, generator=draw, dtype=torch.float64)  # correlated features begin with stochastic descent
     labels = (x[:, :10] + torch.randn(6000, 10, generator=draw, dtype=torch.float64)).argmax(1)
     memory = MemoryRows(x, labels)
     problem = problem_of(memory, Objective(loss, l2=l2), 10)
@@ -540,7 +541,7 @@ def test_a_process_that_takes_another_path_is_noticed() -> None:
 MANY_OUTPUTS: dict[str, Callable[[Problem, Tensor], Pass[Any]]] = {
     "Evaluate": lambda p, at: Evaluate(p, p.model, at),
     "EvaluatePrecisely": lambda p, at: EvaluatePrecisely(p, p.model, at),
-    "DualObjective": lambda p, at: DualObjective(p, p.model, at, torch.full((len(at),), 0.01).double(), hub=1),
+    "DualObjective": lambda p, at: DualObjective(p, p.model, at, 0.1 * torch.arange(1, len(at) + 1).double(), hub=1),
     "SampledCurvature": lambda p, at: SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9).double(), 4000, 0),
 }
 """Passes that compute something else where outputs are many."""
@@ -565,7 +566,7 @@ def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pyte
         return comparable(without) + ([] if curvature is None else [curvature.own, curvature.mass])
 
     few = numbers(made(memory))
-    monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", {torch.float32: 1, torch.float64: 1})
+    monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", 1)
     monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
     monkeypatch.setattr("logreg.rows.LOGITS_BYTES", {"cpu": 200})
     many = made(memory)

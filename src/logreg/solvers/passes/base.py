@@ -62,8 +62,13 @@ class PreparedRows(NamedTuple):
 
     @property
     def targets(self) -> Tensor:
-        """Shape (n, K); computed at each access, since many passes do not use targets."""
-        return one_vs_rest(self.labels, self.outputs, self.features.dtype)
+        """Shape (n, K); computed at each access, since many passes do not use targets.
+
+        They lie in memory as the logits of `logreg.solvers.kernels.affine` do.
+        """
+        if self.outputs == 1 or self.features.device.type != "cpu":
+            return one_vs_rest(self.labels, self.outputs, self.features.dtype)
+        return self.features.new_zeros(self.outputs, len(self.labels)).scatter_(0, self.labels.unsqueeze(0), 1.0).T
 
     def logits(self, coef: Tensor, intercept: Tensor) -> Tensor:
         """Logits (n, K) of coef (K, D) and intercept (K,), with the offset of each row."""

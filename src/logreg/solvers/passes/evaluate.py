@@ -13,11 +13,11 @@ from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem, column_parts
 
-MAX_JOINT_OUTPUTS = {torch.float32: 64, torch.float64: 512}
+MAX_JOINT_OUTPUTS = 512
 """Outputs of a softmax up to which their joint curvature by the intercepts is summed whatever the number of features.
 
-The sums, K^2 of them, take longer than the rest of such a pass where outputs are many and features few.  In float64
-they save a certificate several passes, and few passes are in float64."""
+The sums, K^2 of them, take longer than the rest of such a pass where outputs are many and features few, but save a
+certificate several passes."""
 
 LARGEST_JOINT_OUTPUTS = 1024
 """Outputs up to which it is summed where features are as many: 8 MiB, the size of a block of rows."""
@@ -26,10 +26,11 @@ LARGEST_JOINT_OUTPUTS = 1024
 def sums_joint_curvature(problem: Problem, dtype: torch.dtype) -> bool:
     """Whether a pass in this type sums the joint curvature by the intercepts.
 
-    With at least as many features as outputs, the sums take no longer than those of the gradient.
+    Only certificates need it, which are in float64; an estimate does with the diagonal.  With at least as many features
+    as outputs, the sums take no longer than those of the gradient.
     """
-    few = max(MAX_JOINT_OUTPUTS[dtype], min(problem.num_features + 1, LARGEST_JOINT_OUTPUTS))
-    return problem.coupled and problem.num_outputs <= few
+    few = max(MAX_JOINT_OUTPUTS, min(problem.num_features + 1, LARGEST_JOINT_OUTPUTS))
+    return problem.coupled and dtype == torch.float64 and problem.num_outputs <= few
 
 
 class InterceptCurvature(NamedTuple):
@@ -147,20 +148,20 @@ class Evaluate(Pass[Derivatives]):
         self.add_values(values, rows)
         if weights is not None:
             residuals *= weights
-        self._residuals += residuals.sum(0, dtype=torch.float64)
+        self._residuals += residuals.sum(0)  # pairwise, and so as precise as the products
         spread = curvature if weights is None else curvature * weights
-        ones = spread.sum(0, dtype=torch.float64)
+        ones = spread.sum(0)
         self._mass += ones
         if self.problem.coupled:
             if self._least is None:
                 self._gradient += sum_over_rows(residuals, features)
             else:
                 least = spread.amin(1, keepdim=True)
-                sums = sum_over_rows(torch.cat([residuals, least], dim=1), features)
+                sums = sum_over_rows(torch.cat([residuals.T, least.T]).T, features)
                 self._gradient += sums[:-1]
                 self._least += torch.cat([sums[-1], least.sum(0)])
             if self._joint is None:
-                self._own += ones - (spread * curvature).sum(0, dtype=torch.float64)
+                self._own += ones - torch.linalg.vecdot(spread, curvature, dim=0)
             else:
                 self._joint += torch.diag(ones) - spread.T @ curvature
             if self._wants is not None:
