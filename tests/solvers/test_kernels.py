@@ -14,7 +14,9 @@ from logreg.solvers.kernels import (
     add_lower_triangle,
     affine,
     coupled_gram,
+    empty,
     gram_of_columns,
+    sum_over_cold_rows,
     sum_over_rows,
     weighted_gram,
 )
@@ -119,4 +121,24 @@ def test_a_gram_matrix_of_columns_is_the_plain_product(dtype: torch.dtype) -> No
     torch.testing.assert_close(gram_of_columns(columns, weights), columns @ (columns * weights).T)
     some = columns[which]
     torch.testing.assert_close(gram_of_columns(columns, weights, which), some @ (some * weights).T)
+    runs = columns.unflatten(1, (5, 60))[:, :, :20]  # a view, as of a sample of the rows
+    flat = runs.flatten(1)
+    of_rows = weights.unflatten(0, (5, 60))[:, :20]
+    torch.testing.assert_close(gram_of_columns(runs, of_rows, which), flat[which] @ (flat[which] * of_rows.flatten()).T)
     assert torch.equal(columns, before)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_over_cold_rows_is_the_plain_product(dtype: torch.dtype, outputs: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(70, columns, generator=draw, dtype=dtype) for columns in (outputs, 90))
+    torch.testing.assert_close(sum_over_cold_rows(left, right), left.T @ right)
+    torch.testing.assert_close(sum_over_cold_rows(left, right.T.contiguous().T), left.T @ right)
+
+
+def test_empty_memory_has_the_type_of_another_tensor() -> None:
+    for dtype in (torch.float32, torch.float64):
+        memory = empty(torch.zeros(3, 2, dtype=dtype), 4, 5)
+        assert memory.shape == (4, 5)
+        assert memory.dtype == dtype

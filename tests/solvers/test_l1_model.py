@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -28,12 +29,13 @@ def test_the_minimum_satisfies_the_optimality_conditions(rows: int, seed: int) -
     gradient = x.T @ (x @ start - target) / rows
     l1 = torch.full_like(start, 0.1 * float(gradient.abs().max()))
     l1[5] = 0.0
-    best = minimize_model(matrix, gradient, start, l1)
-    decrease = model_value(matrix, gradient, start, l1, start) - model_value(matrix, gradient, start, l1, best.point)
+    best = minimize_model(*(part.numpy() for part in (matrix, gradient, start, l1)))
+    point = torch.from_numpy(best.point)
+    decrease = model_value(matrix, gradient, start, l1, start) - model_value(matrix, gradient, start, l1, point)
     assert best.decrease == pytest.approx(decrease, rel=1e-8)
-    point = best.point
     for _ in range(50):  # where columns depend on each other it may be the minimum with a proximal term
-        point = minimize_model(matrix, gradient + matrix @ (point - start), point, l1).point
+        slope = gradient + matrix @ (point - start)
+        point = torch.from_numpy(minimize_model(*(part.numpy() for part in (matrix, slope, point, l1))).point)
     slope, held = gradient + matrix @ (point - start), point == 0
     assert 0 < int(held.sum()) < 40
     assert float((slope + l1 * point.sign())[~held].abs().max()) < 1e-6 * float(l1.max())
@@ -41,16 +43,14 @@ def test_the_minimum_satisfies_the_optimality_conditions(rows: int, seed: int) -
 
 
 def test_a_start_at_the_minimum_stays() -> None:
-    matrix, gradient = torch.eye(3).double(), torch.tensor([0.5, -1.0, 0.0]).double()
-    best = minimize_model(matrix, gradient, torch.zeros(3).double(), torch.ones(3).double())
+    best = minimize_model(np.eye(3), np.array([0.5, -1.0, 0.0]), np.zeros(3), np.ones(3))
     assert not best.point.any()
     assert best.decrease == 0
 
 
 def test_a_matrix_that_is_not_positive_semidefinite_is_damped() -> None:
     # as rounding in float32 makes the Hessian of columns that are nearly alike
-    matrix = torch.tensor([[1.0, 1.0 + 1e-6], [1.0 + 1e-6, 1.0]]).double()
-    gradient, l1 = torch.tensor([-1.0, -1.0]).double(), torch.tensor([0.1, 0.1]).double()
-    best = minimize_model(matrix, gradient, torch.zeros(2).double(), l1)
+    matrix = np.array([[1.0, 1.0 + 1e-6], [1.0 + 1e-6, 1.0]])
+    best = minimize_model(matrix, np.array([-1.0, -1.0]), np.zeros(2), np.array([0.1, 0.1]))
     assert best.decrease > 0.4
     assert float(best.point.sum()) == pytest.approx(0.9, rel=1e-3)

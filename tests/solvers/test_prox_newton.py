@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows
+from logreg.rows import PART_BYTES, MemoryRows
 from logreg.solvers import l1_model
 from logreg.solvers import prox_newton as module
 from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.kernels import sum_over_cold_rows
 from logreg.solvers.passes import columns
 from logreg.solvers.passes.base import Pass, drive
 from logreg.solvers.prox_newton import prox_newton
@@ -209,3 +210,27 @@ def test_the_bound_of_a_fit_that_passes_end_is_that_of_its_point(optimizer: str)
         found = fit(x, labels, objective, max_passes=most, optimizer=optimizer)
         value = objective.value(x, labels.double().unsqueeze(1), found.coef, found.intercept)
         assert found.bound.value == pytest.approx(float(value), rel=1e-12)
+
+
+def test_features_that_are_not_in_the_cache_are_added_up_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2200, 200, generator=draw, dtype=torch.float64)  # several copied parts, and more than `PART_BYTES`
+    y = (x[:, :5].sum(1) + torch.randn(2200, generator=draw) > 0).long()
+    assert x.nbytes > PART_BYTES[torch.float64]
+    plain = fit(x, y, Objective("bce", l1=0.02), optimizer="newton")
+    calls = []
+
+    def recorded(left: Tensor, right: Tensor) -> Tensor:
+        calls.append(right.shape)
+        return sum_over_cold_rows(left, right)
+
+    monkeypatch.setattr(columns, "MIN_COLD_NUMEL", 1)
+    monkeypatch.setattr(columns, "sum_over_cold_rows", recorded)
+    cold = fit(x, y, Objective("bce", l1=0.02), optimizer="newton")
+    assert set(calls) == {x.shape}
+    assert cold.converged
+    torch.testing.assert_close(cold.coef, plain.coef, rtol=0, atol=1e-9)
+    calls.clear()
+    single = fit(x.float(), y, Objective("bce", l1=0.02), optimizer="newton")  # its parts are converted into the cache
+    assert single.converged
+    assert not calls

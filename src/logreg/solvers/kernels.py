@@ -30,6 +30,9 @@ MIN_NUMPY_FEATURES = 64
 """Features from which NumPy multiplies them with one vector: with 64 its BLAS takes as long as torch's, with 100 three
 quarters of its time and with more two thirds, at least on processors of AMD."""
 
+MAX_STREAMED_FEATURES = 1024
+"""Features up to which einsum adds up rows from memory faster than BLAS: with 64 to 300 it takes half the time."""
+
 MAX_OUTER_NUMBERS = {"cpu": 2**19, "cuda": 2**24}
 """Numbers of the products of curvatures and features that are held at once, by device: 2 MiB in float32 stay in a CPU's
 cache, and 64 MiB keep a GPU busy."""
@@ -78,6 +81,29 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     return total if even == len(left) else total.addmm_(left[even:].T, right[even:])
 
 
+def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
+    """`sum_over_rows` for dense ``right`` (n, B) that is read from memory and not from the cache, for nothing else.
+
+    For one column of ``left`` BLAS reads several rows at a time, einsum one after the other: in rows of medium length
+    memory then delivers twice as much.
+    """
+    is_one = left.shape[1] == 1 and _parts(left) == 1
+    if not (is_one and right.shape[1] <= MAX_STREAMED_FEATURES and _suits_numpy(right, left)):
+        return sum_over_rows(left, right)
+    return torch.from_numpy(np.einsum("i,ij->j", left[:, 0].numpy(), right.numpy())).unsqueeze(0)
+
+
+def empty(like: Tensor, *shape: int) -> Tensor:
+    """Memory for numbers of the type and on the device of ``like``.
+
+    NumPy asks for huge pages on Linux, and torch does not: the first write to a large matrix takes less than half as
+    long.
+    """
+    if like.device.type not in NUMPY_DEVICES:
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, like[:0].numpy().dtype))
+
+
 def add_lower_triangle(square: Tensor, rows: Tensor, others: Tensor | None = None, sign: float = 1.0) -> None:
     """Adds ``sign`` times rows (n, B) @ others.T, which is symmetric, to the lower triangle of ``square`` (n, n).
 
@@ -100,11 +126,12 @@ def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def gram_of_columns(columns: Tensor, weights: Tensor, which: Tensor | None = None) -> Tensor:
-    """Sum over the rows of weight x x', for columns (D, n), or ``which`` of them, and weights (n,) >= 0: shape (D, D).
+    """Sum over the rows of weight x x', for columns (D, ...), or ``which`` of them, and weights (...) >= 0: (D, D).
 
-    NumPy computes it where it can: it sees that the product is symmetric, and computes one triangle alone.
+    The rows may have several dimensions.  NumPy computes the product where it can: it sees that the product is
+    symmetric, and computes one triangle alone.
     """
-    scaled = columns * weights.sqrt() if which is None else columns[which].mul_(weights.sqrt())
+    scaled = (columns * weights.sqrt() if which is None else columns[which].mul_(weights.sqrt())).flatten(1)
     if columns.device.type not in NUMPY_DEVICES:
         return scaled @ scaled.T
     rows, gram = scaled.numpy(), scaled.new_empty(len(scaled), len(scaled))

@@ -361,7 +361,7 @@ class WorkingSet:
         """The derivatives at the logits, with the Hessian where it is not known; and whether it was computed."""
         rows, problem, known = self.rows, self.problem, self._hessian
         if known is not None:
-            new = [one[~torch.isin(one, other)] for one, other in zip(self._free, known.columns, strict=True)]
+            new = [self._not_among(other, one) for one, other in zip(self._free, known.columns, strict=True)]
             if not any(len(one) for one in new):
                 return (yield from request(DifferentiateHeld(rows))), False
             if known.every == 1:  # one of fewer rows stores no curvatures that more columns could use
@@ -375,6 +375,11 @@ class WorkingSet:
         found = yield from request(DifferentiateHeld(rows, self._free, self._free, every))
         self._hessian = _Hessian(found.hessian, self._free, every)
         return found, True
+
+    def _not_among(self, columns: Tensor, some: Tensor) -> Tensor:
+        """Those of ``some`` held columns that are not among ``columns``; `torch.isin` would sort them."""
+        is_new = torch.ones_like(self._places, dtype=torch.bool).index_fill_(0, columns, False)
+        return some[is_new[some]]
 
     def _model_minimum(self, found: LocalModel, point: Tensor) -> tuple[Tensor, float]:
         """The minimum of the quadratic model with the penalty, (K, W + 1), and by how much the model is lower there."""

@@ -119,14 +119,16 @@ class Pass(Generic[Result]):
         """``deviation`` (D,) approximates the standard deviation of the features; by default the coordinates' scale."""
         self.problem, self.coordinates, self.dtype = problem, coordinates, dtype or problem.dtype
         # The mean is subtracted from the sums where the floating type has enough digits, else from every row.
-        center, by = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
         deviation = coordinates.scale if deviation is None else deviation
         far = bool((coordinates.center.abs() > MAX_FOLDED_MEAN[self.dtype] * deviation).any())
-        far = far and not (problem.is_sparse and self.takes_sparse)
-        self._shift = (center, by) if far else None
-        # After a shift, only the rounding errors of center and scale are left to correct.
-        rest = Coordinates((coordinates.center - center.double()) * by.double(), coordinates.scale * by.double())
-        self._fold = rest if far else coordinates
+        self._shift: tuple[Tensor, Tensor] | None = None
+        self._fold = coordinates
+        if far and not (problem.is_sparse and self.takes_sparse):
+            center, by = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
+            self._shift = center, by
+            # After a shift, only the rounding errors of center and scale are left to correct.
+            center, by = coordinates.center - center.double(), by.double()
+            self._fold = Coordinates(center * by, coordinates.scale * by)
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
@@ -231,10 +233,11 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
 
 def run_pass(source: RowSource, requested: Pass[Any]) -> None:
     """Makes a pass over the rows of this process, and combines the accumulators of all that share the split."""
-    for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
-        requested.add(block)
-        if requested.done:
-            break
+    if not requested.done:
+        for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
+            requested.add(block)
+            if requested.done:
+                break
     finish_pass(requested, source.processes)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from logreg.csr import is_sparse, selected_columns
 from logreg.facts import Batch
 from logreg.losses import Loss, one_vs_rest
-from logreg.rows import parts, row_weights
-from logreg.solvers.kernels import gram_of_columns, sum_over_rows
+from logreg.rows import PART_BYTES, parts, row_weights
+from logreg.solvers.kernels import NUMPY_DEVICES, empty, gram_of_columns, sum_over_cold_rows, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
@@ -33,6 +33,11 @@ SMALL_HELD_NUMEL = 2**23
 MAX_PART_NUMEL = 2**20
 """Numbers of the held columns that one matrix product reads, so that temporary copies of them stay small: 8 MiB."""
 
+COPIED_ROWS = 1024
+"""Rows of which columns are copied at once: those of some hundred columns stay in the cache between the two copies."""
+
+MIN_COLD_NUMEL = 2**21
+"""Numbers of all features from which a pass finds none of them in the cache: 16 MiB in float64."""
 
 RUN_ROWS = 64
 """Rows that follow each other in a sample for a Hessian: reading a run of a column costs little more than one row."""
@@ -86,7 +91,7 @@ class HeldRows:
         first = len(self.features) + 1
         if self._buffer is None or len(self._buffer) < first + number:
             room = min(max(2 * (first + number), MIN_ROOM), self.problem.num_features + 1)
-            buffer = self.logits.new_empty(room, len(self.labels))
+            buffer = empty(self.logits, room, len(self.labels))
             buffer[:first] = float(self.problem.intercept) if self._buffer is None else self._buffer[:first]
             self._buffer = buffer
         return self._buffer[first : first + number]
@@ -99,8 +104,12 @@ class HeldRows:
         """Columns of a block's features (n, D) in the coordinates, (W, n); in the memory of ``into`` where given."""
         if is_sparse(features):
             columns = selected_columns(features, which).T.double()
-        elif into is not None and into.is_contiguous() and features.dtype == into.dtype:
-            columns = torch.index_select(features.T, 0, which, out=into)
+        elif features.device.type in NUMPY_DEVICES and features.dtype in (torch.float32, torch.float64):
+            columns = empty(self.logits, len(which), len(features)) if into is None else into
+            numbers, places, of_columns = features.numpy(), which.numpy(), columns.numpy()
+            for first in range(0, len(numbers), COPIED_ROWS):
+                part = slice(first, first + COPIED_ROWS)
+                of_columns[:, part] = numbers[part].take(places, axis=1).T
         else:
             columns = features.T[which].double()
         if self._is_shifted:
@@ -183,7 +192,7 @@ class GatherColumns(Pass[None]):
 
 
 class HeldPass(Pass[Result]):
-    """A pass over the held rows; it needs no row beyond the first block, unless it needs columns that are not held."""
+    """A pass over the held rows; it reads no block, unless it needs columns that are not held."""
 
     def __init__(self, rows: HeldRows) -> None:
         self.rows, self.problem = rows, rows.problem
@@ -199,29 +208,38 @@ class HeldPass(Pass[Result]):
         return self.rows.columns is not None or not self.needs_columns
 
     @property
+    def done(self) -> bool:  # type: ignore[override]  # an attribute of others
+        """The same: blocks are not needed then."""
+        return self.ends_early
+
+    @property
     def needs_columns(self) -> bool:
         """Whether `take` uses the columns."""
         return True
 
     def add(self, block: Batch) -> None:
-        """Takes the held rows, in parts; or this block, where the columns are not held."""
+        """Takes this block, where the columns are not held."""
+        if self.done:
+            return
+        rows, size = self.rows, len(block.labels)
+        if is_sparse(block.features):  # which may have many more rows than a block of dense ones
+            size = max(MAX_PART_NUMEL // (len(rows.features) + 1), 1)
+        for some in parts(block, size):
+            part = slice(self._first, self._first + len(some.labels))
+            self._first = part.stop
+            selected = rows.select(some.features, rows.features)
+            self.take(part, torch.cat([rows.intercept_column(len(some.labels)), selected]))
+
+    def finish(self) -> None:
+        """Takes the held rows, in parts, where no block was needed."""
         rows, columns = self.rows, self.rows.columns
-        if not self.ends_early:
-            size = len(block.labels)
-            if is_sparse(block.features):  # which may have many more rows than a block of dense ones
-                size = max(MAX_PART_NUMEL // (len(rows.features) + 1), 1)
-            for some in parts(block, size):
-                part = slice(self._first, self._first + len(some.labels))
-                self._first = part.stop
-                selected = rows.select(some.features, rows.features)
-                self.take(part, torch.cat([rows.intercept_column(len(some.labels)), selected]))
+        if not self.done:
             return
         columns = rows.intercept_column(0) if columns is None else columns
         number, size = rows.labels.shape[0], max(MAX_PART_NUMEL // columns.shape[0], 1)
         for first in range(0, number, size):
             part = slice(first, first + size)
             self.take(part, columns if size >= number else columns[:, part])
-        self.done = True
 
     def take(self, part: slice, columns: Tensor) -> None:
         """Adds the contribution of some of the rows.
@@ -329,7 +347,10 @@ class DifferentiateHeld(HeldPass[LocalModel]):
         """Weighted sum over the rows of the products of two selections of the columns."""
         if self._right is not self._left:
             return columns[left] @ (columns[right] * weights).T
-        return gram_of_columns(columns, weights, None if len(left) == len(columns) else left)
+        first, end = (int(left[0]), int(left[-1]) + 1) if len(left) else (0, 0)
+        if end - first == len(left):  # neighbors, as all columns but that of the intercept, take no copy
+            return gram_of_columns(columns[first:end], weights)
+        return gram_of_columns(columns, weights, left)
 
     def _times(self, columns: Tensor, which: Sequence[Tensor], curvature: Tensor) -> Tensor:
         """Each output's columns times its curvature."""
@@ -343,12 +364,12 @@ class DifferentiateHeld(HeldPass[LocalModel]):
 
 
 def _every(numbers: Tensor, every: int) -> Tensor:
-    """One of ``every`` runs of `RUN_ROWS` rows, of numbers (A, n): a view."""
+    """One of ``every`` runs of `RUN_ROWS` rows, of numbers (A, n): a view, (A, n / every) or (A, runs, RUN_ROWS)."""
     whole = numbers.shape[1] // (every * RUN_ROWS) * every * RUN_ROWS
     if not whole:
         return numbers[:, ::every]
     runs: Tensor = numbers[:, :whole].unflatten(1, (-1, every, RUN_ROWS))
-    return runs[:, :, 0].flatten(1)
+    return runs[:, :, 0]
 
 
 class Trial(NamedTuple):
@@ -541,7 +562,11 @@ class DualSlopes(Pass[Tensor]):
         self._first = part.stop
         theta = self.rows.theta[part]
         theta = theta if self.rows.weights is None else theta * self.rows.weights[part]
-        self._sums += sum_over_rows(theta.to(self.dtype), rows.features)
+        is_cold = self.problem.numel >= MIN_COLD_NUMEL and not self.problem.is_sparse
+        if is_cold:  # a part that was converted to float64 is in the cache
+            is_cold = rows.features.nbytes > PART_BYTES[torch.float64]
+        add_up = sum_over_cold_rows if is_cold else sum_over_rows
+        self._sums += add_up(theta.to(self.dtype), rows.features)
         self._ones += theta.sum(0)
 
     def result(self) -> Tensor:
