@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shlex
 import socket
 import sys
@@ -14,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files at a time on two cores: threads would only fight
 
 import pytest
-import torch
 from hypothesis import settings
 
-from logreg.training.fast_import import import_lightning
-
 if TYPE_CHECKING:
+    import torch
     from forks import Server
 
     from models import Models
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 settings.register_profile("untimed", deadline=None)  # on a shared machine the duration of a test means nothing
 settings.load_profile("untimed")
-
-import_lightning()  # as every script does, which also starts the tests seconds sooner
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
 """Folders where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
@@ -42,6 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-docs", action="store_true", help="rewrite the outputs in README and docs that changed")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
+        return  # it only starts the processes that run the tests
+    from logreg.training.fast_import import import_lightning
+
+    import_lightning()  # as every script does, which also starts the tests seconds sooner
+
+
 LONGEST = (
     *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validating", "test_sparse_runs"),
     *("test_search", "test_command_line_errors", "test_cross_validated", "test_text_runs", "test_memory", "test_fit"),
@@ -50,6 +55,8 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    import torch
+
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     if not config.getoption("--slow"):
         for item in items:
@@ -87,6 +94,42 @@ def no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def conf_is_read_once() -> Iterator[None]:
+    """Hydra reads each file of conf/, and merges each choice of them, once, and not in each of a thousand commands.
+
+    That is more than half of the time that a command takes until it begins its work.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import ConfigRepository
+
+    from logreg.commands.overrides import CONF
+
+    load, compose, known = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list, {}
+
+    def once(repository: Any, what: str, make: Callable[[], Any]) -> Any:
+        sources = [(source.scheme(), source.path) for source in repository.get_sources()]
+        if any(scheme == "file" and Path(path) != CONF for scheme, path in sources):  # of a test, which may change them
+            return make()
+        key = (*sources, what)
+        if key not in known:
+            known[key] = pickle.dumps(make())
+        return pickle.loads(known[key])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            ConfigRepository,
+            "load_config",
+            lambda self, config_path: once(self, config_path, lambda: load(self, config_path)),
+        )
+        patched.setattr(
+            ConfigLoaderImpl,
+            "_compose_config_from_defaults_list",
+            lambda self, defaults, repo: once(repo, repr(defaults), lambda: compose(self, defaults, repo)),
+        )
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_log_of_earlier_runs() -> Iterator[None]:
     """Closes the logs of runs in this process: Hydra leaves them open, also where their folders are removed."""
@@ -99,6 +142,8 @@ def no_log_of_earlier_runs() -> Iterator[None]:
 
 @pytest.fixture
 def draw() -> torch.Generator:
+    import torch
+
     return torch.Generator().manual_seed(0)
 
 

@@ -49,7 +49,8 @@ class Server:
         if self.manner in ("cut", "stalls", "drips", "slowly"):
             request.wfile.write(data[: len(data) // 2])
             request.wfile.flush()
-            for place in range(len(data) // 2, len(data) // 2 + 200 if self.manner in ("drips", "slowly") else 0):
+            # longer than any client waits: it goes before
+            for place in range(len(data) // 2, len(data) if self.manner in ("drips", "slowly") else 0):
                 time.sleep(0.02)
                 request.wfile.write(data[place : place + 1])
             time.sleep(2 if self.manner == "stalls" else 0)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,8 +20,8 @@ from logreg.commands.train import main
 from logreg.errors import Terminated
 from whole_runs import SCRIPT, Answer, newest, train
 
-SOON_S = 2.0
-"""What a user waits for at most, on a machine that has a core to spare."""
+SOON_S = 10.0
+"""Longer than a loaded machine takes to end a process, and shorter than any command here would go on."""
 
 STOPPED = "Stopped. `ckpt_path=latest` continues from the last epoch that was saved.\n"
 
@@ -29,26 +31,29 @@ def ended(process: subprocess.Popen[str], soon: float = SOON_S) -> str:
     assert process.poll() is None
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    try:
-        _, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < soon
     assert process.returncode == Terminated.EXIT_CODE == 143
     return said
 
 
+@contextmanager
+def running(here: Path, *line: str, out: IO[str] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
+    """Python with these arguments; its stderr is for `ended`, unless ``out`` is a file, which then gets it as well."""
+    err = subprocess.PIPE if isinstance(out, int) else out
+    with subprocess.Popen([sys.executable, *line], cwd=here, stdout=out, stderr=err, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def wait_until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not there():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def started(here: Path, *arguments: str) -> subprocess.Popen[str]:
-    line = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.Popen(line, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(
@@ -78,17 +83,18 @@ def test_what_does_not_listen_is_ended_and_its_unfinished_file_removed(tmp_path:
             file.write(b"half")
     """
     whole = textwrap.dedent(code) + textwrap.indent(deaf, " " * 4)
-    process = subprocess.Popen([sys.executable, "-c", whole], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "begun").exists, process)
-    time.sleep(0.1)
-    ended(process, GRACE_S + SOON_S)
+    with running(tmp_path, "-c", whole) as process:
+        wait_until((tmp_path / "begun").exists, process)
+        time.sleep(0.1)
+        ended(process, GRACE_S + SOON_S)
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
 
 
 def test_a_training_ends_at_once_and_goes_on_from_there(tmp_path: Path) -> None:
-    process = started(tmp_path, "dataset=digits", "optimizer=sgd", "max_epochs=100000", "report=brief")
-    wait_until((tmp_path / "runs" / "latest").exists, process)
-    assert ended(process).endswith(STOPPED)
+    endless = ("dataset=digits", "optimizer=sgd", "max_epochs=100000000", "report=brief")
+    with running(tmp_path, str(SCRIPT), *endless) as process:
+        wait_until((tmp_path / "runs" / "latest").exists, process)
+        assert ended(process).endswith(STOPPED)
     stopped = newest(tmp_path)
     assert not [path for path in stopped.folder.rglob(".*") if path.name != ".hydra"]
     assert not (stopped.folder / "summary.json").exists()
@@ -129,47 +135,89 @@ def says(words: str) -> Callable[[Path], bool]:
     return lambda here: words in (here / "said").read_text()
 
 
-def has_run(here: Path) -> bool:
-    return (here / "runs" / "latest").exists()
+def has(pattern: str) -> Callable[[Path], bool]:
+    return lambda here: any((here / "runs").rglob(pattern))
 
 
-PHASES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], bool], float]] = {
-    "import": ("train.py", ("dataset=digits",), lambda here: True, 0.5),
-    "a long pass": ("train.py", ("dataset=blobs", "dataset.rows=3000000", "batch_size=4"), lambda here: True, 6.0),
-    "an exact optimizer": ("train.py", ("dataset=blobs", "dataset.rows=3000000"), lambda here: True, 5.0),
-    "path": ("train.py", ("dataset=digits", "l2=path", "tolerance=1e-14"), says("path:"), 0.5),
-    "after the fit": ("train.py", ("dataset=digits", "optimizer=sgd", "max_epochs=1", "report=full"), has_run, 0.5),
+ENDLESS = """
+import runpy, sys
+from importlib import import_module
+from pathlib import Path
+
+begun, place, *sys.argv = sys.argv[1:]
+module, name = place.split(":")
+*outer, name = name.split(".")
+owner = import_module(module)
+for one in outer:
+    owner = getattr(owner, one)
+done = getattr(owner, name)
+
+def again_and_again(*arguments, **settings):
+    Path(begun).touch()
+    while True:
+        done(*arguments, **settings)
+
+setattr(owner, name, again_and_again)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script in which one function does its work again and again, from the first call of it on."""
+
+PHASES: dict[str, tuple[str | None, tuple[str, ...], Callable[[Path], bool]]] = {
+    "import": (None, ("train.py", "dataset=digits", "optimizer=sgd", "max_epochs=100000000"), says(" torch._C\n")),
+    "a long pass": (
+        "logreg.training.module:LogisticModule.training_step",
+        ("train.py", "dataset=blobs", "dataset.rows=300000", "batch_size=4"),
+        has("begun"),
+    ),
+    "an exact optimizer": (
+        "logreg.training.module:LogisticModule.training_step",
+        ("train.py", "dataset=blobs", "dataset.rows=300000"),
+        has("begun"),
+    ),
+    "path": ("logreg.run.choosing_strength:fit_folds", ("train.py", "dataset=digits", "l2=path"), has("begun")),
+    "after the fit": (
+        "logreg.run.train:draw",
+        ("train.py", "dataset=digits", "optimizer=sgd", "max_epochs=1", "report=full"),
+        has("begun"),
+    ),
     "a grid": (
-        "train.py",
-        ("-m", "dataset=digits", "optimizer=sgd", "max_epochs=300", "seed=range(0,50)"),
-        lambda here: any(here.rglob("summary.json")),
-        0.5,
+        None,
+        ("train.py", "-m", "dataset=digits", "optimizer=sgd", "max_epochs=300", "seed=range(0,50)"),
+        has("1_*/checkpoints/last.ckpt"),
     ),
     "a grid in parallel": (
-        "train.py",
-        ("-m", "hydra/launcher=joblib", "dataset=digits", "optimizer=sgd", "max_epochs=30000", "seed=range(0,50)"),
-        lambda here: any(here.rglob("last.ckpt")),
-        0.5,
+        None,
+        (
+            "train.py",
+            "-m",
+            "hydra/launcher=joblib",
+            "dataset=digits",
+            "optimizer=sgd",
+            "max_epochs=9999999",
+            "seed=1,2",
+        ),
+        has("last.ckpt"),
     ),
     "trials": (
-        "sweep.py",
-        ("dataset=digits", "optimizer=sgd", "search.lr=log(1e-4,1)", "trials=100", "max_epochs=500"),
-        says("trial 0"),
-        0.5,
+        None,
+        ("sweep.py", "dataset=digits", "optimizer=sgd", "search.lr=log(1e-4,1)", "trials=100", "max_epochs=500"),
+        has("1_*/checkpoints/last.ckpt"),
     ),
 }
-"""What is run, when it has come to its phase, and seconds to wait after that."""
+"""The function that never ends, if the phase would; what is run; and when it has come to its phase."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_each_phase_of_a_command_ends_soon(tmp_path: Path, phase: str) -> None:
-    script, arguments, reached, seconds = PHASES[phase]
-    with (tmp_path / "said").open("w") as said:
-        line = [sys.executable, str(SCRIPT.with_name(script)), *arguments]
-        process = subprocess.Popen(line, cwd=tmp_path, stdout=said, stderr=said, text=True)
+    endless, (script, *arguments), reached = PHASES[phase]
+    (tmp_path / "runs").mkdir()
+    line = [str(SCRIPT.with_name(script)), *arguments]
+    if endless is not None:
+        line = ["-c", ENDLESS, str(tmp_path / "runs" / "begun"), endless, *line]
+    # each import is a line of the output, so that a phase may be one
+    with (tmp_path / "said").open("w") as said, running(tmp_path, "-X", "importtime", *line, out=said) as process:
         wait_until(lambda: reached(tmp_path), process)
-        time.sleep(seconds)
         ended(process, GRACE_S + SOON_S)
     assert "Stopped." in (tmp_path / "said").read_text() or phase == "import"
     # the folder of a search keeps its lock, which other processes may wait for

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -107,7 +108,7 @@ def opened() -> Iterator[Opened]:
 
 def in_time(ask: Callable[[], Any]) -> Any:
     """The first answer that is not nothing."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 300
     while not (answer := ask()):
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -154,8 +155,9 @@ def test_who_asks_at_the_same_moment_gets_another_trial(
 def test_a_trial_of_a_killed_machine_is_made_again(
     shared: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = 0.0
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(search, "BEAT_S", 0.05)
-    monkeypatch.setattr(search, "SILENT_S", 0.6)
     machine = search._machine()
 
     def work() -> None:
@@ -164,23 +166,32 @@ def test_a_trial_of_a_killed_machine_is_made_again(
         trial, _ = one.ask(1) or (None, None)
         assert trial is not None
         with one.alive(trial):
-            time.sleep(1.5)
-            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+
+    def beat() -> int:
+        return int(here.counted[0].user_attrs.get("beat", 0))
 
     here = opened(shared, "killed")
     child = os.fork()
     if not child:
         work()
         os._exit(1)
-    in_time(lambda: here.counted)
-    until = time.monotonic() + 1.2
-    while time.monotonic() < until:  # longer than the silence of a killed one
+    try:
+        in_time(lambda: here.counted)
+        for _ in range(3):  # longer together than the silence of a killed one
+            assert here.ask(1) is None
+            last, now = beat(), now + 0.9 * search.SILENT_S
+            in_time(lambda last=last: beat() > last)  # type: ignore[misc]
         assert here.ask(1) is None
-        time.sleep(0.02)
-    assert here.awaited(1) == 1
-    os.waitpid(child, 0)
+        assert here.awaited(1) == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     killed = here.counted[0]
-    trial, values = in_time(lambda: here.ask(1))
+    assert here.ask(1) is None
+    now += 1.1 * search.SILENT_S
+    trial, values = here.ask(1) or (None, None)
+    assert trial is not None
     assert (trial.number, values) == (1, killed.params)
     assert [one.number for one in here.counted] == [1]
     assert here.counted[0].user_attrs["host"] == machine
