@@ -33,11 +33,11 @@ class _NotThere:
 def _without_never_used() -> Iterator[None]:
     """Hides the packages in ``NEVER_USED``, unless they are imported already."""
     finder = _NotThere()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]  # has what is called
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
 
 
 def run_process(command: Callable[[], int]) -> NoReturn:

@@ -146,7 +146,8 @@ def _written_at_once(header: Sequence[str], names: Sequence[str], columns: Tenso
     table = pa.table([pa.array(names), *map(pa.array, columns.numpy())], names=[*map(str, range(len(columns) + 1))])
     lines = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, lines, pyarrow.csv.WriteOptions(include_header=False))
-    return first.getvalue() + lines.getvalue().to_pybytes().decode()
+    written: bytes = lines.getvalue().to_pybytes()
+    return first.getvalue() + written.decode()
 
 
 def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable) -> None:
