@@ -158,7 +158,7 @@ class ProcessUse(NamedTuple):
 
 
 def process_use(arguments: Sequence[str], folder: Path | None = None, exit_code: int = 0) -> ProcessUse:
-    """Runs a Python process.
+    """Runs a Python process, which finds its modules compiled, as those of an installed package are.
 
     Args:
         arguments: The words after ``python``.
@@ -170,7 +170,8 @@ def process_use(arguments: Sequence[str], folder: Path | None = None, exit_code:
     """
     with tempfile.TemporaryDirectory() as empty:
         command = [sys.executable, "-c", MEASURE, sys.executable, *arguments]
-        done = subprocess.run(command, cwd=folder or empty, capture_output=True, text=True, check=True)
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(command, cwd=folder or empty, env=kept, capture_output=True, text=True, check=True)
     code, seconds, processor_seconds, peak = json.loads(done.stdout)
     if code != exit_code:
         raise RuntimeError(f"python {' '.join(arguments)} left with {code}:\n{done.stderr}")

@@ -69,3 +69,34 @@ def test_a_program_that_runs_a_script_inside_itself_ends_in_its_own_way(tmp_path
 def test_a_command_that_has_closed_its_output_keeps_its_exit_code(tmp_path: Path) -> None:
     code = PROGRAM.replace("ENDS", "sys.stdout.close(); return 4")
     assert ended(code, tmp_path).returncode == 4
+
+
+def test_what_no_command_uses_is_not_imported_by_others(tmp_path: Path) -> None:
+    for name in ("pandas", "boto3"):
+        (tmp_path / f"{name}.py").write_text("print('imported')")
+    code = """
+        import atexit, sys
+        from importlib.util import find_spec
+        from logreg.commands.process import run_process
+
+        def command():
+            for name in ("pandas", "boto3"):
+                assert find_spec(name)
+                try:
+                    __import__(name)
+                except ModuleNotFoundError as error:
+                    print(error)
+            import pyarrow
+            print(pyarrow.array(["a"]).to_pylist())
+            atexit.register(after)
+            return 0
+
+        def after():
+            import pandas, boto3
+
+        run_process(command)
+    """
+    done = ended(textwrap.dedent(code), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    hidden = ["No module named 'pandas'", "No module named 'boto3'", "['a']"]
+    assert done.stdout.splitlines() == [*hidden, "imported", "imported"]  # a program that goes on finds them

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
@@ -32,6 +35,9 @@ OF_INFERENCE = ("std_error", "z", "p", "low", "high")
 
 OF_LINEARITY = ("linearity: chi2", "linearity: df", "linearity: p")
 """Columns of coefficients.csv where assumptions were checked."""
+
+MANY_NUMBERS = 10_000
+"""Numbers of coefficients.csv from which on Arrow writes them: `csv` takes longer than the import of Arrow does."""
 
 ODDS_RATIOS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
 """Further columns of a logit link."""
@@ -91,6 +97,8 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
     facts = module.facts
     coef, intercept = module.model.in_source_units()
     header = ["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])]
+    if table is None and coef.numel() >= MANY_NUMBERS:
+        return _written_at_once(header, (INTERCEPT, *facts.feature_names), torch.cat([intercept[:, None], coef], dim=1))
     rows: list[list[object]] = [[INTERCEPT, *intercept.tolist()]]
     rows += ([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
     for class_name in dict.fromkeys(row.class_name for row in table.coefficients) if table is not None else ():
@@ -119,6 +127,27 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
     writer.writerow(header)
     writer.writerows(rows)
     return lines.getvalue()
+
+
+def _written_at_once(header: Sequence[str], names: Sequence[str], columns: Tensor) -> str:
+    """Lines as `csv` would write them, by Arrow in an eighth of the time; it writes 1 for 1.0, and quotes all names.
+
+    Args:
+        header: Names of the columns.
+        names: The first field of each line.
+        columns: The other fields (K, lines).
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    first = io.StringIO()
+    csv.writer(first, lineterminator="\n").writerow(header)
+    # by place, since names of classes may be equal to one another
+    table = pa.table([pa.array(names), *map(pa.array, columns.numpy())], names=[*map(str, range(len(columns) + 1))])
+    lines = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, lines, pyarrow.csv.WriteOptions(include_header=False))
+    written: bytes = lines.getvalue().to_pybytes()
+    return first.getvalue() + written.decode()
 
 
 def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable) -> None:
