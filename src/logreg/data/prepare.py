@@ -375,6 +375,45 @@ def fingerprint(tables: Mapping[Split, Table]) -> int:
     return checksum
 
 
+def is_divided(tables: Mapping[Split, Table]) -> bool:
+    """Whether several splits share one dense matrix, and each of its rows is in one of them."""
+    train = tables["train"]
+    return (
+        len(tables) > 1
+        and not is_sparse(train.matrix)
+        and all(table.features is train.features for table in tables.values())
+        and sum(map(len, tables.values())) == len(train.labels)
+    )
+
+
+def with_own_rows(tables: Mapping[Split, Table]) -> Tables:
+    """The same rows, each split with arrays of its own, in its order, in place of numbers of rows of shared ones.
+
+    An exact optimizer reads train many times, and would keep a copy of its rows in this form beside the shared ones.
+    """
+    own: Tables = {}
+    for split, table in tables.items():
+        shape, dtype = (len(table), table.matrix.shape[1]), table.matrix.dtype
+        features = torch.from_numpy(mapped_array(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+        torch.index_select(table.matrix, 0, table.row_numbers, out=features)
+        labels, weight, groups = (table.select(each) for each in (table.labels, table.sample_weight, table.groups))
+        own[split] = Table(features, labels, None, weight, groups, table.row_numbers)
+    return own
+
+
+def as_in_source(tables: Mapping[Split, Table]) -> Tables:
+    """The tables before `with_own_rows`, of splits that have all rows of the source together."""
+    numbers = torch.cat([table.row_numbers for table in tables.values()])
+
+    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+        given = [part for part in parts if part is not None]
+        return torch.cat(given)[numbers.argsort()] if given else None
+
+    columns = [(one.features, one.labels, one.sample_weight, one.groups) for one in tables.values()]
+    features, labels, weight, groups = (joined(parts) for parts in zip(*columns, strict=True))
+    return {split: Table(features, labels, one.numbers, weight, groups) for split, one in tables.items()}
+
+
 def moments_of(train: Table, scale: float = 1.0) -> Moments:
     """Weighted mean and standard deviation of each feature over the train rows, in float64.
 

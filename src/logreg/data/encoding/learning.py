@@ -336,7 +336,7 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         if column.constant and not in_train:
             return found
         return replace(
-            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(series.values[chosen])
+            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(series.values, chosen)
         )
     column, rare_rows, collisions = _learn_levels(series, counts, in_train > 0, columns)
     return replace(
@@ -480,11 +480,12 @@ def median(values: Values) -> float:
     return float(middle[0] / 2 + middle[1] / 2)
 
 
-def _are_unique_integers(values: Values) -> bool:
-    """Whether values, shape (N,), are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
-    first = values[:MIN_ID_ROWS]
+def _are_unique_integers(values: Values, chosen: Values) -> bool:
+    """Whether the values (M,) of the chosen rows are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
+    first = values[chosen[:MIN_ID_ROWS]]
     if len(first) < MIN_ID_ROWS or len(np.unique(first)) < MIN_ID_ROWS or (first != np.floor(first)).any():
         return False
+    values = values[chosen]
     if values.dtype.kind == "f" and (values != np.floor(values)).any():  # also integers beyond the range of int64
         return False
     return len(np.unique(values)) == len(values)

@@ -6,9 +6,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from logreg.errors import DataError
-from logreg.facts import SPLITS, Split
+
+if TYPE_CHECKING:
+    from logreg.facts import Split
 
 LAYOUT = "a folder for each class, or train, val and test with a folder for each class in them"
 """Constraint on the folder, for messages."""
@@ -34,6 +37,8 @@ def sort_classes(classes: Iterable[str]) -> list[str]:
 
 def split_folders(root: Path, folders: list[str]) -> Mapping[Split, str]:
     """The folder of each split, relative to ``root``; "" if the classes are in ``root`` itself."""
+    from logreg.facts import SPLITS  # here, since it brings torch, which tables are read without
+
     if "train" in folders and list_folder(root / "train")[0]:
         for folder in folders:
             if folder not in SPLITS:
