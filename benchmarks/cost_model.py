@@ -4,8 +4,9 @@ The time of a pass is that of the process with the most rows, plus that of one a
 
     max_i rows_i * (numbers read, products, logits, ...) * seconds of each + rounds * latency + bytes / bandwidth.
 
-Processes of one machine share its caches and its memory: each doubling of their number slows all of them by some part.
-They add up in memory that they share: they meet twice, and each copies the reduced bytes.
+Processes of one machine share its caches and its memory: each doubling of those that run at once slows them by some
+part.  They add up in memory that they share: each copies the reduced bytes, and for each part of these that fits into
+its slot they meet twice.
 
 Between machines a ring, as of gloo, takes 2 (P - 1) rounds for P processes; recursive halving and doubling takes
 2 log2(P).  In both each process sends 2 (P - 1) / P times the reduced bytes.
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar, nnls
 
+from logreg.shared_memory import SLOT_NUMBERS
 from logreg.solvers import costs
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS
 
@@ -63,7 +65,7 @@ OF_MESSAGES = ("meeting", "switch", "copied byte", "round", "byte")
 """The units of an all-reduce: of one in shared memory, and of a ring."""
 
 MEETINGS = 2
-"""How often processes meet for an all-reduce in shared memory; see `logreg.shared_memory`."""
+"""How often processes meet for each part of an all-reduce in shared memory; see `logreg.shared_memory`."""
 
 
 class Work(NamedTuple):
@@ -121,7 +123,8 @@ class Work(NamedTuple):
         if self.kind == "all-reduce":
             return units | {"round": ring_rounds(processes), "byte": self.sent_bytes(processes)}
         if processes > 1:
-            units["meeting"], units["copied byte"] = MEETINGS, self.reduced_bytes
+            parts = -(-self.reduced_bytes // (8 * SLOT_NUMBERS))
+            units["meeting"], units["copied byte"] = MEETINGS * parts, self.reduced_bytes
         if self.kind == "sum":
             return units
         one, logit = ("step", "step logit") if self.kind == "step" else ("pass", "logit")  # a step needs no curvature
@@ -172,13 +175,12 @@ def scaled_units(work: Work, processes: int, cores: int, slowdown: float = 0.0) 
         work: The pass.
         processes: Number of processes.
         cores: Cores of the machine.
-        slowdown: The part by which each doubling of the number of processes slows their work.
+        slowdown: The part by which each doubling of the number of processes that run at once slows their work.
     """
-    turns, slower = max(1.0, processes / cores), 1 + slowdown * math.log2(processes)
-    units = {
-        unit: number * turns * (1 if unit in OF_MESSAGES else slower) for unit, number in work.units(processes).items()
-    }
-    return units | {"switch": max(0.0, units["meeting"] - MEETINGS)}
+    turns, slower = max(1.0, processes / cores), 1 + slowdown * math.log2(min(processes, cores))
+    units = work.units(processes)
+    scaled = {unit: number * turns * (1 if unit in OF_MESSAGES else slower) for unit, number in units.items()}
+    return scaled | {"switch": scaled["meeting"] - units["meeting"]}
 
 
 def seconds_of(units: Mapping[str, float], constants: Constants) -> float:

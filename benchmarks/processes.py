@@ -1,9 +1,9 @@
 """Times passes in 1, 2 and 4 processes, fits a cost model to them, and predicts from it fits on many machines.
 
-Each process has one thread.  Where processes are more than cores, each core has as many of them as the others.  The
-model is that of cost_model.py.  It is fitted to some shapes of problem, and then compared with others.  Numbers of
-processes take turns; times are medians, and their spread is the difference of the quartiles.  The efficiency of 2
-processes is that against 1 process, with one thread and with two, and that of 2 processes which share nothing.
+Each process has one thread.  Each of several processes is bound to a core, and each core has as many of them as the
+others.  The model is that of cost_model.py.  It is fitted to some shapes of problem, and then compared with others.
+Numbers of processes take turns; times are medians, and their spread is the difference of the quartiles.  The efficiency
+of 2 processes is that against 1 process, with one thread and with two, and that of 2 processes which share nothing.
 
 Without an option everything is measured, and the predictions have the fitted constants.  With --predict and without
 --measure they have those of `logreg.solvers.costs`, by which solvers choose their method.  Predictions of machines rest
@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from common import add_mnist_root, has_mnist, met, new_parser, positive, print_versions
+from common import Seconds, add_mnist_root, alternate, has_mnist, met, new_parser, positive, print_versions
 from cost_model import (
     ASSUMED,
     NOT_OF_SOLVERS,
@@ -110,6 +110,9 @@ LARGEST_ERROR = 0.2
 
 TARGETS = {"1 process x 1 thread": 1.7, "1 process x 2 threads": 0.9}
 """Least accepted ratio of its time to that of 2 processes with one thread each."""
+
+NOTHING_SHARED = "2 processes that share nothing"
+"""What the machine allows: two processes that make half of a pass each, and add nothing up."""
 
 STEP_ROWS = 2**18
 """Rows of all processes that the batches of steps are taken from, in turns."""
@@ -201,7 +204,7 @@ def slowest_of(turns: Sequence[Sequence[float]]) -> list[float]:
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     set_threads(None, 1)
-    if (cores := sorted(core_numbers())) and size > len(cores):
+    if (cores := sorted(core_numbers())) and size > 1:  # else two that wait for each other may stay on one core
         os.sched_setaffinity(0, {cores[rank % len(cores)]})
     if size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
@@ -338,7 +341,7 @@ def print_model(fit_to: Sequence[Measured], checked: Sequence[Measured], cores: 
     for unit in UNITS:
         assumed = "" if unit in NOT_OF_SOLVERS else f"{ASSUMED[unit]:.1e}"
         print(f"| {unit} | {constants[unit]:.1e} | {assumed} |")
-    print(f"\neach doubling of the processes slows their work by {100 * slowdown:.0f} %")
+    print(f"\neach doubling of the processes that run at once slows their work by {100 * slowdown:.0f} %")
     errors: dict[str, list[float]] = {"fitted": [], "checked": []}
     print("\n| pass | processes | measured, ms | spread | predicted, ms | error | |\n|---|--:|--:|--:|--:|--:|---|")
     for part, measured in (("fitted", fit_to), ("checked", checked)):
@@ -401,65 +404,68 @@ def time_fit(processes: ProcessGroup | None, images: Tensor, labels: Tensor, is_
     return FitSeconds(total, total - in_passes - adding_up, adding_up)
 
 
-def print_efficiency(
-    workers: dict[int, Workers], alone: Workers, work: Work, mnist: Path | None, repeats: int, is_busy: bool
-) -> None:
-    """Prints the time of 1 process with one thread and with two, against that of 2 processes.
+def print_efficiency(work: Work, mnist: Path | None, repeats: int, is_busy: bool) -> None:
+    """Prints the times of 1 process with one thread and with two, against that of 2 processes.
 
-    The process of ``alone`` makes half of a pass while that of 1 process makes the other half: what the machine allows.
+    Two more processes share nothing, and make half of the pass each: this is what the machine allows.
     """
-    timed: dict[str, Callable[[Workers], float]] = {
-        str(work): lambda some: statistics.median(some.seconds(work, is_busy))
-    }
-    fits: list[FitSeconds] = []
-    if mnist is not None:
+    with ExitStack() as stack:
+        one, two, *apart = (stack.enter_context(Workers(size)) for size in (1, 2, 1, 1))
+        half = work._replace(rows=work.rows // 2)
+
+        def halves() -> list[float]:
+            for some in apart:  # the rows are generated first
+                some.call(prepare, half)
+            for some in apart:
+                some.ask(time_work, half, is_busy)
+            return slowest_of([some.answers()[0] for some in apart])
+
+        arms = efficiency_arms(one, two, lambda some: some.seconds(work, is_busy)) | {NOTHING_SHARED: halves}
+        print("\n| work | 2 processes, s | against | its time, s | ratio | target |\n|---|--:|---|--:|--:|---|")
+        print_against(str(work), alternate(arms, repeats, cold=0))
+        if mnist is None:
+            return
         from torchvision.datasets import MNIST
 
         images = MNIST(str(mnist), train=True)
         features, labels = (images.data.flatten(1) / 255).share_memory_(), images.targets.share_memory_()
+        fits: list[FitSeconds] = []
 
-        def fit_seconds(some: Workers) -> float:
-            found: list[FitSeconds] = some.call(time_fit, features, labels, is_busy)
-            if some is workers[2]:
-                fits.append(max(found))
-            return max(found).total
+        def fit_seconds(some: Workers) -> list[float]:
+            slowest: FitSeconds = max(some.call(time_fit, features, labels, is_busy))
+            if some is two:
+                fits.append(slowest)
+            return [slowest.total]
 
-        timed["the optimum of MNIST"] = fit_seconds
-    print("\n| work | 2 processes, s | against | its time, s | ratio | target |\n|---|--:|---|--:|--:|---|")
-    for name, seconds in timed.items():
-        taken: dict[str, list[float]] = {other: [] for other in ("ours", *TARGETS)}
-        for _ in range(repeats):
-            taken["ours"].append(seconds(workers[2]))
-            for threads, other in enumerate(TARGETS, start=1):
-                workers[1].call(set_threads, threads)
-                taken[other].append(seconds(workers[1]))
-            workers[1].call(set_threads, 1)
-        ours = statistics.median(taken["ours"])
-        for other, target in TARGETS.items():
-            theirs = statistics.median(taken[other])
-            print(
-                f"| {name} | {ours:.4f} | {other} | {theirs:.4f} | {theirs / ours:.2f} | >= {target}: "
-                f"{met(theirs / ours >= target)} |"
-            )
-    if fits:
-        between, adding_up = (statistics.median(times) for times in list(zip(*fits, strict=True))[1:])
-        print(
-            f"\nof the optimum of MNIST in 2 processes: {between:.4f} s between passes, which both do, and "
-            f"{adding_up:.4f} s of adding up and waiting"
-        )
-    print("\n| pass | 1 process, s | half of it in each of two that share nothing, s | ratio |\n|---|--:|--:|--:|")
-    for one in (work, work._replace(rows=work.rows * 50 // 1667, features=784, outputs=10)):
-        half, of_one, of_half = one._replace(rows=one.rows // 2), [], []
-        for _ in range(repeats):
-            of_one += workers[1].seconds(one, is_busy)
-            both = workers[1], alone
-            for some in both:
-                some.call(prepare, half)
-            for some in both:
-                some.ask(time_work, half, is_busy)
-            of_half += slowest_of([some.answers()[0] for some in both])
-        ours, theirs = statistics.median(of_half), statistics.median(of_one)
-        print(f"| {one} | {theirs:.4f} | {ours:.4f} | {theirs / ours:.2f} |")
+        print_against("the optimum of MNIST", alternate(efficiency_arms(one, two, fit_seconds), repeats, cold=0))
+    _, between, adding_up = (statistics.median(times) for times in zip(*fits, strict=True))
+    print(
+        f"\nof the optimum of MNIST in 2 processes: {between:.4f} s between passes, which both do, and "
+        f"{adding_up:.4f} s of adding up and waiting"
+    )
+
+
+def efficiency_arms(
+    one: Workers, two: Workers, seconds: Callable[[Workers], list[float]]
+) -> dict[str, Callable[[], list[float]]]:
+    """What is timed in turns: 2 processes, and 1 process with each number of threads."""
+
+    def of_one(threads: int) -> list[float]:
+        one.call(set_threads, threads)
+        return seconds(one)
+
+    others = {other: partial(of_one, threads) for threads, other in enumerate(TARGETS, start=1)}
+    return {"2 processes": partial(seconds, two), **others}
+
+
+def print_against(name: str, taken: Seconds) -> None:
+    """Prints the median time of the first, and the ratio of each other one's to it."""
+    ours, *others = taken
+    median = statistics.median(taken[ours])
+    for other in others:
+        theirs, target = statistics.median(taken[other]), TARGETS.get(other)
+        verdict = "none" if target is None else f">= {target}: {met(theirs / median >= target)}"
+        print(f"| {name} | {median:.4f} | {other} | {theirs:.4f} | {theirs / median:.2f} | {verdict} |", flush=True)
 
 
 def prepare(processes: ProcessGroup | None, work: Work) -> None:
@@ -652,7 +658,8 @@ def print_simulations(arguments: argparse.Namespace) -> None:
 def parsed(typed: Sequence[str] | None) -> argparse.Namespace:
     """The typed options."""
     parser = new_parser(__doc__, repeats=7)
-    parser.add_argument("--measure", action="store_true", help="measures, and fits the model")
+    parser.add_argument("--efficiency", action="store_true", help="measures the efficiency of 2 processes")
+    parser.add_argument("--measure", action="store_true", help="measures passes and sums, and fits the model")
     parser.add_argument("--predict", action="store_true", help="predicts fits on many machines")
     parser.add_argument("--simulate", action="store_true", help="simulates slow and lost machines")
     parser.add_argument("--processes", action="append", type=positive, metavar="P", help="default: 1, 2 and 4")
@@ -675,8 +682,8 @@ def parsed(typed: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=positive, default=1000, metavar="N", help="simulated runs (default: 1000)")
     add_mnist_root(parser)
     arguments = parser.parse_args(typed)
-    if not (arguments.measure or arguments.predict or arguments.simulate):
-        arguments.measure = arguments.predict = arguments.simulate = True
+    if not (arguments.efficiency or arguments.measure or arguments.predict or arguments.simulate):
+        arguments.efficiency = arguments.measure = arguments.predict = arguments.simulate = True
     return arguments
 
 
@@ -692,8 +699,12 @@ def main(typed: Sequence[str] | None = None) -> int:
     """Prints the tables; returns the exit code 0, whatever the numbers are."""
     arguments, constants = parsed(typed), ASSUMED
     print_versions()
+    is_busy = arguments.process_time
+    if arguments.efficiency:
+        mnist = arguments.mnist_root if has_mnist(arguments.mnist_root) else None
+        print_efficiency(smaller(EFFICIENCY, arguments.tiny), mnist, arguments.repeats, is_busy)
     if arguments.measure:
-        is_busy, sizes = arguments.process_time, arguments.processes or [1, 2, 4]
+        sizes = arguments.processes or [1, 2, 4]
         cores = max(sizes) if is_busy else usable_cores()  # a process that waits for a core takes no CPU time
         with ExitStack() as stack:
             workers = {size: stack.enter_context(Workers(size)) for size in sizes}
@@ -701,12 +712,7 @@ def main(typed: Sequence[str] | None = None) -> int:
                 measure(workers, [smaller(work, arguments.tiny) for work in works], arguments.repeats, is_busy)
                 for works in (FITTED, CHECKED)
             )
-            constants = print_model(fit_to, checked, cores)
-            if {1, 2} <= workers.keys():
-                alone = stack.enter_context(Workers(1))
-                mnist = arguments.mnist_root if has_mnist(arguments.mnist_root) else None
-                work = smaller(EFFICIENCY, arguments.tiny)
-                print_efficiency(workers, alone, work, mnist, arguments.repeats, is_busy)
+        constants = print_model(fit_to, checked, cores)
         print_reading(int(arguments.file * GIB))
     if arguments.predict:
         print_predictions(arguments, constants)

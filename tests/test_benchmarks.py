@@ -83,7 +83,7 @@ SLOW = [
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
     SmokeRun(
         "processes",
-        "--measure --tiny --repeats 1 --processes 1 --processes 2 --file 0.01 --mnist-root {mnist}",
+        "--efficiency --measure --tiny --repeats 1 --processes 1 --processes 2 --file 0.01 --mnist-root {mnist}",
         ["| all-reduce of 20 | 2 |", "largest error", "1 process x 2 threads", "the optimum of MNIST", "mapped file"],
     ),
     SmokeRun("scale", "--rows 2000 --features 3", ["2,000 x 3 in 1 files", "ours, mapped", "anonymous memory"]),

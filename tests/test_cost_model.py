@@ -15,6 +15,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from logreg.losses.objective import Objective
+from logreg.shared_memory import SLOT_NUMBERS
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -123,6 +124,21 @@ def test_more_processes_than_cores_take_turns(model: Any) -> None:
     switches = {size: model.scaled_units(work, size, 2)["switch"] for size in (1, 2, 4)}
     assert switches == {1: 0, 2: 0, 4: model.MEETINGS}
     assert model.scaled_units(model.Work("all-reduce", 0, 10), 4, 2)["round"] == 2 * model.ring_rounds(4) == 12
+
+
+def test_processes_that_take_turns_do_not_slow_each_other(model: Any) -> None:
+    work = model.Work("gradient", 1000, 10)
+    sizes = (1, 2, 4, 8)
+    slowed = [model.scaled_units(work, size, 4, 0.1)["number"] for size in sizes]
+    assert slowed == pytest.approx([10_000, 5000 * 1.1, 2500 * 1.2, 2500 * 1.2])
+
+
+def test_processes_meet_for_each_part_of_a_sum_that_fits_into_a_slot(model: Any) -> None:
+    for numbers, parts in ((1, 1), (SLOT_NUMBERS, 1), (SLOT_NUMBERS + 1, 2), (300_000, 3)):
+        units = model.scaled_units(model.Work("sum", 0, numbers), 4, 2)
+        assert units["meeting"] == 2 * model.MEETINGS * parts
+        assert units["switch"] == model.MEETINGS * parts
+        assert units["copied byte"] == 2 * 8 * numbers
 
 
 def test_one_triangle_of_a_large_hessian_is_computed(model: Any) -> None:

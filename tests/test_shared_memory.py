@@ -69,26 +69,54 @@ LENGTHS = (0, 1, 2, 1001, 2 * SLOT_NUMBERS + 1)
 def test_sums_of_any_length_and_type_are_those_of_all_processes() -> None:
     def add_up(memory: SharedMemory) -> None:
         for length in LENGTHS:
-            memory.all_reduce(torch.arange(length, dtype=torch.float64) + 0.5)
-            memory.all_reduce(torch.full((length,), 2.0**-30))
+            memory.all_reduce([torch.arange(length, dtype=torch.float64) + 0.5])
+            memory.all_reduce([torch.full((length,), 2.0**-30)])
 
     with with_another(add_up) as memory:
         for length in LENGTHS:
             numbers, single = torch.arange(length, dtype=torch.float64), torch.ones(length)
-            memory.all_reduce(numbers)
-            memory.all_reduce(single)
+            memory.all_reduce([numbers])
+            memory.all_reduce([single])
             assert torch.equal(numbers, 2 * torch.arange(length, dtype=torch.float64) + 0.5)
             assert single.dtype == torch.float32
             assert torch.equal(single, torch.full((length,), 1 + 2.0**-30))
 
 
+def test_tensors_of_several_types_and_shapes_are_added_up_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that fit into a slot travel together, and a larger one in parts."""
+    monkeypatch.setattr(module, "SLOT_NUMBERS", 8)
+
+    def tensors(rank: int) -> list[torch.Tensor]:
+        draw = torch.Generator().manual_seed(rank)
+        shapes = ((), (0,), (2, 3), (1,), (7, 3), (8,), (2, 1, 2))
+        types = (torch.float64, torch.float32, torch.float32, torch.int8, torch.float64, torch.float64, torch.float32)
+        return [
+            torch.randint(-9, 9, shape, generator=draw).to(dtype) for shape, dtype in zip(shapes, types, strict=True)
+        ]
+
+    def add_up(memory: SharedMemory) -> None:
+        memory.all_reduce(tensors(1))
+        memory.all_reduce(tensors(1), torch.amax)
+
+    with with_another(add_up) as memory:
+        sums, maxima = tensors(0), tensors(0)
+        places = [tensor.data_ptr() for tensor in sums]
+        memory.all_reduce(sums)
+        memory.all_reduce(maxima, torch.amax)
+    assert [tensor.data_ptr() for tensor in sums] == places
+    for first, second, total, most in zip(tensors(0), tensors(1), sums, maxima, strict=True):
+        assert total.dtype == most.dtype == first.dtype
+        assert torch.equal(total, first + second)
+        assert torch.equal(most, torch.maximum(first, second))
+
+
 def test_a_process_that_is_killed_is_noticed_before_anyone_waits_for_it() -> None:
-    with with_another(lambda memory: memory.all_reduce(torch.ones(3))) as memory:
+    with with_another(lambda memory: memory.all_reduce([torch.ones(3)])) as memory:
         numbers = torch.ones(3)
-        memory.all_reduce(numbers)
+        memory.all_reduce([numbers])
         assert numbers.tolist() == [2.0] * 3
         with pytest.raises(LostProcessError, match="another process has ended: that of rank 1"):
-            memory.all_reduce(numbers)
+            memory.all_reduce([numbers])
 
 
 def test_processes_of_several_machines_share_no_memory() -> None:
@@ -110,25 +138,25 @@ def test_a_process_that_may_not_open_the_memory_of_the_first_one_has_none() -> N
 
 def test_a_process_that_is_stopped_is_waited_for() -> None:
     def stopping(memory: SharedMemory) -> None:
-        memory.all_reduce(torch.tensor([float(os.getpid())], dtype=torch.float64))
+        memory.all_reduce([torch.tensor([float(os.getpid())], dtype=torch.float64)])
         os.kill(os.getpid(), signal.SIGSTOP)
-        memory.all_reduce(torch.ones(1))
+        memory.all_reduce([torch.ones(1)])
 
     with with_another(stopping) as memory:
         number = torch.zeros(1, dtype=torch.float64)
-        memory.all_reduce(number)
+        memory.all_reduce([number])
         process = int(number)
         threading.Timer(0.2, os.kill, (process, signal.SIGCONT)).start()
-        memory.all_reduce(number)
+        memory.all_reduce([number])
         assert number == process + 1
 
 
 def test_processes_that_add_up_something_else_are_noticed() -> None:
     def other(memory: SharedMemory) -> None:
-        memory.all_reduce(torch.ones(3))
+        memory.all_reduce([torch.ones(3)])
 
     with with_another(other) as memory, pytest.raises(RuntimeError, match=r"as many numbers each, got \[4, 3\]"):
-        memory.all_reduce(torch.ones(4))
+        memory.all_reduce([torch.ones(4)])
 
 
 def test_where_there_is_no_room_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

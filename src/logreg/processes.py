@@ -26,9 +26,8 @@ Value = TypeVar("Value")
 MAX_SLOTS = 2**16
 """Maxima of all processes together that travel with the sums, 512 KiB: a second collective takes longer than these."""
 
-LARGE_NUMBERS = 2**17
-"""Numbers of a tensor, 1 MiB in float64, from which it is added up in its place.  A second collective in shared memory
-takes less time than copies of the tensor; one of gloo does so from four times as many numbers on."""
+LARGE_NUMBERS = 2**19
+"""Numbers of a tensor, 4 MiB in float64, from which a second collective takes less time than copies of the tensor."""
 
 PATIENCE = timedelta(days=1)
 """Longest time that torch lets a process wait for others: the first one may encode a table, or another one predict a
@@ -147,44 +146,48 @@ class ProcessGroup:
         self._memory = shared_memory(self.rank, self.size, self.gather)
 
     def reduce(self, own: Accumulators) -> Accumulators:
-        """One all-reduce in float64 for sums and maxima; the samples, where there are some, are gathered as objects.
-
-        The maxima travel with the sums: each process has a slot for its own, which is 0 for all others.  Large sums are
-        added up in their own type and place, each by an all-reduce of its own.
-        """
-        large = {name: tensor.contiguous() for name, tensor in own.sums.items() if tensor.numel() >= LARGE_NUMBERS}
-        for tensor in large.values():
-            self._add_up(tensor.view(-1))
-        sums, maxima = {name: tensor for name, tensor in own.sums.items() if name not in large}, own.maxima
-        if sums or maxima:
-            device = next(iter({**sums, **maxima}.values())).device
-            greatest = _flat(maxima, device)
-            has_slots = len(greatest) * self.size <= MAX_SLOTS
-            slots = greatest.new_zeros(self.size, len(greatest) if has_slots else 0)
-            if has_slots:
-                slots[self.rank] = greatest
-            total = torch.cat([_flat(sums, device), slots.flatten()])
-            self._add_up(total)
-            if has_slots:
-                greatest = total[len(total) - slots.numel() :].view_as(slots).amax(0)
-            else:
-                with _noticing_the_lost():
-                    dist.all_reduce(greatest, dist.ReduceOp.MAX)
-            sums, maxima = _like(sums, total), _like(maxima, greatest)
+        """One all-reduce in float64 of sums and maxima; the samples, where there are some, are gathered as objects."""
+        tensors = [*own.sums.values(), *own.maxima.values()]
+        if self._memory is not None and all(tensor.device.type == "cpu" for tensor in tensors):
+            sums, maxima = ({name: one.contiguous() for name, one in of.items()} for of in (own.sums, own.maxima))
+            self._memory.all_reduce(sums.values())
+            self._memory.all_reduce(maxima.values(), torch.amax)
+        else:
+            sums, maxima = self._reduced(own.sums, own.maxima)
         samples = own.samples
         if samples:
             own_samples = {name: [_without_rest(item) for item in items] for name, items in samples.items()}
             parts: list[dict[str, list[Any]]] = self.gather(own_samples)
             samples = {name: [item for part in parts for item in part[name]] for name in samples}
-        return Accumulators(sums | large, maxima, samples)
+        return Accumulators(sums, maxima, samples)
 
-    def _add_up(self, numbers: Tensor) -> None:
-        """Replaces numbers (n,) by their sums over all processes."""
-        if self._memory is not None and numbers.device.type == "cpu":
-            self._memory.all_reduce(numbers)
-            return
-        with _noticing_the_lost():
-            dist.all_reduce(numbers)
+    def _reduced(
+        self, sums: Mapping[str, Tensor], maxima: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Sums and maxima by torch.distributed.
+
+        The maxima travel with the sums: each process has a slot for its own, which is 0 for all others.  Large sums are
+        added up in their own type and place, each by an all-reduce of its own.
+        """
+        large = {name: tensor.contiguous() for name, tensor in sums.items() if tensor.numel() >= LARGE_NUMBERS}
+        for tensor in large.values():
+            _all_reduce(tensor)
+        small = {name: tensor for name, tensor in sums.items() if name not in large}
+        if not small and not maxima:
+            return large, {}
+        device = next(iter({**small, **maxima}.values())).device
+        greatest = _flat(maxima, device)
+        has_slots = len(greatest) * self.size <= MAX_SLOTS
+        slots = greatest.new_zeros(self.size, len(greatest) if has_slots else 0)
+        if has_slots:
+            slots[self.rank] = greatest
+        total = torch.cat([_flat(small, device), slots.flatten()])
+        _all_reduce(total)
+        if has_slots:
+            greatest = total[len(total) - slots.numel() :].view_as(slots).amax(0)
+        else:
+            _all_reduce(greatest, dist.ReduceOp.MAX)
+        return _like(small, total) | large, _like(maxima, greatest)
 
     def gather(self, own: Any) -> list[Any]:
         """A plain object of each process, in the order of the ranks; its tensors come back on this process's device."""
@@ -240,6 +243,12 @@ def joined_processes() -> ProcessGroup | None:
     """The processes of torch.distributed's default group; ``None`` where this process is alone."""
     is_joined = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return ProcessGroup() if is_joined else None
+
+
+def _all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+    """Replaces a contiguous tensor by its sum, or its maximum, over all processes."""
+    with _noticing_the_lost():
+        dist.all_reduce(tensor, operation)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import platform
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +71,33 @@ class SharedMemory:
         """Bytes for so many processes."""
         return 8 * (MARK_NUMBERS * size + SLOT_NUMBERS * (size + 1))
 
-    def all_reduce(self, numbers: Tensor) -> None:
-        """Replaces numbers (n,) of any floating type by their sums in float64 over all processes, the same on each.
+    def all_reduce(self, tensors: Iterable[Tensor], combine: Callable[..., Tensor] = torch.sum) -> None:
+        """Replaces contiguous tensors of any types and shapes by their sums over all processes, the same on each.
+
+        Args:
+            tensors: As many numbers in each process; they are on the CPU, and are added up in float64.
+            combine: ``torch.amax`` for their elementwise maxima.
 
         Raises:
             LostProcessError: Another process has ended.
             RuntimeError: Another process adds up something else.
         """
-        self._marks[MARK_NUMBERS * self._rank + 1] = len(numbers)
-        for part in numbers.split(SLOT_NUMBERS):
-            length = len(part)
-            own = slice(length * self._rank // self._size, length * (self._rank + 1) // self._size)
-            self._slots[self._rank, :length] = part
+        pieces = [piece for tensor in tensors for piece in tensor.view(-1).split(SLOT_NUMBERS)]
+        self._marks[MARK_NUMBERS * self._rank + 1] = sum(map(len, pieces))
+        for some in _fitting(pieces):
+            ends = list(accumulate(map(len, some)))
+            places = [slice(*ends) for ends in pairwise([0, *ends])]
+            own = slice(ends[-1] * self._rank // self._size, ends[-1] * (self._rank + 1) // self._size)
+            for place, piece in zip(places, some, strict=True):
+                self._slots[self._rank, place] = piece
             self._meet()
             lengths = self._marks[1::MARK_NUMBERS].tolist()
             if len(set(lengths)) > 1:
                 raise RuntimeError(f"the processes must add up as many numbers each, got {lengths}")
-            torch.sum(self._slots[:, own], dim=0, out=self._sums[own])
+            combine(self._slots[:, own], dim=0, out=self._sums[own])
             self._meet()
-            part.copy_(self._sums[:length])
+            for place, piece in zip(places, some, strict=True):
+                piece.copy_(self._sums[place])
 
     def _meet(self) -> None:
         """Waits until all processes are here."""
@@ -124,6 +133,18 @@ class SharedMemory:
         import fcntl  # Windows has none
 
         fcntl.lockf(self._file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX), 1, rank)
+
+
+def _fitting(pieces: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Adjacent pieces together, which fit into a slot as each of them does."""
+    some: list[Tensor] = []
+    for piece in pieces:
+        if some and sum(map(len, some)) + len(piece) > SLOT_NUMBERS:
+            yield some
+            some = []
+        some.append(piece)
+    if some:
+        yield some
 
 
 def shared_memory(rank: int, size: int, gather: Callable[[Any], list[Any]]) -> SharedMemory | None:
