@@ -74,7 +74,7 @@ class SoftmaxLoss(CrossEntropy):
         """See `Loss.evaluate`; the one-hot targets, which are mostly 0, are not built."""
         own = labels.unsqueeze(1)
         if _by_columns(logits):  # one exponential of each logit, where a softmax and its logarithm take two
-            columns = logits.T
+            columns = logits.T.contiguous()  # as they are, mostly
             behind = columns - columns.amax(0)
             of_own = behind.gather(0, own.T)[0]
             p = behind.exp_()

@@ -223,6 +223,52 @@ def test_a_direction_within_the_span_adds_nothing() -> None:
     assert least[1] == pytest.approx(least[0], rel=1e-13, abs=0)
 
 
+def steps_within(on: Span, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The decreases that the steps of one call predict."""
+    decreases: list[float] = []
+    newton_step = Span._newton_step
+
+    def counted(self: Span, current: DualPoint) -> tuple[Tensor, float]:
+        step, decrease = newton_step(self, current)
+        decreases.append(decrease)
+        return step, decrease
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Span, "_newton_step", counted)
+        on.minimize()
+    return decreases
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("far", [1e-4, 0.1, 0.5])
+def test_no_step_within_the_span_follows_one_that_left_a_thousandth(
+    kind: str, far: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = stated(kind)
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    direction = given.dual_coef.sin()
+    on.add(direction, given.rows.logits(given.rows.combined(direction)))
+    for _ in range(8):
+        on.minimize()
+    on._position = on._position + far * torch.linspace(0.5, 1, len(on._position)).double().unsqueeze(1)
+    on._current = on._evaluate_at(on._position)
+    taken, (left, *_) = steps_within(on, monkeypatch), steps_within(on, monkeypatch)
+    assert left <= 3e-3 * taken[0]  # what the steps left
+    assert (len(taken) == 1) == (far == 1e-4 and given.problem.num_outputs == 1)
+
+
+def test_directions_that_repeat_each_other_have_a_step_of_least_norm() -> None:
+    given = stated("binary")
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    on.add(given.dual_coef, given.rows.logits(given.rows.combined(given.dual_coef)))
+    expected, decrease = on._newton_step(on._current)
+    on._logits, on._dual_coef = (torch.cat([part, part[..., :1]], dim=2) for part in (on._logits, on._dual_coef))
+    on._position, on._penalty = (torch.nn.functional.pad(part, (0, 1)) for part in (on._position, on._penalty))
+    step, same = on._newton_step(on._current)  # the intercept's direction stands there twice
+    torch.testing.assert_close(step, torch.cat([expected[:, :1] / 2, expected[:, 1:], expected[:, :1] / 2], dim=1))
+    assert same == pytest.approx(decrease, rel=1e-9)
+
+
 # Whole fits
 
 

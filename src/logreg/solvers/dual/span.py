@@ -35,8 +35,9 @@ from logreg.solvers.state import VALUE_ROUNDING
 LAST_SPAN_STEP_RATIO = 1e-3
 """Predicted decrease of a step within the span, relative to that of the first step there, at which steps end.
 
-The next direction changes the optimum on the span more than further steps would.  What a step leaves is about the
-square of the relative error of its predicted decrease: where that is smaller, no further step is computed.
+The next direction changes the optimum on the span more than further steps would.  What a step of one output leaves is
+about the square of the relative error of its predicted decrease: where that is smaller, no further step is computed.
+Errors of several outputs may cancel.
 """
 
 MAX_SPAN_STEPS = 30
@@ -280,7 +281,8 @@ class Span:
                     break
             else:
                 break
-            if decrease <= LAST_SPAN_STEP_RATIO * first or error**2 <= LAST_SPAN_STEP_RATIO * decrease**2:
+            is_exact = self.problem.num_outputs == 1 and error**2 <= LAST_SPAN_STEP_RATIO * decrease**2
+            if decrease <= LAST_SPAN_STEP_RATIO * first or is_exact:
                 break
         self._current = current
         return current

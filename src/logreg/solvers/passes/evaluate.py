@@ -153,13 +153,10 @@ class Evaluate(Pass[Derivatives]):
         ones = spread.sum(0)
         self._mass += ones
         if self.problem.coupled:
-            if self._least is None:
-                self._gradient += sum_over_rows(residuals, features)
-            else:
+            self._gradient += sum_over_rows(residuals, features)
+            if self._least is not None:
                 least = spread.amin(1, keepdim=True)
-                sums = sum_over_rows(torch.cat([residuals.T, least.T]).T, features)
-                self._gradient += sums[:-1]
-                self._least += torch.cat([sums[-1], least.sum(0)])
+                self._least += torch.cat([sum_over_rows(least, features)[0], least.sum(0)])
             if self._joint is None:
                 self._own += ones - torch.linalg.vecdot(spread, curvature, dim=0)
             else:
