@@ -109,7 +109,7 @@ class HeldRows:
             numbers, places, of_columns = features.numpy(), which.numpy(), columns.numpy()
             for first in range(0, len(numbers), COPIED_ROWS):
                 part = slice(first, first + COPIED_ROWS)
-                of_columns[:, part] = numbers[part].take(places, axis=1).T
+                of_columns[:, part] = numbers[part, places].T
         else:
             columns = features.T[which].double()
         if self._is_shifted:
