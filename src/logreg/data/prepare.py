@@ -393,25 +393,27 @@ def with_own_rows(tables: Mapping[Split, Table]) -> Tables:
     """
     own: Tables = {}
     for split, table in tables.items():
-        shape, dtype = (len(table), table.matrix.shape[1]), table.matrix.dtype
-        features = torch.from_numpy(mapped_array(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+        shape, dtype = (len(table), table.matrix.shape[1]), torch.empty(0, dtype=table.matrix.dtype).numpy().dtype
+        features = torch.from_numpy(mapped_array(shape, dtype))
         torch.index_select(table.matrix, 0, table.row_numbers, out=features)
-        labels, weight, groups = (table.select(each) for each in (table.labels, table.sample_weight, table.groups))
-        own[split] = Table(features, labels, None, weight, groups, table.row_numbers)
+        weight, groups = table.select(table.sample_weight), table.select(table.groups)
+        own[split] = Table(features, table.select(table.labels), None, weight, groups, table.row_numbers)
     return own
 
 
 def as_in_source(tables: Mapping[Split, Table]) -> Tables:
-    """The tables before `with_own_rows`, of splits that have all rows of the source together."""
-    numbers = torch.cat([table.row_numbers for table in tables.values()])
+    """The tables before `with_own_rows`."""
+    every = list(tables.values())
+    order = torch.cat([table.row_numbers for table in every]).argsort()
 
     def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
         given = [part for part in parts if part is not None]
-        return torch.cat(given)[numbers.argsort()] if given else None
+        return torch.cat(given)[order] if given else None
 
-    columns = [(one.features, one.labels, one.sample_weight, one.groups) for one in tables.values()]
-    features, labels, weight, groups = (joined(parts) for parts in zip(*columns, strict=True))
-    return {split: Table(features, labels, one.numbers, weight, groups) for split, one in tables.items()}
+    features = torch.cat([table.matrix for table in every])[order]
+    labels = torch.cat([table.labels for table in every])[order]
+    weight, groups = joined([table.sample_weight for table in every]), joined([table.groups for table in every])
+    return {split: Table(features, labels, table.numbers, weight, groups) for split, table in tables.items()}
 
 
 def moments_of(train: Table, scale: float = 1.0) -> Moments:

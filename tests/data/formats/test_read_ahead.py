@@ -118,12 +118,18 @@ def test_a_broken_file_has_its_own_message(tmp_path: Path) -> None:
     assert str(ahead.value) == str(directly.value)
 
 
-@pytest.mark.parametrize("settings", ["dataset.target=absent", "dataset.path=absent.csv", "dataset.separator='|'"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *("dataset.target=absent", "dataset.path=absent.csv", "dataset.path=3", "dataset.separator='|'"),
+        *("dataset.separator=ab", "dataset.drop=3", "dataset.features=3"),
+    ],
+)
 def test_what_cannot_be_read_ahead_is_left_alone(settings: str, tmp_path: Path) -> None:
     config = config_of(written(tmp_path), settings)
     read_ahead.begin(config.dataset)
     assert not read_ahead._BEGUN
-    with pytest.raises(LogregError):
+    with pytest.raises(LogregError, match="`dataset"):
         build_data(config).setup()
 
 

@@ -17,7 +17,6 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, find_shards
 from logreg.data.formats.tables import column_names, index_columns, read_table
 from logreg.data.memory import fits_into_memory
-from logreg.errors import LogregError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,11 +50,12 @@ def begin(dataset: Mapping[str, Any]) -> None:
     """
     try:
         request = _request_of(dataset)
-    except (LogregError, OSError):
+    except Exception:  # the settings are not checked yet
         return
     if request is None:
         return
-    read = _BEGUN[request] = Future()
+    read: Future[Any] = Future()
+    _BEGUN[request] = read
     # A daemon, since a command that ends early shall not wait for it.
     Thread(target=_read, args=(request, read), name="read ahead", daemon=True).start()
 
