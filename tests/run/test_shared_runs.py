@@ -143,7 +143,8 @@ def others() -> Iterator[Cell]:
         )
     yield cell("l1, sparse", *sparse, "optimizer=newton", "l1=0.01")
     yield cell("l1=path, sparse", *sparse, "optimizer=newton", "l1=[0.1,0.03]", "cv=3")
-    yield cell("l2=path, softmax, sparse", *of_kind("sparse", "y3"), "optimizer=lbfgs", "l2=[1,0.1]", "cv=3")
+    lbfgs = ["optimizer=lbfgs", "tolerance=1e-20"]  # as in the matrix
+    yield cell("l2=path, softmax, sparse", *of_kind("sparse", "y3"), *lbfgs, "l2=[1,0.1]", "cv=3")
     yield cell("text", "dataset=text", "dataset.path=text.csv", "dataset.target=topic", *newton)
     yield cell(
         "text, mapped, adam",
