@@ -137,7 +137,7 @@ PICKLED_BYTES = 100
 """Bytes of a pickled number, about."""
 
 SAMPLE_BYTES = PART_BYTES[torch.float32]
-"""Bytes of the sample of rows, of which each process brings a part; see `RowSample`."""
+"""Bytes of the sample of rows, of which each process has those at its positions; see `sampled_rows`."""
 
 DEVIATIONS = (0.02, 0.1, 0.3)
 """Standard deviations of the logarithm of the time of a process."""

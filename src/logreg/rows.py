@@ -114,6 +114,12 @@ def positions_of(which: slice, num_rows: int, first: int = 0) -> Tensor:
     return torch.arange(first + start, first + stop, step)
 
 
+def places_in(block: Batch, first: int = 0) -> Tensor:
+    """The places of a block's rows among adjacent ones, (n,), on the CPU; ``first`` is the position of the first."""
+    assert block.positions is not None
+    return block.positions.cpu() - first
+
+
 def joined(blocks: Sequence[Batch]) -> Batch:
     """Dense blocks as one; all of them have weights, offsets and positions, or none."""
     features, labels, *others = zip(*blocks, strict=True)
@@ -171,10 +177,6 @@ class RowSource(Protocol):
         """Whether the features of a block are a sparse CSR tensor and not a dense one."""
 
     @property
-    def has_random_access(self) -> bool:
-        """Whether rows can be read in any order at the same cost; where not, `interleaved_blocks` are in order."""
-
-    @property
     def may_be_held(self) -> bool:
         """Whether a solver may hold all rows in memory at once, as solvers in the span of the rows do."""
 
@@ -182,11 +184,13 @@ class RowSource(Protocol):
     def processes(self) -> Processes | None:
         """The processes that share the split; ``None`` for one process."""
 
-    def blocks(self) -> Iterator[Batch]:
-        """All rows of this process in order, block by block."""
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows of this process in order, block by block.
 
-    def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows of this process; with random access, each block is a sample of them."""
+        Args:
+            every: Only one row in so many, the same ones whichever process has them: those at positions that are
+                multiples of it, or runs of rows where rows are slow to read in any order.
+        """
 
 
 def first_position(rows: RowSource) -> int:
@@ -195,15 +199,14 @@ def first_position(rows: RowSource) -> int:
 
 
 def dense_sample(rows: RowSource) -> Batch:
-    """Some of the rows, dense: the first interleaved block; of sparse rows as many as `part_rows`, evenly spaced."""
-    if not rows.is_sparse:
-        return next(rows.interleaved_blocks())
-    step = max(1, -(-rows.num_rows // part_rows(rows.num_features, torch.float32)))
-    few, first = [], 0
-    for block in rows.blocks():
-        few.append(chosen_rows(block, torch.arange(-first % step, len(block.labels), step)))
-        first += len(block.labels)
-    return joined([block._replace(features=block.features.to_dense()) for block in few])
+    """Some of the rows of one process, dense: as many as `part_rows`, evenly spaced."""
+    every = max(1, -(-rows.num_rows // part_rows(rows.num_features, torch.float32)))
+    return joined([made_dense(block) for block in rows.blocks(every)])
+
+
+def made_dense(block: Batch) -> Batch:
+    """A block with dense features."""
+    return block._replace(features=block.features.to_dense()) if is_sparse(block.features) else block
 
 
 class BlockedRows:
@@ -212,38 +215,27 @@ class BlockedRows:
     Attributes:
         num_rows: Number of rows.
         num_features: D.
-        is_sparse: Whether the features are sparse; such rows are read in order, since a run of them is not copied.
+        is_sparse: Whether the features are sparse.
         block_rows: Largest number of rows of a block.
+        first: The position in the split of the first row.
         processes: The processes that share the split; ``None`` for one process.
     """
 
     processes: Processes | None = None
     may_be_held = True
+    first = 0
     num_rows: int
     num_features: int
     is_sparse: bool
     block_rows: int
 
-    @property
-    def has_random_access(self) -> bool:
-        """Whether the rows are dense."""
-        return not self.is_sparse
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or one in ``every``; see `RowSource`."""
+        rows = self.block_rows * every
+        for first in range(-self.first % every, self.num_rows, rows):
+            yield self._block(slice(first, min(first + rows, self.num_rows), every))
 
-    def blocks(self) -> Iterator[Batch]:
-        """All rows in order."""
-        for first in range(0, self.num_rows, self.block_rows):
-            yield self._block(slice(first, min(first + self.block_rows, self.num_rows)))
-
-    def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows; with random access, block i of n has the rows i, i + n, i + 2 n, ...; else those of `blocks`."""
-        if not self.has_random_access:
-            yield from self.blocks()
-            return
-        blocks = -(-self.num_rows // self.block_rows)
-        for first in range(blocks):
-            yield self._block(slice(first, self.num_rows, blocks))
-
-    def _block(self, positions: slice) -> Batch:
+    def _block(self, places: slice) -> Batch:
         raise NotImplementedError
 
 
@@ -261,8 +253,8 @@ class MemoryRows(BlockedRows):
     ) -> None:
         """Features (N, D) in source units, dense or sparse, labels (N,), weights and offsets (N,) or ``None``.
 
-        ``positions`` (N,) are those in the split; ``None`` for the order of the rows.  ``processes`` share the split,
-        of which the tensors are the rows of this process; ``None`` for one process.
+        ``positions`` (N,) are those in the split, in ascending order; ``None`` for the order of the rows.
+        ``processes`` share the split, of which the tensors are the rows of this process; ``None`` for one process.
         """
         self.processes = processes
         self.features, self.labels, self.sample_weight, self.offset = features, labels, sample_weight, offset
@@ -279,12 +271,20 @@ class MemoryRows(BlockedRows):
         some = chosen_rows(self._whole, places)
         return MemoryRows(*(some if self.positions is not None else some._replace(positions=places)))
 
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or one in ``every``; see `RowSource`."""
+        if every == 1 or self.positions is None:
+            yield from super().blocks(every)
+            return
+        for places in (self.positions % every == 0).nonzero()[:, 0].split(self.block_rows):
+            yield chosen_rows(self._whole, places)
+
     @property
     def _whole(self) -> Batch:
         return Batch(self.features, self.labels, self.sample_weight, self.offset, self.positions)
 
-    def _block(self, positions: slice) -> Batch:
-        block = chosen_rows(self._whole, positions)
+    def _block(self, places: slice) -> Batch:
+        block = chosen_rows(self._whole, places)
         if self.positions is not None:
             return block
-        return block._replace(positions=positions_of(positions, self.num_rows).to(self.labels.device))
+        return block._replace(positions=positions_of(places, self.num_rows).to(self.labels.device))

@@ -21,10 +21,11 @@ import torch
 
 from logreg.csr import arrays_of, is_sparse, rows_at
 from logreg.data import Table, TensorDataModule
-from logreg.data.blocks import WINDOW_RUNS, BlockSampler
+from logreg.data.blocks import WINDOW_RUNS, BlockDataset, BlockSampler
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards, first_file
 from logreg.data.prepare import as_in_source, fingerprint
+from logreg.data.row_source import SplitRows
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
@@ -265,10 +266,29 @@ def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
     before = anonymous()
     data = read("all.parquet")
     source = data.row_source("train")
-    assert float(sum(block.features.double().sum() for block in source.interleaved_blocks())) != 0
-    assert not source.has_random_access
+    assert float(sum(block.features.double().sum() for block in source.blocks())) != 0
     assert not source.may_be_held
     assert anonymous() - before < 4 * count * wide
+
+
+@pytest.mark.parametrize(
+    ("run_rows", "chosen"),
+    [(1, lambda place: place % 5 == 0), (7, lambda place: place // 7 % 5 == 0)],
+)
+def test_a_part_of_the_rows_is_the_same_whichever_process_has_them(
+    run_rows: int, chosen: Callable[[int], bool]
+) -> None:
+    whole = BlockDataset(torch.arange(1000.0).unsqueeze(1), torch.zeros(1000).long(), None, 1.0, torch.float32)
+    for shares in ([0, 1000], [0, 333, 666, 1000], [0, 0, 3, 3, 998, 1000]):
+        found = []
+        for first, last in pairwise(shares):
+            source = SplitRows(whole.part(range(first, last)), torch.device("cpu"), run_rows=run_rows)
+            source.block_rows = 100
+            for block in source.blocks(5):
+                assert block.positions is not None
+                assert torch.equal(block.features[:, 0], block.positions.float())
+                found += block.positions.tolist()
+        assert found == list(filter(chosen, range(1000)))
 
 
 def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: RunCommand) -> None:

@@ -28,7 +28,7 @@ from logreg.evaluation.path_selection import (
 )
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows
+from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers import path
 from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import fit, problem_of
@@ -142,7 +142,7 @@ def test_default_strengths_of_weighted_rows_are_those_of_repeated_ones(intercept
         MemoryRows(features.repeat_interleave(times, 0), labels.repeat_interleave(times)),
     ):
         problem = problem_of(memory, Objective("bce", "sum"), 2, intercept=intercept)
-        found.append(default_strengths(problem, next(memory.interleaved_blocks())))
+        found.append(default_strengths(problem, dense_sample(memory)))
     assert found[0] == found[1]
 
 

@@ -25,6 +25,9 @@ from whole_runs import Run, left_in
 
 ROWS = 400
 
+MANY = 60_000
+"""Rows of a table of which a sample is a part."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -79,6 +82,18 @@ def matrix() -> Iterator[Cell]:
         yield cell(f"{optimizer}, {loss}, {kind}", *words)
 
 
+def large() -> Iterator[Cell]:
+    """Fits of many rows with the usual tolerance: they start from a sample of the rows, or by descent on it."""
+    for optimizer, loss in product(("newton", "lbfgs"), LOSSES):
+        (target, more), usual = LOSSES[loss], [f"optimizer={optimizer}", "l2=0.01", "tolerance=1e-6"]
+        for kind in ("memory", "mapped"):
+            table = ["dataset=table", "dataset.path=many", f"dataset.storage={kind}", f"dataset.target={target}"]
+            drop = f"dataset.drop=[{'y3' if target == 'y2' else 'y2'}]"
+            yield cell(f"large, {optimizer}, {loss}, {kind}", *table, drop, *usual, *more)
+        words = ["dataset=features", f"dataset.path=[wide.npy,wide_{target}.npy]", *usual, *more]
+        yield cell(f"large, {optimizer}, {loss}, wide", *words)
+
+
 def others() -> Iterator[Cell]:
     """Settings that make passes of their own, or change the rows."""
     sparse = of_kind("sparse")
@@ -128,7 +143,8 @@ def others() -> Iterator[Cell]:
         )
     yield cell("l1, sparse", *sparse, "optimizer=newton", "l1=0.01")
     yield cell("l1=path, sparse", *sparse, "optimizer=newton", "l1=[0.1,0.03]", "cv=3")
-    yield cell("l2=path, softmax, sparse", *of_kind("sparse", "y3"), "optimizer=lbfgs", "l2=[1,0.1]", "cv=3")
+    lbfgs = ["optimizer=lbfgs", "tolerance=1e-20"]  # as in the matrix
+    yield cell("l2=path, softmax, sparse", *of_kind("sparse", "y3"), *lbfgs, "l2=[1,0.1]", "cv=3")
     yield cell("text", "dataset=text", "dataset.path=text.csv", "dataset.target=topic", *newton)
     yield cell(
         "text, mapped, adam",
@@ -200,6 +216,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scipy.sparse.save_npz(folder / "x.npz", scipy.sparse.csr_matrix(wide))
     np.save(folder / "y2.npy", y2)
     np.save(folder / "y3.npy", y3)
+    many = draw.normal(size=(MANY, 20))
+    logit = many[:, :5].sum(1)
+    labels = {"y2": logit > draw.logistic(size=MANY), "y3": np.digitize(logit + draw.logistic(size=MANY), [-1, 1])}
+    columns = {f"x{number}": many[:, number] for number in range(20)} | {key: one + 0 for key, one in labels.items()}
+    (folder / "many").mkdir()
+    pq.write_table(pa.table(columns), folder / "many" / "all.parquet", row_group_size=MANY // 4)
+    factors = draw.normal(size=(5000, 20))  # with which descent is stable
+    np.save(folder / "wide.npy", factors @ draw.normal(size=(20, 600)) / 4 + 0.1 * draw.normal(size=(5000, 600)))
+    np.save(folder / "wide_y2.npy", (factors[:, 0] > draw.logistic(size=5000)) + 0)
+    np.save(folder / "wide_y3.npy", np.digitize(factors[:, 0] + draw.logistic(size=5000), [-1, 1]))
     words = np.array([f"word{number}" for number in range(30)])
     lines = [f"{' '.join(words[draw.integers(0, 10, 6) + 10 * label % 25])},topic {label}" for label in y3.tolist()]
     (folder / "text.csv").write_text("text,topic\n" + "\n".join(lines) + "\n")
@@ -269,7 +295,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
 QUICK = (
     *("newton, binary, mapped", "lbfgs, softmax, sparse", "sgd, softmax, mapped", "adam, one-vs-rest, sparse"),
     *("offset, l1 of a list, memory", "weights, mapped", "l2=path, mapped", "polish, memory", "sgd, cv, memory"),
-    *("text, mapped, adam", "augmentation, sgd"),
+    *("text, mapped, adam", "augmentation, sgd", "large, lbfgs, softmax, memory"),
 )
 """Names of the runs of the default suite: each optimizer, loss and kind, and what has faults of its own."""
 
@@ -286,7 +312,7 @@ def assert_same_answers(cells: Sequence[Cell], rows: Path, folder: Path, size: i
 
 
 def test_runs_of_two_processes_give_the_answer_of_one(rows: Path, tmp_path: Path) -> None:
-    cells = [one for one in (*matrix(), *others()) if one.name in QUICK]
+    cells = [one for one in (*matrix(), *large(), *others()) if one.name in QUICK]
     assert len(cells) == len(QUICK)
     assert_same_answers(cells, rows, tmp_path, 2)
 
@@ -311,4 +337,4 @@ def test_rows_are_mapped_by_all_processes_where_one_must(rows: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_run_of_several_processes_gives_the_answer_of_one(rows: Path, tmp_path: Path, size: int) -> None:
-    assert_same_answers([*matrix(), *others()], rows, tmp_path, size)
+    assert_same_answers([*matrix(), *large(), *others()], rows, tmp_path, size)

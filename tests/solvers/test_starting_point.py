@@ -113,7 +113,7 @@ def test_a_start_from_a_sample_is_improved_by_a_step_with_the_gradient_of_more_r
     if rare:  # a column that is almost constant in the sample
         features = torch.cat([features, (torch.arange(160_000) % 32_000 == 0).float().unsqueeze(1)], dim=1)
     memory = MemoryRows(features, labels)
-    memory.block_rows = 4000
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 4000)
     problem = problem_of(memory, Objective("bce", l2=1e-4))
     best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
     excess = []
@@ -130,11 +130,10 @@ def test_a_start_from_a_sample_is_improved_by_a_step_with_the_gradient_of_more_r
 def test_a_sample_without_a_class_or_any_weight_leaves_a_good_start(without: str) -> None:
     features, _ = correlated_rows(160_000, 2, 2)
     number = torch.arange(len(features))
-    drawn_ones = number % 20 == 0  # the first of 20 blocks
+    drawn_ones = number % 11 == 0  # the sample
     labels = ((number % 7999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
     weights = (~drawn_ones).double() if without == "any weight" else None
     memory = MemoryRows(features, labels, weights)
-    memory.block_rows = 8000
     problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
     state = SolverState(problem, problem.zeros())
     drive(start(state, newton), memory)

@@ -380,16 +380,10 @@ def test_an_empty_block_changes_nothing() -> None:
 def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: str, weighted: bool) -> None:
     problem, memory = stated(kind, weighted=weighted)
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    some = EvaluateSample(problem, problem.model, point, rows=40)
+    some = EvaluateSample(problem, problem.model, point, every=4)
     run_pass(memory, some)
-    interleaved = memory.interleaved_blocks()
-    first = [block for block, _ in zip(interleaved, range(2), strict=False)]  # 30 rows each, drawn from everywhere
-    weights = [block.sample_weight for block in first if block.sample_weight is not None]
-    rows = Batch(
-        torch.cat([block.features for block in first]),
-        torch.cat([block.labels for block in first]),
-        torch.cat(weights) if weights else None,
-    )
+    weight = None if memory.sample_weight is None else memory.sample_weight[::4]
+    rows = Batch(memory.features[::4], memory.labels[::4], weight)
     whole = Evaluate(problem.sub(rows), problem.model, point)
     whole.add(rows)
     assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)

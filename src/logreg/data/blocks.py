@@ -264,7 +264,11 @@ def block_loader(
     blocks = max(1, -(-num_rows // (batch_size * block_batches)))
     shuffle = shuffle and batch_size < num_rows
     in_order = is_mapped or is_sparse(dataset.features)
-    run_rows = max(2, RUN_BYTES // max(1, dataset.row_bytes)) if is_mapped else 1
-    fixed = interleaved_from_epoch
-    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, fixed, in_order, processes, run_rows)
+    run, fixed = run_rows(dataset) if is_mapped else 1, interleaved_from_epoch
+    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, fixed, in_order, processes, run)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
+
+
+def run_rows(dataset: BlockDataset) -> int:
+    """Rows of a run that is read at once, where they lie in files: as many as `RUN_BYTES`, and 2 at least."""
+    return max(2, RUN_BYTES // max(1, dataset.row_bytes))

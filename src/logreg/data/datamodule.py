@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from logreg.csr import arrays_of, converted, csr, is_sparse, num_bytes
 from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
 from logreg.data.base import BayesClassifier, ColumnSource, Dataset, MappedSource, RawData, Table
-from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
+from logreg.data.blocks import BlockDataset, FeatureReader, block_loader, run_rows
 from logreg.data.encoding.columns import Columns
 from logreg.data.formats.cache import ArrayFiles, load_arrays, load_or_write_arrays, referenced
 from logreg.data.leaks import Leaks, find_leaks
@@ -512,7 +512,7 @@ class TensorDataModule(pl.LightningDataModule):
             device or torch.device("cpu"),
             self.facts.largest_offset is not None,
             processes,
-            self._prepared.is_mapped,
+            run_rows(self._blocks(split)) if self._prepared.is_mapped else 1,
         )
 
     def labels(self, split: Split) -> Tensor:

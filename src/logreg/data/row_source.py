@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from logreg.csr import is_sparse
@@ -20,7 +22,7 @@ class SplitRows(BlockedRows):
         device: torch.device,
         has_offset: bool = False,
         processes: Processes | None = None,
-        is_mapped: bool = False,
+        run_rows: int = 1,
     ) -> None:
         """Rows of ``dataset``, moved to ``device`` block by block where they lie elsewhere.
 
@@ -29,10 +31,11 @@ class SplitRows(BlockedRows):
             device: Device of the blocks.
             has_offset: Whether their last feature is the offset.
             processes: The processes that share the split; ``None`` where ``dataset`` has all of its rows.
-            is_mapped: Whether the features lie in files that may be larger than memory: they are read in order.
+            run_rows: Rows of a run that is read at once, from 2 on, where the features lie in files that may be larger
+                than memory; the same in all processes.
         """
         self._dataset, self._device, self._has_offset, self.processes = dataset, device, has_offset, processes
-        self._is_mapped, self.may_be_held = is_mapped, not is_mapped
+        self._run_rows, self.may_be_held, self.first = run_rows, run_rows == 1, dataset.first
         self.num_rows, self.num_features = len(dataset), dataset.features.shape[1] - has_offset
         self.is_sparse = is_sparse(dataset.features)
         self.block_rows = max(1, BLOCK_BYTES // max(dataset.row_bytes, 1))
@@ -40,11 +43,17 @@ class SplitRows(BlockedRows):
             nonzeros = dataset.features.values().shape[0]
             self.block_rows = sparse_block_rows(dataset.features.shape[0], nonzeros, self.num_features)
 
-    @property
-    def has_random_access(self) -> bool:
-        """Whether the rows are dense and in memory."""
-        return not (self.is_sparse or self._is_mapped)
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or one row or one run in ``every``; see `RowSource`."""
+        run = self._run_rows
+        if every == 1 or run == 1:
+            yield from super().blocks(every)
+            return
+        for start in range(self.first // (run * every) * run * every, self.first + self.num_rows, run * every):
+            places = range(max(start - self.first, 0), min(start + run - self.first, self.num_rows))
+            if places:
+                yield self._block(slice(places.start, places.stop))
 
-    def _block(self, positions: slice) -> Batch:
-        block = self._dataset[positions].to(self._device)
+    def _block(self, places: slice) -> Batch:
+        block = self._dataset[places].to(self._device)
         return with_offset_apart(block) if self._has_offset else block

@@ -100,15 +100,11 @@ class _RowsWithColumns:
         self._model = RowModel(likelihood, found)
         self.num_rows, self.num_features = rows.num_rows, rows.num_features + size
         self.is_sparse, self.may_be_held = rows.is_sparse, rows.may_be_held
-        self.has_random_access, self.processes = rows.has_random_access, rows.processes
+        self.processes = rows.processes
 
-    def blocks(self) -> Iterator[Batch]:
-        """All rows in order."""
-        return map(self._with_columns, self._likelihood.rows.blocks())
-
-    def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows; see `RowSource`."""
-        return map(self._with_columns, self._likelihood.rows.interleaved_blocks())
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or one in ``every``; see `RowSource`."""
+        return map(self._with_columns, self._likelihood.rows.blocks(every))
 
     def _with_columns(self, block: Batch) -> Batch:
         features = converted(block.features, torch.float64)

@@ -301,7 +301,7 @@ def bound_by_solution(
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for requested in EXACT[choose_optimizer(problem)[0]](state):
             run_pass(rows, requested)
-            passes += not requested.ends_early
+            passes += requested.is_full
             if state.gap <= target * (known.value - state.value):  # the optimizer's estimate
                 solved = bound_of(problem, state.solution, rows)
                 if solved.gap <= accuracy * (known.value - solved.value):

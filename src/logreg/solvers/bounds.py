@@ -57,7 +57,7 @@ from logreg.solvers.passes.precise import (
     centered_coordinates,
     uncentered_coordinates,
 )
-from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem, column_parts
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
@@ -174,7 +174,7 @@ def bound(
         if problem.is_sparse and not hessian:
             inner = uncentered_coordinates(problem)
         else:
-            inner = centered_coordinates(problem, (yield from request(RowSample(problem))))
+            inner = centered_coordinates(problem, (yield from sampled_rows(problem)))
         moved = moved_to(own, inner, point)
         measured = yield from request(EvaluatePrecisely(problem, inner, moved, hessian))
         evaluation = measured.evaluation

@@ -49,7 +49,7 @@ from logreg.solvers.passes.precise import (
     accumulated,
     centered_coordinates,
 )
-from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_FEATURE_RMS = 10.0
@@ -286,7 +286,7 @@ def _with_hessian(
     """The point measured together with its Hessian, which takes a pass where it is not known yet."""
     coordinates, moved = at.coordinates, at.point
     if measured is None:
-        coordinates = centered_coordinates(problem, (yield from request(RowSample(problem))))
+        coordinates = centered_coordinates(problem, (yield from sampled_rows(problem)))
         moved = moved_to(own, coordinates, point)
     if measured is None or measured.evaluation.hessian is None:
         measured = yield from request(EvaluatePrecisely(problem, coordinates, moved, hessian=True))

@@ -302,7 +302,7 @@ def fit(
         if not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)
-                passes += not requested.ends_early
+                passes += requested.is_full
                 if watch is not None:
                     watch(state, requested)
                 if passes >= max_passes:

@@ -20,7 +20,17 @@ from torch import Tensor
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
 from logreg.processes import Accumulators
-from logreg.rows import MemoryRows, RowSource, chosen_rows, first_position, joined, logit_rows, parts, row_weights
+from logreg.rows import (
+    MemoryRows,
+    RowSource,
+    chosen_rows,
+    first_position,
+    joined,
+    logit_rows,
+    parts,
+    places_in,
+    row_weights,
+)
 from logreg.solvers.kernels import logits_of
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.minimum_norm import move_to_minimum_norm
@@ -100,7 +110,7 @@ def fit_folds(
     for number, fold in enumerate(without):
         own, mine = problem, rows
         if fold is not None:
-            mine = _rows_without(rows, of_own_rows, fold)
+            mine = _rows_without(rows, of_own_rows, fold, first)
             own = _problem_of(problem, int((folds != fold).sum()), problem.total_weight - float(totals[fold]))
         path = {Strength(point.l2, point.l1): point for point in (batch[number] if batch else ())}
         path = _completed(own, mine, order, path, tolerance, seed, known[number] if known else ())
@@ -214,40 +224,29 @@ def _problem_of(problem: Problem, rows: int, total_weight: float) -> Problem:
     return replace(problem, rows=rows, total_weight=total_weight, nonzeros=nonzeros)
 
 
-def _rows_without(rows: RowSource, folds: Tensor, fold: int) -> RowSource:
-    """The rows but those of a fold: copied once where they are sparse or of one block, else block by block."""
+def _rows_without(rows: RowSource, folds: Tensor, fold: int, first: int) -> RowSource:
+    """The rows but those of a fold: copied once where they are sparse or of one block, else block by block.
+
+    ``folds`` are those of the rows of this process, (n,); ``first`` is the position of the first of them.
+    """
     is_alone = rows.processes is None
     if isinstance(rows, MemoryRows) and is_alone and (rows.is_sparse or rows.num_rows <= rows.block_rows):
         return rows.at((folds != fold).nonzero()[:, 0])
-    return _WithoutFold(rows, folds, fold)
+    return _WithoutFold(rows, folds != fold, first)
 
 
 class _WithoutFold:
     """A `RowSource` without the rows of one fold; the others are copied block by block."""
 
-    def __init__(self, rows: RowSource, folds: Tensor, fold: int) -> None:
-        self._rows, self._held_out = rows, folds == fold
-        self.num_rows, self.num_features = int((~self._held_out).sum()), rows.num_features
-        self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
+    def __init__(self, rows: RowSource, is_kept: Tensor, first: int) -> None:
+        self._rows, self._is_kept, self._first = rows, is_kept, first
+        self.num_rows, self.num_features, self.is_sparse = int(is_kept.sum()), rows.num_features, rows.is_sparse
         self.may_be_held, self.processes = rows.may_be_held, rows.processes
-        self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
-        """Blocks of a pass, where block i of n has the rows i, i + n, i + 2 n, ..."""
 
-    def blocks(self) -> Iterator[Batch]:
-        """All rows in order."""
-        return self._filtered(self._rows.blocks(), self._held_out.split([len(b.labels) for b in self._rows.blocks()]))
-
-    def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows, each block a sample of them where rows have random access."""
-        if not self.has_random_access:
-            return self.blocks()
-        return self._filtered(
-            self._rows.interleaved_blocks(), [self._held_out[i :: self._number] for i in range(self._number)]
-        )
-
-    def _filtered(self, blocks: Iterator[Batch], held_out: Sequence[Tensor]) -> Iterator[Batch]:
-        for block, out in zip(blocks, held_out, strict=True):
-            kept = (~out).nonzero()[:, 0].to(block.labels.device)
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or those of one in ``every`` that are left; see `RowSource`."""
+        for block in self._rows.blocks(every):
+            kept = self._is_kept[places_in(block, self._first)].nonzero()[:, 0].to(block.labels.device)
             if len(kept):
                 yield chosen_rows(block, kept)
 
@@ -327,26 +326,12 @@ class Reweighted:
     def __init__(self, rows: RowSource, weights: Tensor) -> None:
         self._rows, self._weights = rows, weights
         self.num_rows, self.num_features = rows.num_rows, rows.num_features
-        self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
-        self.may_be_held = rows.may_be_held
-        self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
-        """Blocks of a pass, where block i of n has the rows i, i + n, i + 2 n, ..."""
+        self.is_sparse, self.may_be_held = rows.is_sparse, rows.may_be_held
 
-    def blocks(self) -> Iterator[Batch]:
-        """All rows in order."""
-        first = 0
-        for block in self._rows.blocks():
-            last = first + len(block.labels)
-            yield block._replace(sample_weight=self._weights[first:last].to(block.features))
-            first = last
-
-    def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows, each block a sample of them where rows have random access."""
-        if not self.has_random_access:
-            yield from self.blocks()
-            return
-        for place, block in enumerate(self._rows.interleaved_blocks()):
-            yield block._replace(sample_weight=self._weights[place :: self._number].to(block.features))
+    def blocks(self, every: int = 1) -> Iterator[Batch]:
+        """The rows in order, or one in ``every``; see `RowSource`."""
+        for block in self._rows.blocks(every):
+            yield block._replace(sample_weight=self._weights[places_in(block)].to(block.features))
 
 
 def _weights_of(block: Batch, problem: Problem) -> Tensor:

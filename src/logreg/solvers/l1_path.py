@@ -176,7 +176,7 @@ def fit_elastic_net_path(
             yield from working_set.continue_with(state)
         for requested in working_set.solve():
             yield requested
-            passes += not requested.ends_early
+            passes += requested.is_full
         solved = copy(state)  # the next strength starts in the solver's own coordinates
         yield from move_to_minimum_norm(solved)
         assert solved.bound is not None
@@ -189,6 +189,6 @@ def _fitted_alone(strength: Strength, state: SolverState) -> PassRequests[PathPo
     passes = 0
     for requested in EXACT["newton"](state):
         yield requested
-        passes += not requested.ends_early
+        passes += requested.is_full
     assert state.bound is not None
     return PathPoint(state.solution, state.bound, state.converged, passes, strength.l2, strength.l1)

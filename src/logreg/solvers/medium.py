@@ -30,12 +30,12 @@ from logreg.solvers.line_search import (
     satisfies_armijo,
 )
 from logreg.solvers.newton_bound import bound_by_sample
-from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive, request
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.passes.sampling import sampled_rows, thinned
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton_steps import FLOAT32_END_TOL
-from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows, thinned
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows
 from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
 
 Array = np.ndarray[Any, Any]
@@ -370,7 +370,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         The passes over the rows.
     """
     problem = state.problem
-    batch = drive(request(RowSample(problem)), rows)
+    batch = drive(sampled_rows(problem), rows)
     few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // MOMENT_ROWS)))
     at = choose_coordinates(problem, few, every_scale=True)
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):

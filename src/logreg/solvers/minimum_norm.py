@@ -27,7 +27,7 @@ from torch import Tensor
 from logreg.errors import DivergedError
 from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
-from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState, certified
 
@@ -138,7 +138,7 @@ def find_null_space(problem: Problem, coordinates: Coordinates | None = None) ->
         DivergedError: Squares of the rows are not finite.
     """
     if coordinates is None:
-        coordinates = choose_coordinates(problem, (yield from request(RowSample(problem))), every_scale=True)
+        coordinates = choose_coordinates(problem, (yield from sampled_rows(problem)), every_scale=True)
     triangle = yield from request(TriangularFactor(problem, coordinates))
     size = torch.linalg.vector_norm(triangle, dim=0)
     if not bool(size.isfinite().all()):

@@ -198,7 +198,7 @@ class PathFitter:
         self._inverse = inverse = None  # the solver frees its memory when it makes another one
         for requested in newton(state, self._tolerance) if uses_model else EXACT["newton"](state):
             yield requested
-            passes += not requested.ends_early
+            passes += requested.is_full
             if passes >= self._passes_left:
                 break
         if state.bound is None and uses_model and state.predicted_decrease < self._tolerance:

@@ -40,7 +40,7 @@ from logreg.solvers.passes.columns import (
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.moments import sparse_coordinates
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
-from logreg.solvers.passes.sampling import RowSample
+from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState, certified, keep_bound, within
 
@@ -174,7 +174,7 @@ def _coordinates(problem: Problem) -> PassRequests[tuple[Coordinates, Coordinate
     """The coordinates of the solver, in which no mean is large, and those in which features have about unit size."""
     if problem.is_sparse:
         return problem.model, (yield from sparse_coordinates(problem))
-    sample = yield from request(RowSample(problem))
+    sample = yield from sampled_rows(problem)
     step = max(1, len(sample.labels) // COORDINATE_ROWS)
     units = choose_coordinates(problem, chosen_rows(sample, slice(None, None, step)), every_scale=True)
     model = problem.model

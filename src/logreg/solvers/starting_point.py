@@ -7,7 +7,7 @@ on few rows, or with cheap steps, replaces these passes:
 2. A Hessian that can be held, and many rows: the problem is solved on a sample.  The Hessian H of the sample is nearly
    that of all rows, while its gradient is 0 at its own optimum.  One Newton step H^-1 g with the gradient g of more
    rows follows (a Newton step with a subsampled Hessian).
-3. No Hessian, many rows, and correlated features: two passes of stochastic gradient descent with a step that falls to
+3. No Hessian, many rows, and correlated features: stochastic gradient descent on a sample with a step that falls to
    zero.  Where features are not correlated, quasi-Newton steps from zero need no more steps than from there.
 4. Large offsets, as the logarithm of a large exposure: the intercept starts at minus their mean.  At zero all rows
    would have probabilities near 0 or 1, where the curvature vanishes.
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from logreg.csr import converted
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, chosen_rows, part_rows, parts
+from logreg.rows import MemoryRows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
@@ -39,7 +39,7 @@ from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.moments import MeanOffset, sparse_coordinates
-from logreg.solvers.passes.sampling import RowSample, StochasticDescent
+from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
@@ -56,7 +56,7 @@ The product is the number of multiplications that one Hessian takes.
 """
 
 MIN_STOCHASTIC_ROWS = 5000
-"""Rows from which stochastic gradient descent gets near the optimum in two passes, of 20 steps with 256 rows each."""
+"""Rows from which stochastic gradient descent gets near the optimum before it fits the noise of so few rows."""
 
 MIN_STOCHASTIC_PARAMETERS = 1000
 """Parameters from which stochastic gradient descent saves time: with fewer, the fixed time of its many steps is more
@@ -69,8 +69,12 @@ MIN_CORRELATION = 2.0
 """Largest eigenvalue of the features' correlations, as a multiple of that of uncorrelated features in as many rows,
 from which stochastic gradient descent saves steps."""
 
-STOCHASTIC_PASSES = 2
-"""Passes of stochastic gradient descent that replace a start at zero."""
+STOCHASTIC_SAMPLE = 2
+"""Size of the sample of stochastic gradient descent, relative to that of other samples: on fewer rows it fits their
+noise."""
+
+STOCHASTIC_STEPS = 120
+"""Steps of stochastic gradient descent that replace a start at zero: as many as save more passes than they cost."""
 
 STOCHASTIC_STEP_FACTOR = 4
 """First step of stochastic gradient descent, relative to half the largest stable step of gradient descent at zero.
@@ -95,8 +99,9 @@ NEAR_SAMPLE_TOL = 0.003
 MAX_SAMPLE_STEPS = 50
 """Newton steps on a small sample at most."""
 
-EXTRA_ROWS_DIVISOR = 8
-"""One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
+EXTRA_ROWS_DIVISOR = 9
+"""One row in 9 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 9 of a pass.
+The number is odd for the reason of `LEAST_ODD_SPACING`."""
 
 HESSIAN_PASSES = {False: 2, True: 4}
 """Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way.
@@ -149,7 +154,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
             yield from solve_sparse_rows(state)
             return torch.float64
         return problem.dtype
-    sample = yield from request(RowSample(problem))
+    sample = yield from sampled_rows(problem)
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     coordinates = choose_coordinates(problem, sample, every_scale=True)
@@ -244,7 +249,7 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
     own = Coordinates(coordinates.center[common], coordinates.scale[common])
     if len(common) < problem.num_features:
         few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
-    narrow = replace(problem, model=model, dtype=torch.float32)
+    narrow = replace(problem, model=model)
     inner = SolverState(narrow.sub(few), narrow.zeros())
     avoids = avoids_hessian(problem) and not state.plain
     memory, tolerance = MemoryRows(*few), SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL
@@ -255,16 +260,15 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
             run_pass(memory, requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
-    more = problem.rows // EXTRA_ROWS_DIVISOR
-    if not (avoids or more >= 2 * len(sample.labels)):
+    if not (avoids or problem.rows >= 2 * EXTRA_ROWS_DIVISOR * len(sample.labels)):
         return
     narrow = narrow.sub(sample)
-    curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)
+    curved = Evaluate(narrow, own, inner_point, hessian=problem.dtype)
     run_pass(MemoryRows(*sample), curved)
     now = curved.result()
     assert now.hessian is not None
     factored_hessian = factor_hessian(narrow, now.hessian, own)
-    if factored_hessian.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
+    if factored_hessian.smallest_pivot < SINGULAR_PIVOT[problem.dtype]:
         return  # along a direction without curvature in the sample the length of a step is not determined
     gradient = now.gradient
     if avoids:
@@ -279,18 +283,12 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
 
         state.inverse = LimitedMemoryInverse(apply_inverse, problem, problem.penalties(coordinates)[0])
     else:
-        now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
+        now = yield from request(EvaluateSample(problem, coordinates, state.point, EXTRA_ROWS_DIVISOR))
         gradient = now.gradient[:, chosen]
     step = factored_hessian.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:
         state.point = centered(problem, state.point.index_add(1, chosen, -step))
-
-
-def thinned(sample: Batch, rows: int) -> Batch:
-    """So many rows of a sample, evenly spaced: a copy."""
-    some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
-    return chosen_rows(sample, some)
 
 
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
@@ -355,21 +353,17 @@ def largest_eigenvalue(coordinates: Coordinates, sample: Batch) -> float:
 
 
 def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[None]:
-    """Moves a start at zero to the end of a few passes of stochastic gradient descent.
+    """Moves a start at zero to the end of stochastic gradient descent on a sample, which is larger than ``sample``.
 
     The start stays at zero if f of the sample is no lower at that end: with rows that are far larger than most,
     stochastic gradient descent diverges.
     """
-    problem = state.problem
+    problem, rows = state.problem.sub(sample), (yield from sampled_rows(state.problem, STOCHASTIC_SAMPLE))
     step = STOCHASTIC_STEP_FACTOR * stable_step(problem, state.coordinates, sample._replace(sample_weight=None))
-    point = state.point
-    for number in range(STOCHASTIC_PASSES):
-        point = yield from request(
-            StochasticDescent(problem, state.coordinates, point, step, number, STOCHASTIC_PASSES)
-        )
-    there, zero = (_value(problem.sub(sample), state.coordinates, at, sample) for at in (point, state.point))
+    point = stochastic_descent(state.problem.sub(rows), state.coordinates, rows, step, STOCHASTIC_STEPS)
+    there, zero = (_value(problem, state.coordinates, at, sample) for at in (point, state.point))
     if there < zero:
-        state.point = centered(problem, point)
+        state.point = centered(state.problem, point)
 
 
 def _value(problem: Problem, coordinates: Coordinates, point: Tensor, rows: Batch) -> float:

@@ -275,8 +275,7 @@ class LogisticModule(pl.LightningModule):
         if not self.is_stochastic_now:
             if self.progress is None:
                 self._begin_exact()
-            if self.processes is not None:
-                self._make_early_passes()
+            self._make_early_passes()
             return
         assert self.lr is not None
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
@@ -399,27 +398,19 @@ class LogisticModule(pl.LightningModule):
         self._requested: Pass[Any] | None = next(self._requests)
 
     def _make_early_passes(self) -> None:
-        """Makes the passes up to one that needs all rows.
-
-        A process without rows has no block that would end them, as `_gather` does where there is one process.
-        """
+        """Makes the passes up to one that needs all rows."""
         rows = self.trainer.datamodule.row_source("train", self.device)  # type: ignore[attr-defined]  # Lightning sets it
-        while self._requested is not None and self._requested.ends_early:
+        while self._requested is not None and not self._requested.is_full:
             run_pass(rows, self._requested)
             self._requested = next(self._requests, None)
 
     def _gather(self, block: Batch) -> None:
-        """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
-        if not len(block.labels):  # of a process without rows
+        """Adds the block to the pass under way; that of a process without rows is empty."""
+        if self._requested is None or not len(block.labels):
             return
         if block.features.dtype == torch.uint8:
             block = block._replace(features=self._of_bytes(block.features, self.dtype_of_arithmetic))
-        while self._requested is not None:
-            self._requested.add(block)
-            if not self._requested.done:
-                return
-            finish_pass(self._requested, self.processes)
-            self._requested = next(self._requests, None)
+        self._requested.add(block)
 
     def _end_pass(self) -> None:
         """Ends a pass: the exact optimizer uses its sums, and the parameters become the point that it has reached."""

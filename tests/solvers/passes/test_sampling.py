@@ -12,8 +12,8 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.sampling import RowSample, StochasticDescent
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Problem, choose_coordinates
 
 
@@ -53,18 +53,25 @@ def test_a_sample_has_rows_that_weigh_however_few_they_are(stride: int, monkeypa
     for first in range(stride):  # one row of so many weighs, or all others do
         one = (torch.arange(problem.rows) % stride == first).double()
         for weight in (one, 1 - one):
-            sample = drive(request(RowSample(problem)), MemoryRows(rows.features, rows.labels, weight))
+            sample = drive(sampled_rows(problem), MemoryRows(rows.features, rows.labels, weight))
             assert sample.sample_weight is not None
             assert 30 <= len(sample.labels) <= 60
             assert bool((sample.sample_weight == 1).all())
 
 
-def test_a_first_block_without_weight_is_left_out_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.rows.BLOCK_ROWS", 100)  # block i of 4 has the rows i, i + 4, ...
+@pytest.mark.parametrize("block_rows", [7, 400])
+def test_a_sample_is_spread_over_all_rows(block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 110)
     problem, rows = stated(400)
-    weight = (torch.arange(400) % 4 == 2).double()
-    sample = drive(request(RowSample(problem)), MemoryRows(rows.features, rows.labels, weight))
-    assert torch.equal(sample.features, rows.features[2::4])
+    memory = MemoryRows(*rows)
+    memory.block_rows = block_rows
+    assert torch.equal(drive(sampled_rows(problem), memory).features, rows.features[::4])
+
+
+def test_a_sample_of_rows_in_pairs_has_both_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 40)
+    problem, rows = stated(400)  # one of two rows is of class 1
+    assert drive(sampled_rows(problem), MemoryRows(*rows)).labels.bincount().tolist() == [19, 18]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -72,13 +79,14 @@ def test_one_batch_of_stochastic_descent_is_a_step_along_the_gradient(weighted: 
     problem, rows = stated(200, weighted)
     coordinates = choose_coordinates(problem, rows, every_scale=True)
     problem = replace(problem, dtype=torch.float64)
-    point = torch.randn(1, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    moved = drive(request(StochasticDescent(problem, coordinates, point, 0.3)), MemoryRows(*rows))
+    moved = stochastic_descent(problem, coordinates, rows, 0.3, steps=2)
     x = (rows.features - coordinates.center) / coordinates.scale
     weight = torch.ones(200).double() if rows.sample_weight is None else rows.sample_weight
-    residuals = (torch.sigmoid(x @ point[0, :-1] + point[0, -1]) - rows.labels) * weight / weight.sum()
-    gradient = torch.cat([residuals @ x, residuals.sum().unsqueeze(0)]) + problem.penalties(coordinates)[0] * point[0]
-    torch.testing.assert_close(moved[0], point[0] - 0.3 * gradient, rtol=1e-10, atol=1e-12)
+    x, point = torch.cat([x, torch.ones(200, 1).double()], dim=1), torch.zeros(5).double()
+    for length in (0.3, 0.15):  # two steps on one batch: their length falls as a cosine
+        residuals = (torch.sigmoid(x @ point) - rows.labels) * weight / weight.sum()
+        point = point - length * (residuals @ x + problem.penalties(coordinates)[0] * point)
+    torch.testing.assert_close(moved[0], point, rtol=1e-10, atol=1e-12)
 
 
 def column(values: list[float]) -> Tensor:

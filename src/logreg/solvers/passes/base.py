@@ -91,10 +91,7 @@ class Pass(Generic[Result]):
         maxima: Names of attributes of which the elementwise maximum over processes is taken.
         samples: Names of attributes that are lists and are concatenated over processes.
         dtype: Floating type of the arithmetic within a block.
-        ends_early: Whether a block or none is enough, which is known before the pass, the same in all processes; most
-            passes need all rows.
-        done: Whether this process needs no more rows.
-        interleaved: Whether each block should be a sample of all rows.
+        every: One row in so many is enough, 0 for none; see `RowSource.blocks`.
         copies: Whether features are copied.
         takes_sparse: Whether `accumulate` takes sparse features, from whose sums the mean is subtracted; else it gets
             them as dense ones, a few rows at a time.
@@ -103,9 +100,7 @@ class Pass(Generic[Result]):
     sums: ClassVar[tuple[str, ...]] = ()
     maxima: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[tuple[str, ...]] = ()
-    ends_early = False
-    done = False
-    interleaved = False
+    every = 1
     copies = False
     takes_sparse = False
 
@@ -129,6 +124,11 @@ class Pass(Generic[Result]):
             # After a shift, only the rounding errors of center and scale are left to correct.
             center, by = coordinates.center - center.double(), by.double()
             self._fold = Coordinates(center * by, coordinates.scale * by)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it needs all rows, and so counts as a pass; others take a sample, or none."""
+        return self.every == 1
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
@@ -233,11 +233,8 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
 
 def run_pass(source: RowSource, requested: Pass[Any]) -> None:
     """Makes a pass over the rows of this process, and combines the accumulators of all that share the split."""
-    if not requested.done:
-        for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
-            requested.add(block)
-            if requested.done:
-                break
+    for block in source.blocks(requested.every) if requested.every else ():
+        requested.add(block)
     finish_pass(requested, source.processes)
 
 

@@ -172,14 +172,14 @@ class GatherColumns(Pass[None]):
         size = rows.problem.rows * (len(rows.features) + len(features) + 1)
         most = max(rows.problem.numel, SMALL_HELD_NUMEL) if rows.problem.is_sparse else MAX_HELD_NUMEL
         self._room = rows.make_room(len(features)) if size <= most and rows.columns is not None else None
-        self.ends_early = self.done = self._room is None
+        self.every = int(self._room is not None)
 
     def add(self, block: Batch) -> None:
         """Copies the columns of a block."""
-        if self._room is not None:
-            part = slice(self._first, self._first + len(block.labels))
-            self.rows.select(block.features, self.new, self._room[:, part])
-            self._first = part.stop
+        assert self._room is not None
+        part = slice(self._first, self._first + len(block.labels))
+        self.rows.select(block.features, self.new, self._room[:, part])
+        self._first = part.stop
 
     def finish(self) -> None:
         """Counts the new features among those of the working set."""
@@ -192,7 +192,7 @@ class GatherColumns(Pass[None]):
 
 
 class HeldPass(Pass[Result]):
-    """A pass over the held rows; it reads no block, unless it needs columns that are not held."""
+    """A pass over the held rows; it reads no other rows, unless it needs columns that are not held."""
 
     def __init__(self, rows: HeldRows) -> None:
         self.rows, self.problem = rows, rows.problem
@@ -203,14 +203,9 @@ class HeldPass(Pass[Result]):
         return self.rows.coordinates.center.new_zeros(shape)
 
     @property
-    def ends_early(self) -> bool:  # type: ignore[override]  # an attribute of others
-        """Whether the columns are held, or not needed."""
-        return self.rows.columns is not None or not self.needs_columns
-
-    @property
-    def done(self) -> bool:  # type: ignore[override]  # an attribute of others
-        """The same: blocks are not needed then."""
-        return self.ends_early
+    def every(self) -> int:  # type: ignore[override]  # an attribute of others
+        """0 where the columns are held, or not needed."""
+        return int(self.rows.columns is None and self.needs_columns)
 
     @property
     def needs_columns(self) -> bool:
@@ -218,9 +213,7 @@ class HeldPass(Pass[Result]):
         return True
 
     def add(self, block: Batch) -> None:
-        """Takes this block, where the columns are not held."""
-        if self.done:
-            return
+        """Takes the held rows of a block, whose columns are not held."""
         rows, size = self.rows, len(block.labels)
         if is_sparse(block.features):  # which may have many more rows than a block of dense ones
             size = max(MAX_PART_NUMEL // (len(rows.features) + 1), 1)
@@ -231,10 +224,10 @@ class HeldPass(Pass[Result]):
             self.take(part, torch.cat([rows.intercept_column(len(some.labels)), selected]))
 
     def finish(self) -> None:
-        """Takes the held rows, in parts, where no block was needed."""
-        rows, columns = self.rows, self.rows.columns
-        if not self.done:
+        """Takes all held rows, in parts, where their columns are held or not needed."""
+        if self.every:
             return
+        rows, columns = self.rows, self.rows.columns
         columns = rows.intercept_column(0) if columns is None else columns
         number, size = rows.labels.shape[0], max(MAX_PART_NUMEL // columns.shape[0], 1)
         for first in range(0, number, size):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.facts import Batch
 from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem, column_parts
@@ -241,29 +240,17 @@ class Evaluate(Pass[Derivatives]):
 
 
 class EvaluateSample(Evaluate):
-    """The objective and its gradient over a sample of about ``rows`` rows of each process.
-
-    The pass reads all blocks and ignores those after the sample: otherwise, in training, the next pass, which may need
-    all rows, would start in the middle of the rows.
-    """
+    """The objective and its gradient over one row in ``every``."""
 
     sums: ClassVar[tuple[str, ...]] = (*Evaluate.sums, "_rows", "_weight")
-    interleaved = True
 
-    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, rows: int) -> None:
-        """``rows`` is the size of the sample; it ends with the block that reaches it."""
+    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, every: int) -> None:
         super().__init__(problem, coordinates, point)
-        self._wanted, self._seen, self._rows, self._weight = rows, 0, self.zeros(), self.zeros()
-
-    def add(self, block: Batch) -> None:
-        """Takes one block of rows, until the sample is complete."""
-        if self._seen < self._wanted:
-            super().add(block)
+        self.every, self._rows, self._weight = every, self.zeros(), self.zeros()
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Counts the rows and their weights."""
         super().accumulate(rows)
-        self._seen += len(rows.labels)
         self._rows += len(rows.labels)
         self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)
 

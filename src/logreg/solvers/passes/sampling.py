@@ -1,4 +1,4 @@
-"""A sample of the rows, and a pass of stochastic gradient descent."""
+"""A sample of the rows, and stochastic gradient descent on it."""
 
 from __future__ import annotations
 
@@ -7,110 +7,101 @@ import math
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse
 from logreg.facts import Batch
-from logreg.processes import Processes
-from logreg.rows import chosen_rows, joined, part_rows, parts
-from logreg.solvers.passes.base import Pass, PreparedRows
+from logreg.losses import one_vs_rest
+from logreg.rows import chosen_rows, joined, made_dense, part_rows, row_weights
+from logreg.solvers.passes.base import Pass, PassRequests, request
 from logreg.solvers.passes.precise import weighing_rows
 from logreg.solvers.problem import Coordinates, Problem
 
+BATCH_SIZE = 256
+"""Rows of a step of stochastic gradient descent, at most."""
+
+
+LEAST_ODD_SPACING = 8
+"""Rows from one row of a sample to the next, above which their number is odd: rows that come in pairs, as cases and
+controls do, or repeat a pattern of even length, such as the hours of a day, are then not all alike."""
+
 
 class RowSample(Pass[Batch]):
-    """A sample of the rows: evenly spaced rows of the first block of each process, together as many as `part_rows`.
+    """One row in ``every``, in the order of their positions: the same ones, whichever process has them.
 
-    Rows of weight 0 are left out, and so is a first block that has no others: it would show nothing of f.  The
-    features of the sample are dense.
+    Rows of weight 0 are left out, since they show nothing of f.  The features of the sample are dense.
     """
 
     samples = ("_blocks",)
-    interleaved = ends_early = True
+    is_full = False  # also where it takes all of few rows
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, every: int) -> None:
         super().__init__(problem, problem.model)
-        self._blocks: list[Batch] = []
+        self.every, self._blocks = every, list[Batch]()
 
     def add(self, block: Batch) -> None:
-        """Keeps rows of the first block that weighs, and sets ``done``."""
+        """Keeps the rows of a block that weigh."""
         block = weighing_rows(block, self.problem)
         if len(block.labels):
-            self._blocks.append(self._thinned(block))
-            self.done = True
-
-    def reduce(self, processes: Processes) -> None:
-        """Joins the samples of all processes; each sends its part of what will be kept."""
-        self._blocks = [self._thinned(block, processes.size) for block in self._blocks]
-        super().reduce(processes)
+            self._blocks.append(made_dense(block))
 
     def result(self) -> Batch:
-        """The rows, in the order of the processes."""
+        """The rows of all processes."""
+        if not self._blocks:
+            return Batch(self.zeros(0, self.problem.num_features), self.problem.model.center.new_zeros(0).long())
         return self._blocks[0] if len(self._blocks) == 1 else joined(self._blocks)
 
-    @staticmethod
-    def _thinned(block: Batch, processes: int = 1) -> Batch:
-        step = max(1, -(-len(block.labels) * processes // part_rows(block.features.shape[1], torch.float32)))
-        if is_sparse(block.features):
-            few = chosen_rows(block, torch.arange(0, len(block.labels), step))
-            return few._replace(features=few.features.to_dense())
-        return chosen_rows(block, slice(None, None, step))
 
+def sampled_rows(problem: Problem, times: int = 1) -> PassRequests[Batch]:
+    """A sample of the rows, evenly spaced: at most so many times `part_rows`, and about half as many at least.
 
-class StochasticDescent(Pass[Tensor]):
-    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero.
-
-    Each of several processes descends on its own rows; the result is the mean of their points.
+    Where less than half of its rows weigh, more rows are read.
     """
+    most = times * part_rows(problem.num_features, torch.float32)
+    every = max(1, -(-problem.rows // most))
+    if every > LEAST_ODD_SPACING:
+        every |= 1
+    while True:
+        sample = yield from request(RowSample(problem, every))
+        if every == 1 or 2 * len(sample.labels) >= most:
+            return thinned(sample, min(most, len(sample.labels)))
+        every //= 2
 
-    sums = ("_coef", "_intercept", "_processes")
-    interleaved = True
-    batch_size = 256
-    batches_per_copy = 2
-    """Number of batches whose features are centered in one copy."""
 
-    def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, step: float, number: int = 0, passes: int = 1
-    ) -> None:
-        """``number`` counts the passes from 0; the step falls from ``step`` to 0 (cosine) over all ``passes``."""
-        super().__init__(problem, coordinates)
-        self._coef, self._intercept = point[:, :-1].to(self.dtype).clone(), point[:, -1].to(self.dtype).clone()
-        self._decay = problem.penalties(coordinates)[0][:-1].to(self.dtype) / (
-            problem.row_sum_scale * problem.total_weight
+def thinned(sample: Batch, rows: int) -> Batch:
+    """So many rows of a sample, evenly spaced: a copy, unless these are all."""
+    if rows == len(sample.labels):
+        return sample
+    some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
+    return chosen_rows(sample, some)
+
+
+def stochastic_descent(problem: Problem, coordinates: Coordinates, sample: Batch, step: float, steps: int) -> Tensor:
+    """The end of stochastic gradient descent from zero, with a step that falls to zero, (K, D + 1) in float64.
+
+    Args:
+        problem: The problem over the sample.
+        coordinates: The coordinates of the steps.
+        sample: The rows; each batch is evenly spaced over them, since neighbors are often alike.
+        step: The first step; it falls to 0 (cosine).
+        steps: Number of steps, each with the next batch; after the last batch comes the first one again.
+    """
+    dtype, loss, outputs = problem.dtype, problem.loss, problem.num_outputs
+    point = problem.zeros().to(dtype)
+    coef, intercept = point[:, :-1].contiguous(), point[:, -1].contiguous()
+    decay = problem.penalties(coordinates)[0][:-1].to(dtype) / (problem.row_sum_scale * problem.total_weight)
+    center, invert = coordinates.center.to(dtype), (1 / coordinates.scale).to(dtype)
+    batches, mean_weight = -(-len(sample.labels) // BATCH_SIZE), problem.total_weight / problem.rows
+    for number in range(steps):
+        length = step * (1 + math.cos(math.pi * number / steps)) / 2
+        batch = chosen_rows(sample, slice(number % batches, None, batches))
+        x, weights = (batch.features.to(dtype) - center).mul_(invert), row_weights(batch, problem.class_weight, dtype)
+        logits = torch.addmm(intercept.unsqueeze(1), coef, x.T).T
+        residuals = loss.residual(
+            logits if batch.offset is None else logits + batch.offset.to(dtype).unsqueeze(1),
+            one_vs_rest(batch.labels, outputs, dtype),
         )
-        self._step, self._seen, self._all = step, number * problem.rows, passes * problem.rows
-        self._center, self._invert = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
-        self._processes = self.zeros()
-
-    def add(self, block: Batch) -> None:
-        """Takes one block of rows, a few batches at a time."""
-        self._processes.fill_(1)
-        for part in parts(block, self.batches_per_copy * self.batch_size, dense=True):
-            super().add(part)
-
-    def accumulate(self, rows: PreparedRows) -> None:
-        """Takes one step for each batch."""
-        problem, loss = self.problem, self.problem.loss
-        features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
-        size, mean_weight = self.batch_size, problem.total_weight / problem.rows
-        weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
-        offsets = [None] * len(weights) if rows.offset is None else rows.offset.split(size)
-        for x, y, weight, offset in zip(features.split(size), rows.targets.split(size), weights, offsets, strict=True):
-            step = self._step * (1 + math.cos(math.pi * min(self._seen / self._all, 1.0))) / 2
-            logits = torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T
-            residuals = loss.residual(logits if offset is None else logits + offset, y)
-            if weight is not None:
-                residuals.mul_(weight)
-            scale = -step / (len(x) * mean_weight)
-            self._coef.addcmul_(self._coef, self._decay, value=-step).addmm_(residuals.T, x, alpha=scale)
-            if problem.intercept:
-                self._intercept.add_(residuals.sum(0), alpha=scale)
-            self._seen += len(x)
-
-    def finish(self) -> None:
-        """Sets the point to 0 where this process has no rows, so that it adds nothing to the mean."""
-        if not self._processes:
-            self._coef.zero_()
-            self._intercept.zero_()
-
-    def result(self) -> Tensor:
-        """The mean of the points of the processes that have rows, (K, D + 1)."""
-        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double() / self._processes
+        if weights is not None:
+            residuals.mul_(weights.unsqueeze(1))
+        scale = -length / (len(x) * mean_weight)
+        coef.addcmul_(coef, decay, value=-length).addmm_(residuals.T, x, alpha=scale)
+        if problem.intercept:
+            intercept.add_(residuals.sum(0), alpha=scale)
+    return torch.cat([coef, intercept.unsqueeze(1)], dim=1).double()
