@@ -19,18 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from logreg.csr import arrays_of, is_sparse, rows_at
-from logreg.data import Table, TensorDataModule
+from logreg.csr import arrays_of, is_sparse
+from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockDataset, BlockSampler
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.shards import find_shards, first_file
-from logreg.data.prepare import as_in_source, fingerprint
 from logreg.data.row_source import SplitRows
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
 from process_groups import exit_codes
-from tables import as_text, drawn, table, write
+from tables import as_text, table
 from whole_runs import Answer, data_of, left_in, train, working_in
 
 RunCommand = Callable[..., Answer]
@@ -71,17 +70,10 @@ def sharded(whole: pa.Table, folder: Path, parts: int = 4) -> Path:
     return folder
 
 
-def own_rows(table: Table) -> Table:
-    """The rows of a split alone; in memory dense ones are so already."""
-    rows = slice(None) if table.index is None else table.index
-    labels, weight = table.select(table.labels), table.select(table.sample_weight)
-    return Table(rows_at(table.matrix, rows), labels, sample_weight=weight, numbers=table.row_numbers)
-
-
 def assert_same_rows(ours: TensorDataModule, reference: TensorDataModule) -> None:
     """All facts but the source, and every number."""
     for split in reference.splits:
-        mine, other = (own_rows(data.tables[split]) for data in (ours, reference))
+        mine, other = ours.tables[split], reference.tables[split]
         for one, two in zip(arrays_of(mine.matrix), arrays_of(other.matrix), strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=0)
         assert torch.equal(mine.labels, other.labels)
@@ -604,30 +596,3 @@ def test_places_name_the_file(tmp_path: Path, run_command: RunCommand) -> None:
     values[4] = np.inf
     pq.write_table(bad.set_column(1, "far", pa.array(values)), part)
     assert "got inf in row 5 [in part-2.parquet]" in run_on(run_command, tmp_path, folder).err
-
-
-@pytest.mark.parametrize("weight", [[], ["dataset.weight=weight"]])
-def test_rows_of_columns_lie_in_the_order_of_their_splits(tmp_path: Path, weight: list[str]) -> None:
-    """Splits with matrices of their own have the rows, and the checksum, of splits of one matrix in a file."""
-    columns = {**drawn(), "weight": [1 + row % 3 for row in range(120)]}
-    path = write(tmp_path, **columns)
-    held = table(path, *weight)
-    mapped = table(path, *weight, "dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}")
-    assert held.facts.fingerprint == mapped.facts.fingerprint
-    assert fingerprint(as_in_source(held.tables)) == held.facts.fingerprint
-    assert held.fingerprint_in(torch.float64) == mapped.fingerprint_in(torch.float64) != held.facts.fingerprint
-    for split in held.splits:
-        mine, shared = held.tables[split], mapped.tables[split]
-        assert mine.index is None
-        assert torch.equal(mine.matrix, shared.select(shared.matrix))
-        assert torch.equal(held.labels(split), mapped.labels(split))
-        assert torch.equal(held.source_row_numbers(split), mapped.source_row_numbers(split))
-    part = held.tables["val"].subset(torch.tensor([3, 5]))
-    assert torch.equal(part.row_numbers, held.source_row_numbers("val")[[3, 5]])
-
-
-@pytest.mark.parametrize("setting", ["dataset.limit=50", "dataset.split={val: 0, test: 0}"])
-def test_rows_that_are_not_divided_among_splits_stay_where_they_are(tmp_path: Path, setting: str) -> None:
-    data = table(write(tmp_path, **drawn()), setting)
-    assert len({id(one.features) for one in data.tables.values()}) == 1
-    assert all(one.numbers is None for one in data.tables.values())

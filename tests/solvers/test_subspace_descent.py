@@ -214,8 +214,8 @@ def test_blocks_in_another_order_raise_an_error_that_says_what_to_do() -> None:
     drive(request(EvaluateAfterStep(problem, problem.model, problem.zeros(), cache)), memory)
 
     class Backwards(MemoryRows):
-        def blocks(self) -> Iterator[Batch]:
-            return reversed(list(super().blocks()))
+        def blocks(self, every: int = 1) -> Iterator[Batch]:
+            return reversed(list(super().blocks(every)))
 
     with pytest.raises(RuntimeError, match=r"the same blocks of rows in every pass: do not shuffle, or give the "):
         drive(

@@ -31,8 +31,6 @@ class Table:
     """Weight of each row, shape (M,), float64, >= 0; ``None`` for weight 1 everywhere."""
     groups: Tensor | None = None
     """Group of each row, shape (M,), int64; a group lies in one split as a whole."""
-    numbers: Tensor | None = None
-    """Row number of each of the M rows in the source, shape (M,), int64; ``None`` where they are the source's rows."""
 
     def __len__(self) -> int:
         return len(self.labels) if self.index is None else len(self.index)
@@ -45,9 +43,8 @@ class Table:
 
     @property
     def row_numbers(self) -> Tensor:
-        """Row numbers of this split in the source, shape (N,), int64."""
-        numbers = torch.arange(len(self.labels)) if self.numbers is None else self.numbers
-        return self.select(numbers)
+        """Row numbers of this split among the M rows, shape (N,), int64."""
+        return torch.arange(len(self.labels)) if self.index is None else self.index
 
     @overload
     def select(self, values: Tensor) -> Tensor: ...

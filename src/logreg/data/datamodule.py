@@ -27,7 +27,6 @@ from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.memory import Allocate, mapped_array
 from logreg.data.prepare import (
     adopt_classes,
-    as_in_source,
     check_features,
     check_labels,
     check_weights,
@@ -35,7 +34,6 @@ from logreg.data.prepare import (
     digit_notes,
     encode_columns,
     fingerprint,
-    is_divided,
     largest_offset,
     mean_weight,
     moments_of,
@@ -44,7 +42,6 @@ from logreg.data.prepare import (
     numbered_as,
     select_rows,
     split_rows,
-    with_own_rows,
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
@@ -345,8 +342,6 @@ class TensorDataModule(pl.LightningDataModule):
             copies=self.copies,
             largest_offset=largest_offset(train) if columns and columns[-1].is_offset else None,
         )
-        if columns and allocate is mapped_array and is_divided(tables):
-            tables = with_own_rows(tables)
         notes = (*raw.notes, *learned, *unseen, *leaks.notes(len(train)))
         del self.raw, self.selected  # the columns take more memory than the features
         raw = dataclasses.replace(raw, tables={})
@@ -555,11 +550,10 @@ class TensorDataModule(pl.LightningDataModule):
         """The `DataFacts.fingerprint` of these rows in a run whose arithmetic has another floating type."""
         if not self.facts.columns or dtype == self.dtype:  # only columns are encoded in the type of the arithmetic
             return self.facts.fingerprint
-        tables = self.tables
-        if tables["train"].numbers is not None:
-            tables = as_in_source(tables)
-        features = converted(tables["train"].matrix, dtype)
-        return fingerprint({split: dataclasses.replace(table, features=features) for split, table in tables.items()})
+        features = converted(self.tables["train"].matrix, dtype)
+        return fingerprint(
+            {split: dataclasses.replace(table, features=features) for split, table in self.tables.items()}
+        )
 
     def source_row_numbers(self, split: Split) -> Tensor:
         """Row number in the source of each row of a split, counted from 0, shape (N,), int64."""

@@ -375,47 +375,6 @@ def fingerprint(tables: Mapping[Split, Table]) -> int:
     return checksum
 
 
-def is_divided(tables: Mapping[Split, Table]) -> bool:
-    """Whether several splits share one dense matrix, and each of its rows is in one of them."""
-    train = tables["train"]
-    return (
-        len(tables) > 1
-        and not is_sparse(train.matrix)
-        and all(table.features is train.features for table in tables.values())
-        and sum(map(len, tables.values())) == len(train.labels)
-    )
-
-
-def with_own_rows(tables: Mapping[Split, Table]) -> Tables:
-    """The same rows, each split with arrays of its own, in its order, in place of numbers of rows of shared ones.
-
-    An exact optimizer reads train many times, and would keep a copy of its rows in this form beside the shared ones.
-    """
-    own: Tables = {}
-    for split, table in tables.items():
-        shape, dtype = (len(table), table.matrix.shape[1]), torch.empty(0, dtype=table.matrix.dtype).numpy().dtype
-        features = torch.from_numpy(mapped_array(shape, dtype))
-        torch.index_select(table.matrix, 0, table.row_numbers, out=features)
-        weight, groups = table.select(table.sample_weight), table.select(table.groups)
-        own[split] = Table(features, table.select(table.labels), None, weight, groups, table.row_numbers)
-    return own
-
-
-def as_in_source(tables: Mapping[Split, Table]) -> Tables:
-    """The tables before `with_own_rows`."""
-    every = list(tables.values())
-    order = torch.cat([table.row_numbers for table in every]).argsort()
-
-    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-        given = [part for part in parts if part is not None]
-        return torch.cat(given)[order] if given else None
-
-    features = torch.cat([table.matrix for table in every])[order]
-    labels = torch.cat([table.labels for table in every])[order]
-    weight, groups = joined([table.sample_weight for table in every]), joined([table.groups for table in every])
-    return {split: Table(features, labels, table.numbers, weight, groups) for split, table in tables.items()}
-
-
 def moments_of(train: Table, scale: float = 1.0) -> Moments:
     """Weighted mean and standard deviation of each feature over the train rows, in float64.
 

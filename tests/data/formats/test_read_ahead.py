@@ -16,6 +16,7 @@ import pytest
 from logreg.commands.overrides import composed_config
 from logreg.config import RunConfig
 from logreg.data.formats import read_ahead
+from logreg.data.formats.tables import read_table
 from logreg.data.sources import table as source
 from logreg.errors import DataError, LogregError
 from logreg.run.building import build_data
@@ -69,11 +70,10 @@ def config_of(path: Path, *settings: str) -> RunConfig:
 def read_later(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that a source reads itself, because they were not read ahead."""
     paths: list[str] = []
-    read = source.read_table
 
     def noted(path: str, *arguments: Any) -> pa.Table:
         paths.append(path)
-        return read(path, *arguments)
+        return read_table(path, *arguments)
 
     monkeypatch.setattr(source, "read_table", noted)
     return paths

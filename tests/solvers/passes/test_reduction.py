@@ -340,7 +340,8 @@ def test_a_sample_is_that_of_one_process(
         assert bool((alone.sample_weight > 0).all())
     for found in together(shared(memory, processes), lambda source: drive(sampled_rows(problem), source)):
         for mine, expected in zip(found, alone, strict=True):
-            assert mine is expected is None or torch.equal(mine, expected)
+            assert (mine is None) == (expected is None)
+            assert mine is None or expected is None or torch.equal(mine, expected)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
