@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 NEVER_USED = frozenset({"pandas", "boto3"})
-"""Packages that no command uses.  Where they are installed, Arrow imports the one for its first array, and TensorBoard
-the other to write to S3: a fifth and a tenth of the import of torch."""
+"""Packages that no command uses, and that take long to import.  Where they are installed, Arrow imports the one for its
+first array, and TensorBoard the other to write to S3."""
 
 
 class _NotThere:
