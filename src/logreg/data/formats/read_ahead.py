@@ -54,7 +54,8 @@ def begin(dataset: Mapping[str, Any]) -> None:
         return
     if request is None:
         return
-    read = _BEGUN[request] = Future()
+    read: Future[Any] = Future()
+    _BEGUN[request] = read
     # A daemon, since a command that ends early shall not wait for it.
     Thread(target=_read, args=(request, read), name="read ahead", daemon=True).start()
 
