@@ -299,26 +299,50 @@ def test_large_files_are_in_parts(tmp_path: Path, sizes: tuple[int, ...], parts:
     assert {task.target for task in found} == {file.target for file in files}
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from logreg.commands import predicting
+from logreg.commands.predict import main
+from logreg.commands.process import run_process
+
+predicted, pattern, number = predicting.predicted, PATTERN, NUMBER
+
+def killed(*arguments):
+    if sum(1 for _ in Path().rglob(pattern)) >= number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return predicted(*arguments)
+
+predicting.predicted = killed
+run_process(main)
+"""
+"""The command, whose process is killed where so many files of a pattern are there, while it makes another one."""
+
+
+def killing(here: Path, pattern: str, number: int) -> str:
+    """A program for `KILLED`."""
+    (here / "killed.py").write_text(KILLED.replace("PATTERN", repr(pattern)).replace("NUMBER", str(number)))
+    return str(here / "killed.py")
+
+
 @pytest.mark.slow
 def test_a_killed_prediction_leaves_whole_files_and_goes_on(here: Path) -> None:
     table = pyarrow.parquet.read_table(here / "in" / "d.parquet")
     shutil.rmtree(here / "in")
     (here / "in").mkdir()
-    for number in range(12):
-        pyarrow.parquet.write_table(pa.concat_tables([table] * 20_000), here / "in" / f"{number}.parquet")
-    words = (sys.executable, str(SCRIPT), "input=in", "output=out")
-    process = subprocess.Popen(words, cwd=here, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list((here / "out").glob("[0-9]*.parquet"))) < 2:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for number in range(4):
+        pyarrow.parquet.write_table(pa.concat_tables([table] * 2000), here / "in" / f"{number}.parquet")
+    words = ("input=in", "output=out")
+    killed = subprocess.run((sys.executable, killing(here, "out/[0-9].parquet", 2), *words), cwd=here, check=False)
+    assert killed.returncode == -signal.SIGKILL
     made = list((here / "out").glob("[0-9]*.parquet"))
-    assert 2 <= len(made) < 12
+    assert len(made) == 2
     for file in made:
-        assert pyarrow.parquet.read_table(file).num_rows == 20_000 * table.num_rows
-    again = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
-    assert again.stderr.startswith(f"already in out: {len(made)} files; ")
-    assert files_in(here / "out") == sorted(f"{number}.parquet" for number in range(12))
+        assert pyarrow.parquet.read_table(file).num_rows == 2000 * table.num_rows
+    assert len(left_in(here / "out")) > 2  # of the third
+    again = subprocess.run((sys.executable, str(SCRIPT), *words), cwd=here, capture_output=True, text=True, check=False)
+    assert again.stderr.startswith("already in out: 2 files; ")
+    assert files_in(here / "out") == sorted(f"{number}.parquet" for number in range(4))
 
 
 @pytest.mark.slow
@@ -326,15 +350,10 @@ def test_parts_of_killed_processes_are_removed_by_the_next_command(here: Path) -
     rows = pyarrow.parquet.read_table(here / "in" / "d.parquet")
     shutil.rmtree(here / "in")
     (here / "in").mkdir()
-    pyarrow.parquet.write_table(pa.concat_tables([rows] * 60_000), here / "in" / "a.parquet", row_group_size=50_000)
-    process = subprocess.Popen((*TORCHRUN, "input=in", "output=out"), cwd=here, stderr=subprocess.DEVNULL)
-    parts: set[str] = set()
-    while process.poll() is None and len(parts) < 4:
-        parts = {name for name in left_in(here) if ".logreg-" in name}
-        time.sleep(0.02)
-    for worker in {int(name.split("-")[1]) for name in parts}:
-        os.kill(worker, signal.SIGKILL)
-    assert process.wait() != 0
+    pyarrow.parquet.write_table(pa.concat_tables([rows] * 6000), here / "in" / "a.parquet", row_group_size=5000)
+    program = (*TORCHRUN[:-1], killing(here, "*.logreg-*", 4))
+    killed = subprocess.run((*program, "input=in", "output=out"), cwd=here, capture_output=True, check=False)
+    assert killed.returncode != 0
     assert [name for name in left_in(here) if ".logreg-" in name]
     again = subprocess.run(
         (sys.executable, str(SCRIPT), "input=in", "output=out"), cwd=here, capture_output=True, text=True, check=False

@@ -129,12 +129,13 @@ def test_one_process_downloads_at_a_time_and_waiting_ones_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inside, most, folder, said = [], [], tmp_path / "new" / "folder", list[str]()
+    until = time.monotonic() + 60
 
     def work() -> None:
         with download_lock(folder, "mnist"):
             inside.append(1)
             most.append(len(inside))
-            while len(said) < 3:  # until all others wait
+            while len(said) < 3 and time.monotonic() < until:  # until all others wait
                 time.sleep(0.01)
                 said.extend(capsys.readouterr().err.splitlines())
             inside.pop()
