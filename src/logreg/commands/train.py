@@ -258,10 +258,6 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
     config, placed = RunConfig.from_mapping(plain_config(composed)), placement()
-    if placed is None and config.dataset["name"] == "table" and "torch" not in sys.modules:
-        from logreg.data.formats.read_ahead import begin  # of a table alone, since it brings NumPy
-
-        begin(config.dataset)
     with importing_libraries():
         from logreg.processes import process_group
         from logreg.reports.console import print_summary

@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logreg.data.encoding.labels import plain_values
 from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes, suffix_of
-from logreg.data.formats.plain_types import plain_values
 from logreg.data.formats.sparse_arrays import (
     SVMLIGHT_SUFFIXES,
     SvmlightFile,

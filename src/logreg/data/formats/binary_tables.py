@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logreg.data.encoding.labels import plain_values
 from logreg.data.formats.compression import max_decoded_bytes, suffix_of
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.plain_types import plain_values
 from logreg.data.formats.table_errors import explained_batches, explained_read
 from logreg.errors import DataError
 

@@ -6,12 +6,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from logreg.errors import DataError
-
-if TYPE_CHECKING:
-    from logreg.facts import Split
+from logreg.facts import SPLITS, Split
 
 LAYOUT = "a folder for each class, or train, val and test with a folder for each class in them"
 """Constraint on the folder, for messages."""
@@ -37,8 +34,6 @@ def sort_classes(classes: Iterable[str]) -> list[str]:
 
 def split_folders(root: Path, folders: list[str]) -> Mapping[Split, str]:
     """The folder of each split, relative to ``root``; "" if the classes are in ``root`` itself."""
-    from logreg.facts import SPLITS  # here, since it brings torch, which tables are read without
-
     if "train" in folders and list_folder(root / "train")[0]:
         for folder in folders:
             if folder not in SPLITS:

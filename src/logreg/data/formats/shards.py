@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from logreg.data.arrow_numbers import array_of
+from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.plain_types import plain_values
 from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
 from logreg.data.memory import Allocate, mapped_array

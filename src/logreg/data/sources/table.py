@@ -22,7 +22,6 @@ from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
-from logreg.data.formats import read_ahead
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
@@ -321,9 +320,7 @@ class TableFile:
         """
         words = [str(word) for word in self.missing_values]
         if not is_sharded(path) and self.cache_key is None:
-            table = read_ahead.take(path, columns, as_text, words, self.separator, codes)
-            if table is None:
-                table = read_table(path, key, columns, as_text, words, self.separator, codes)
+            table = read_table(path, key, columns, as_text, words, self.separator, codes)
             return table, ((0, self._file_name(path)),)
         files = self._listed(path, key)
         check_text_options(path, files.suffix in BINARY_SUFFIXES, words, self.separator)
