@@ -2,8 +2,9 @@
 
 Each process has one thread.  Each of several processes is bound to a core, and each core has as many of them as the
 others.  The model is that of cost_model.py.  It is fitted to some shapes of problem, and then compared with others.
-Numbers of processes take turns; times are medians, and their spread is the difference of the quartiles.  The efficiency
-of 2 processes is that against 1 process, with one thread and with two, and that of 2 processes which share nothing.
+Passes and numbers of processes take turns; times are medians, and their spread is the difference of the quartiles.  The
+rows of all passes, 9 GiB, stay in memory.  The efficiency of 2 processes is that against 1 process, with one thread and
+with two, and that of 2 processes which share nothing.
 
 Without an option everything is measured, and the predictions have the fitted constants.  With --predict and without
 --measure they have those of `logreg.solvers.costs`, by which solvers choose their method.  Predictions of machines rest
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache, partial
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,7 +236,7 @@ def time_work(processes: ProcessGroup | None, work: Work, is_busy: bool) -> list
     return taken[1:]
 
 
-@lru_cache(maxsize=1)  # the rows stay for the next turn
+@cache  # the rows stay for the next turn
 def prepared(work: Work, processes: ProcessGroup | None) -> Callable[[], object]:
     """A function that makes a pass once, over generated rows of this process."""
     rank, size = (0, 1) if processes is None else (processes.rank, processes.size)
@@ -317,20 +318,22 @@ def problem_of_work(work: Work, l2: float = 1e-4) -> Problem:
 
 
 def measure(workers: dict[int, Workers], works: Sequence[Work], repeats: int, is_busy: bool) -> list[Measured]:
-    """The time of each pass in each number of processes; these take turns.
+    """The time of each pass in each number of processes; passes and numbers of processes take turns.
 
-    A ring has no more processes than cores: else it would measure how the threads of gloo share them.
+    Each pass so meets all states that the machine is in meanwhile, as where others use its memory.  A ring has no more
+    processes than cores: else it would measure how the threads of gloo share them.
     """
-    measured = []
+    taken: dict[tuple[Work, int], list[float]] = {}
     for work in works:
         least, most = 2 if work.is_message else 1, usable_cores() if work.kind == "all-reduce" else max(workers)
-        taken: dict[int, list[float]] = {size: [] for size in workers if least <= size <= most}
-        for _ in range(repeats):
-            for size, times in taken.items():
-                times += workers[size].seconds(work, is_busy)
-        for size, times in taken.items():
-            first, median, third = np.quantile(times, (0.25, 0.5, 0.75))
-            measured.append(Measured(work, size, float(median), float((third - first) / median)))
+        taken |= {(work, size): [] for size in workers if least <= size <= most}
+    for _ in range(repeats):
+        for (work, size), times in taken.items():
+            times += workers[size].seconds(work, is_busy)
+    measured = []
+    for (work, size), times in taken.items():
+        first, median, third = np.quantile(times, (0.25, 0.5, 0.75))
+        measured.append(Measured(work, size, float(median), float((third - first) / median)))
     return measured
 
 
@@ -708,11 +711,11 @@ def main(typed: Sequence[str] | None = None) -> int:
         cores = max(sizes) if is_busy else usable_cores()  # a process that waits for a core takes no CPU time
         with ExitStack() as stack:
             workers = {size: stack.enter_context(Workers(size)) for size in sizes}
-            fit_to, checked = (
-                measure(workers, [smaller(work, arguments.tiny) for work in works], arguments.repeats, is_busy)
-                for works in (FITTED, CHECKED)
-            )
-        constants = print_model(fit_to, checked, cores)
+            fit_to = [smaller(work, arguments.tiny) for work in FITTED]
+            others = [smaller(work, arguments.tiny) for work in CHECKED]
+            measured = measure(workers, [*fit_to, *others], arguments.repeats, is_busy)
+        fitted, checked = ([one for one in measured if one.work in works] for works in (fit_to, others))
+        constants = print_model(fitted, checked, cores)
         print_reading(int(arguments.file * GIB))
     if arguments.predict:
         print_predictions(arguments, constants)
