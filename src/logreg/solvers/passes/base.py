@@ -68,7 +68,8 @@ class PreparedRows(NamedTuple):
         """
         if self.outputs == 1 or self.features.device.type != "cpu":
             return one_vs_rest(self.labels, self.outputs, self.features.dtype)
-        return self.features.new_zeros(self.outputs, len(self.labels)).scatter_(0, self.labels.unsqueeze(0), 1.0).T
+        targets = torch.zeros(self.outputs, len(self.labels), dtype=self.features.dtype)
+        return targets.scatter_(0, self.labels.unsqueeze(0), 1.0).T
 
     def logits(self, coef: Tensor, intercept: Tensor) -> Tensor:
         """Logits (n, K) of coef (K, D) and intercept (K,), with the offset of each row."""
