@@ -26,7 +26,7 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers import kernels, path
+from logreg.solvers import path
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.preconditioner import spikes_of
@@ -61,8 +61,6 @@ class Data:
     """Features with a coefficient; 0 for all."""
     images: bool = False
     """Whether rows are like images: a prototype of their class and a hundred factors, cut off at 0 and 1."""
-    double: bool = False
-    """Whether the features are in float64."""
 
     def draw(self, tiny: bool) -> tuple[Tensor, Tensor]:
         """The features and the labels."""
@@ -94,11 +92,11 @@ class Data:
             strengths = torch.logspace(1, -1, self.common)
             loadings = torch.randn(self.common, columns, generator=source)
             features.addmm_(torch.randn(rows, self.common, generator=source) * strengths, loadings)
-        return features.double() if self.double else features, labels
+        return features, labels
 
     def __str__(self) -> str:
         kind = ", correlated features" if self.factors else ", rows nearly alike" if self.common else ""
-        kind += (", like images" if self.images else "") + (", float64" if self.double else "")
+        kind += ", like images" if self.images else ""
         return f"{self.rows:,} x {self.features:,}, {self.classes} classes{kind}"
 
 
@@ -191,16 +189,6 @@ def cold_fits(setting: Setting) -> bool:
     return all(fit.converged for fit in fits)
 
 
-def logits(setting: Setting) -> bool:
-    """The logits of all rows, for as many outputs as there are classes, twenty times."""
-    number = int(setting.labels.max()) + 1
-    coef = torch.ones(number, setting.features.shape[1], dtype=setting.features.dtype)
-    intercept = torch.zeros(number, dtype=setting.features.dtype)
-    for _ in range(20):
-        kernels.affine(setting.features, coef, intercept)
-    return True
-
-
 @dataclass(frozen=True)
 class Way:
     """A way to solve a problem: names within `logreg.solvers` and what replaces them, and the optimizer."""
@@ -234,8 +222,6 @@ class Case:
     def shape(self) -> str:
         """The problem in words."""
         l2 = 1 / self.data.rows if self.l2 is None else self.l2
-        if self.work is logits:
-            return f"{self.data}, logits alone, twenty times"
         if self.work is whole_path:
             penalty = f"path of {len(STRENGTHS)} strengths of l2"
         else:
@@ -385,7 +371,6 @@ WIDE = Data(1000, 10_000, informative=50)
 ALIKE = Data(600, 6000, common=50, informative=50)
 OUTPUTS = Data(600, 20_000, 20, informative=50)
 CLASSES = Data(12_000, 300, 10, factors=50)
-DOUBLE = Data(6000, 784, 20, factors=50, double=True)
 PIXELS = Data(20_000, 400, 10, images=True)
 
 CASES = [

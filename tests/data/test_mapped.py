@@ -265,11 +265,16 @@ def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("run_rows", "chosen"),
-    [(1, lambda place: place % 5 == 0), (7, lambda place: place // 7 % 5 == 0)],
+    [
+        (1, lambda place: place % 5 == 0),
+        (7, lambda place: place // 7 % 5 == 0),
+        (400, lambda place: place // 20 % 5 == 0),  # not one run alone
+    ],
 )
 def test_a_part_of_the_rows_is_the_same_whichever_process_has_them(
-    run_rows: int, chosen: Callable[[int], bool]
+    run_rows: int, chosen: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("logreg.data.row_source.RUN_SPACING", 100)
     whole = BlockDataset(torch.arange(1000.0).unsqueeze(1), torch.zeros(1000).long(), None, 1.0, torch.float32)
     for shares in ([0, 1000], [0, 333, 666, 1000], [0, 0, 3, 3, 998, 1000]):
         found = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logreg.solvers import kernels
 from logreg.solvers.kernels import (
+    SUM_LENGTH,
     add_lower_triangle,
     affine,
     coupled_gram,
@@ -135,6 +136,14 @@ def test_a_sum_over_cold_rows_is_the_plain_product(dtype: torch.dtype, outputs: 
     left, right = (torch.randn(70, columns, generator=draw, dtype=dtype) for columns in (outputs, 90))
     torch.testing.assert_close(sum_over_cold_rows(left, right), left.T @ right)
     torch.testing.assert_close(sum_over_cold_rows(left, right.T.contiguous().T), left.T @ right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_over_cold_rows_adds_few_terms_in_sequence(dtype: torch.dtype) -> None:
+    left, right = torch.ones(10 * SUM_LENGTH, 1, dtype=dtype), torch.ones(10 * SUM_LENGTH, 90, dtype=dtype)
+    right[0] = 2 / torch.finfo(dtype).eps  # 1 that is added to it is lost
+    lost = right.double().sum(0) - sum_over_cold_rows(left, right)[0].double()
+    assert float(lost.max()) <= SUM_LENGTH
 
 
 def test_empty_memory_has_the_type_of_another_tensor() -> None:

@@ -165,8 +165,7 @@ class BlockSampler(Sampler[Rows]):
         blocks: int,
         shuffle: bool,
         seed: int = 0,
-        interleaved_from_epoch: int | None = None,
-        in_order: bool = False,
+        fixed_from_epoch: int | None = None,
         processes: Processes | None = None,
         run_rows: int = 1,
     ) -> None:
@@ -178,15 +177,14 @@ class BlockSampler(Sampler[Rows]):
             blocks: Number of blocks.
             shuffle: See `block_loader`.
             seed: See `block_loader`.
-            interleaved_from_epoch: See `block_loader`.
-            in_order: Whether the fixed blocks are runs of rows, not interleaved ones.
+            fixed_from_epoch: See `block_loader`.
             processes: See `block_loader`.
             run_rows: Rows of a run that is read at once, where rows are slow to read in any order.  From 2 on, runs are
                 shuffled, and then the rows of a window of `WINDOW_RUNS` runs.
         """
         self.num_rows, self.batch_size, self.blocks, self.processes = num_rows, batch_size, blocks, processes
-        self.in_order, self.run_rows, self.shuffle, self.seed, self.epoch = in_order, run_rows, shuffle, seed, 0
-        self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
+        self.run_rows, self.shuffle, self.seed, self.epoch = run_rows, shuffle, seed, 0
+        self.fixed_from_epoch = math.inf if fixed_from_epoch is None else fixed_from_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch; Lightning calls this before each epoch, also after a resume."""
@@ -196,17 +194,13 @@ class BlockSampler(Sampler[Rows]):
         return self.blocks
 
     def __iter__(self) -> Iterator[Rows]:
-        is_fixed = self.epoch >= self.interleaved_from_epoch
-        if self.shuffle and not is_fixed:
+        if self.shuffle and self.epoch < self.fixed_from_epoch:
             yield from self._shuffled()
             return
         own = own_part(range(self.num_rows), self.processes)
         for block in range(self.blocks):
-            if is_fixed and not self.in_order:
-                yield slice(own.start + block, own.stop, self.blocks)
-            else:
-                run = share(len(own), block, self.blocks)
-                yield slice(own.start + run.start, own.start + run.stop)
+            run = share(len(own), block, self.blocks)
+            yield slice(own.start + run.start, own.start + run.stop)
 
     def _shuffled(self) -> Iterator[Tensor]:
         order = self._order()
@@ -236,7 +230,7 @@ def block_loader(
     batch_size: int,
     shuffle: bool,
     seed: int = 0,
-    interleaved_from_epoch: int | None = None,
+    fixed_from_epoch: int | None = None,
     num_outputs: int = 1,
     processes: Processes | None = None,
     is_mapped: bool = False,
@@ -249,13 +243,12 @@ def block_loader(
         shuffle: Whether each epoch has its own order.  A batch of all rows is not shuffled, since the order would only
             change the rounding.
         seed: Seed of the order.
-        interleaved_from_epoch: First epoch in which the blocks are fixed and interleaved: block b of B takes the rows
-            b, b + B, b + 2B, ..., and so is a sample of all rows; blocks of sparse rows are fixed, but in order, since
+        fixed_from_epoch: First epoch in which the blocks are the same as in every later one: the rows in order, since
             a run of rows is not copied.  ``None`` for never.
         num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
         processes: The processes that share the split; each gets the blocks of its own part.  ``None`` for one process.
-        is_mapped: Whether the features lie in files that may be larger than memory.  Fixed blocks are then runs of
-            rows, and rows are shuffled run by run; see `BlockSampler`.
+        is_mapped: Whether the features lie in files that may be larger than memory: rows are then shuffled run by run;
+            see `BlockSampler`.
     """
     num_rows = len(dataset)
     batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
@@ -263,9 +256,8 @@ def block_loader(
     block_batches = max(1, size * LOADED_BLOCK_BYTES // batch_bytes)
     blocks = max(1, -(-num_rows // (batch_size * block_batches)))
     shuffle = shuffle and batch_size < num_rows
-    in_order = is_mapped or is_sparse(dataset.features)
-    run, fixed = run_rows(dataset) if is_mapped else 1, interleaved_from_epoch
-    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, fixed, in_order, processes, run)
+    run = run_rows(dataset) if is_mapped else 1
+    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, fixed_from_epoch, processes, run)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 

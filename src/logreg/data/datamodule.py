@@ -464,7 +464,7 @@ class TensorDataModule(pl.LightningDataModule):
             1 if is_exact else self.batch_size or len(dataset),
             shuffle=True,
             seed=self.seed,
-            interleaved_from_epoch=self.full_passes_from_epoch,
+            fixed_from_epoch=self.full_passes_from_epoch,
             processes=processes,
             is_mapped=self._prepared.is_mapped,
         )

@@ -12,6 +12,10 @@ from logreg.facts import Batch
 from logreg.processes import Processes
 from logreg.rows import BlockedRows, sparse_block_rows, with_offset_apart
 
+RUN_SPACING = 2**17
+"""Rows from the start of one run of a sample to that of the next, at most: a run of `RUN_BYTES` may have as many narrow
+rows as the whole sample, which then would be the first rows alone."""
+
 
 class SplitRows(BlockedRows):
     """The rows of one split that this process has, in blocks on one device; an offset is apart from the features."""
@@ -31,8 +35,8 @@ class SplitRows(BlockedRows):
             device: Device of the blocks.
             has_offset: Whether their last feature is the offset.
             processes: The processes that share the split; ``None`` where ``dataset`` has all of its rows.
-            run_rows: Rows of a run that is read at once, from 2 on, where the features lie in files that may be larger
-                than memory; the same in all processes.
+            run_rows: Rows of a run that is read at once, at most, from 2 on, where the features lie in files that may
+                be larger than memory; the same in all processes.
         """
         self._dataset, self._device, self._has_offset, self.processes = dataset, device, has_offset, processes
         self._run_rows, self.may_be_held, self.first = run_rows, run_rows == 1, dataset.first
@@ -45,10 +49,10 @@ class SplitRows(BlockedRows):
 
     def blocks(self, every: int = 1) -> Iterator[Batch]:
         """The rows in order, or one row or one run in ``every``; see `RowSource`."""
-        run = self._run_rows
-        if every == 1 or run == 1:
+        if every == 1 or self._run_rows == 1:
             yield from super().blocks(every)
             return
+        run = max(1, min(self._run_rows, RUN_SPACING // every))
         for start in range(self.first // (run * every) * run * every, self.first + self.num_rows, run * every):
             places = range(max(start - self.first, 0), min(start + run - self.first, self.num_rows))
             if places:

@@ -79,8 +79,7 @@ STOCHASTIC_STEPS = 120
 STOCHASTIC_STEP_FACTOR = 4
 """First step of stochastic gradient descent, relative to half the largest stable step of gradient descent at zero.
 
-It may be twice the stable step, since the steps fall to zero over the passes and the curvature of the logistic loss is
-largest at zero.
+It may be twice the stable step, since the steps fall to zero and the curvature of the logistic loss is largest at zero.
 """
 
 SAMPLE_ROWS_PER_PARAMETER = 20

@@ -72,6 +72,10 @@ def test_a_sample_of_rows_in_pairs_has_both_of_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 40)
     problem, rows = stated(400)  # one of two rows is of class 1
     assert drive(sampled_rows(problem), MemoryRows(*rows)).labels.bincount().tolist() == [19, 18]
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 16)
+    weight = (torch.arange(400) // 2 % 4 == 0).double()  # too few of the first sample, so that a second one follows
+    sample = drive(sampled_rows(problem), MemoryRows(rows.features, rows.labels, weight))
+    assert sample.labels.bincount().tolist() == [4, 4]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

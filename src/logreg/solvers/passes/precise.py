@@ -21,17 +21,13 @@ from logreg.rows import (
     row_weights,
     sparse_part_rows,
 )
-from logreg.solvers.kernels import coupled_gram, sum_over_rows, weighted_gram
+from logreg.solvers.kernels import SUM_LENGTH, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
 from logreg.solvers.problem import Coordinates, Problem
 
 UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
-
-SUM_LENGTH = 512
-"""Largest number of terms that a matrix product adds in sequence, after which it adds partial sums: an assumption about
-the BLAS, for bounds on rounding errors."""
 
 MAX_PRODUCT_ROWS = 2048
 """Largest number of rows in one matrix product, so that a partial sum has few terms."""

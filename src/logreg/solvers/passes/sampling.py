@@ -17,7 +17,6 @@ from logreg.solvers.problem import Coordinates, Problem
 BATCH_SIZE = 256
 """Rows of a step of stochastic gradient descent, at most."""
 
-
 LEAST_ODD_SPACING = 8
 """Rows from one row of a sample to the next, above which their number is odd: rows that come in pairs, as cases and
 controls do, or repeat a pattern of even length, such as the hours of a day, are then not all alike."""
@@ -56,9 +55,8 @@ def sampled_rows(problem: Problem, times: int = 1) -> PassRequests[Batch]:
     """
     most = times * part_rows(problem.num_features, torch.float32)
     every = max(1, -(-problem.rows // most))
-    if every > LEAST_ODD_SPACING:
-        every |= 1
     while True:
+        every |= int(every > LEAST_ODD_SPACING)
         sample = yield from request(RowSample(problem, every))
         if every == 1 or 2 * len(sample.labels) >= most:
             return thinned(sample, min(most, len(sample.labels)))
@@ -77,7 +75,7 @@ def stochastic_descent(problem: Problem, coordinates: Coordinates, sample: Batch
     """The end of stochastic gradient descent from zero, with a step that falls to zero, (K, D + 1) in float64.
 
     Args:
-        problem: The problem over the sample.
+        problem: The problem over the sample, whose objective is a mean.
         coordinates: The coordinates of the steps.
         sample: The rows; each batch is evenly spaced over them, since neighbors are often alike.
         step: The first step; it falls to 0 (cosine).
@@ -86,7 +84,7 @@ def stochastic_descent(problem: Problem, coordinates: Coordinates, sample: Batch
     dtype, loss, outputs = problem.dtype, problem.loss, problem.num_outputs
     point = problem.zeros().to(dtype)
     coef, intercept = point[:, :-1].contiguous(), point[:, -1].contiguous()
-    decay = problem.penalties(coordinates)[0][:-1].to(dtype) / (problem.row_sum_scale * problem.total_weight)
+    decay = problem.penalties(coordinates)[0][:-1].to(dtype)
     center, invert = coordinates.center.to(dtype), (1 / coordinates.scale).to(dtype)
     batches, mean_weight = -(-len(sample.labels) // BATCH_SIZE), problem.total_weight / problem.rows
     for number in range(steps):
