@@ -3,8 +3,8 @@
 Each process has one thread.  Each of several processes is bound to a core, and each core has as many of them as the
 others.  The model is that of cost_model.py.  It is fitted to some shapes of problem, and then compared with others.
 Passes and numbers of processes take turns; times are medians, and their spread is the difference of the quartiles.  The
-rows of all passes, 9 GiB, stay in memory.  The efficiency of 2 processes is that against 1 process, with one thread and
-with two, and that of 2 processes which share nothing.
+rows of all passes stay in memory, once for each number of processes.  The efficiency of 2 processes is that against 1
+process, with one thread and with two, and that of 2 processes which share nothing.
 
 Without an option everything is measured, and the predictions have the fitted constants.  With --predict and without
 --measure they have those of `logreg.solvers.costs`, by which solvers choose their method.  Predictions of machines rest

@@ -96,10 +96,7 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def conf_is_read_once() -> Iterator[None]:
-    """Hydra reads each file of conf/, and merges each choice of them, once, and not in each of a thousand commands.
-
-    That is more than half of the time that a command takes until it begins its work.
-    """
+    """Hydra reads each file of conf/, and merges each choice of them, once, and not in each of a thousand commands."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
 

@@ -119,11 +119,16 @@ def test_every_format_of_predictions_says_the_same(models: Models, run_command: 
     here = models("softmax")
     columns = [f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")]
     draw = np.random.default_rng(0).normal(3, 2, (25, 4)).astype(np.float32)
-    pyarrow.csv.write_csv(pa.table(dict(zip(columns, draw.T, strict=True))), tmp_path / "new.csv")
+    more = {
+        "at": pa.array([None, *range(24)], pa.timestamp("ns")),
+        "on": pa.array([True] * 25),
+        "of": pa.array([1.0] * 25),
+    }
+    table = pa.table(dict(zip(columns, draw.T, strict=True)) | more)
+    pyarrow.parquet.write_table(table, tmp_path / "new.parquet")
+    typed = (f"input={tmp_path / 'new.parquet'}", f"keep=[{','.join(more)}]")
     for suffix in ("csv", "tsv", "parquet", "npz"):
-        assert (
-            run_command(here, "predict", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'p'}.{suffix}").code == 0
-        )
+        assert run_command(here, "predict", *typed, f"output={tmp_path / 'p'}.{suffix}").code == 0
     tables = [
         pyarrow.csv.read_csv(tmp_path / "p.csv"),
         pyarrow.csv.read_csv(tmp_path / "p.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
@@ -133,10 +138,15 @@ def test_every_format_of_predictions_says_the_same(models: Models, run_command: 
         arrays = dict(held)
     classes = arrays["classes"].tolist()
     for table in tables:
-        assert table.column_names == ["predicted", *classes]
+        assert table.column_names == [*more, "predicted", *classes]
         ours = np.column_stack([table.column(name).to_numpy() for name in classes])
         np.testing.assert_array_equal(ours, arrays["probabilities"])
         assert table.column("predicted").to_pylist() == [classes[place] for place in arrays["predicted"]]
+    kept = tables[-1].select([*more]).to_pydict()
+    assert {name: [text or "" for text in kept[name]] for name in more} == {
+        name: arrays[name].tolist() for name in more
+    }
+    assert arrays["at"][2] == "1970-01-01 00:00:00.000000001"
     np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, atol=1e-6)
 
 

@@ -7,32 +7,44 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType
 from typing import Any, NoReturn
 
 NEVER_USED = frozenset({"pandas", "boto3"})
 """Packages that no command uses, and that take long to import.  Where they are installed, Arrow imports the one for its
-first array, and TensorBoard the other to write to S3."""
+first array, as scikit-learn does, and TensorBoard the other to write to S3."""
+
+WITHOUT_THEM = frozenset({"logreg", "pyarrow", "sklearn", "tensorboard"})
+"""Packages that do not find them; others do, such as a sweeper of Hydra.  Arrow, which is compiled, imports in the name
+of the module that calls it."""
 
 
-class _NotThere:
-    """Finds the packages that are never used, and fails to import them, as if they were not installed."""
+class _NeverUsed:
+    """Finds no module, and hides the packages that are never used from those that ask for them."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in NEVER_USED else None  # type: ignore[arg-type]  # has what is called
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Fails for a package that is hidden, as if it were not installed."""
+        if name in NEVER_USED and _importer() in WITHOUT_THEM:
+            raise ModuleNotFoundError(f"No module named {name!r} for logreg, which never uses it", name=name)
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """An ordinary module."""
 
-    def exec_module(self, module: ModuleType) -> None:
-        raise ModuleNotFoundError(f"No module named {module.__name__!r}", name=module.__name__)
+def _importer() -> str:
+    """The package of the module whose import statement runs."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _package_of(frame) == "importlib":
+        frame = frame.f_back
+    return "" if frame is None else _package_of(frame)
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 @contextmanager
 def _without_never_used() -> Iterator[None]:
     """Hides the packages in ``NEVER_USED``, unless they are imported already."""
-    finder = _NotThere()
+    finder = _NeverUsed()
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -48,7 +60,7 @@ def run_process(command: Callable[[], int]) -> NoReturn:
     all else that Python does at its end: it waits for threads, calls what was registered to be called, and flushes the
     output.  mypy ends in this way, too (``mypy.util.hard_exit``).
 
-    The command does not find the packages in ``NEVER_USED``.
+    Meanwhile the packages in ``NEVER_USED`` are hidden from those in ``WITHOUT_THEM``.
 
     Args:
         command: Returns the exit code.  An exception of it, a bug, ends the process as usual.

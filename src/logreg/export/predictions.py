@@ -126,11 +126,13 @@ class _Npz:
         self.kept: dict[str, list[str]] = {name: [] for name in kept}
 
     def write(self, kept: Mapping[str, Any], labels: Array, probabilities: Array, *limits: Array) -> None:
+        import pyarrow.compute as pc
+
         for name, numbers in zip(self.of_classes, (probabilities, *limits), strict=True):
             self.held[name].write(np.ascontiguousarray(numbers, dtype="<f8").tobytes())
         self.held[PREDICTED].write(labels.astype("<i4").tobytes())
         for name, values in self.kept.items():
-            values += ["" if value is None else str(value) for value in kept[name].to_pylist()]
+            values += pc.fill_null(pc.cast(kept[name], "string"), "").to_pylist()
         self.rows += len(labels)
 
     def close(self) -> None:

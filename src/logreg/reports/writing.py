@@ -130,7 +130,7 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
 
 
 def _written_at_once(header: Sequence[str], names: Sequence[str], columns: Tensor) -> str:
-    """Lines as `csv` would write them, by Arrow in a fifth of the time; it writes 1 for 1.0, and quotes all names.
+    """Lines as `csv` would write them, by Arrow, which takes less time; it writes 1 for 1.0, and quotes all names.
 
     Args:
         header: Names of the columns.

@@ -68,7 +68,7 @@ def _decoded_runs(runs: Any) -> Any:
     return values.take(pc.run_end_decode(places.slice(runs.offset, len(runs))))
 
 
-def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
+def encode_values(values: Any, key: str) -> tuple[Tensor, Any]:
     """Encodes values of any type as integers; equal values get the same integer.
 
     Args:
@@ -76,7 +76,8 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
         key: Setting that names the values as the user typed it, for messages: ``dataset.split.group=patient``.
 
     Returns:
-        Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and the value of each code, ascending.
+        Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and the value of each code, ascending, as a
+            pyarrow array, since Python has no type for all of them.
 
     Raises:
         DataError: Arrow cannot compare values of this type, such as lists.
@@ -94,7 +95,7 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
         values = numbers(array.cast(pa.float64())) + 0.0  # + 0.0 turns -0 into 0
         array = pc.if_else(pc.is_nan(array_of(values)), pa.nulls(len(values), pa.float64()), array_of(values))
     if kinds.is_null(array.type):
-        return torch.full((len(array),), MISSING), []
+        return torch.full((len(array),), MISSING), array[:0]
     try:
         encoded = array.dictionary_encode()
         order = pc.sort_indices(encoded.dictionary)
@@ -103,7 +104,7 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
     rank = np.full(len(order) + 1, MISSING)  # the last entry is for a missing value
     rank[numbers(order)] = np.arange(len(order))
     codes = rank[numbers(encoded.indices, missing=len(order))]
-    return torch.from_numpy(codes), encoded.dictionary.take(order).to_pylist()
+    return torch.from_numpy(codes), encoded.dictionary.take(order)
 
 
 def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -126,7 +127,8 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
             f"`{key}` must hold text, whole numbers or true and false, got {kind}. "
             "Name another column, or make text of it."
         )
-    codes, found = encode_values(values, key)
+    codes, levels = encode_values(values, key)
+    found = levels.to_pylist()
     for value in found:
         if isinstance(value, float | Decimal) and not (math.isfinite(value) and value == int(value)):
             raise DataError(

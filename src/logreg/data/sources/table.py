@@ -525,7 +525,8 @@ class TableFile:
 
     def _rows_of_stated_splits(self, table: Any, columns: Columns) -> dict[Split, Tensor]:
         """Positions of the rows of each split that the split column states, shape (n,), int64."""
-        codes, names = encode_values(table.column(self.split_column), f"dataset.split.column={self.split_column}")
+        codes, found = encode_values(table.column(self.split_column), f"dataset.split.column={self.split_column}")
+        names = found.cast("string").to_pylist()
         self._check_no_gaps("column", codes, columns)
         for code, split_name in enumerate(names):
             if split_name not in SPLITS:
