@@ -264,6 +264,10 @@ def test_rows_keep_their_offsets() -> None:
     [
         (lambda offset: offset[:-1], "`offset` must have one number for each row, shape (300,), got (299,)."),
         (lambda offset: offset.index_fill(0, torch.tensor(4), math.nan), "`offset` must be finite, got nan in row 4."),
+        (
+            lambda offset: offset.index_fill(0, torch.tensor(4), -1.1e6),
+            "`offset` must be in the units of the logit, from -1e6 to 1e6, got -1.1e+06 in row 4. Of an exposure take",
+        ),
     ],
 )
 def test_an_offset_that_does_not_fit_is_refused(change: Callable[[Tensor], Tensor], message: str) -> None:
@@ -474,6 +478,13 @@ def test_paths_and_cross_validation_take_it(table: Path, tmp_path: Path) -> None
         ("log_t", "y", None, ("loss=cross_entropy",), "`dataset.offset=log_t` must go with one logit, that of two cla"),
         ("log_t", "y", "", (), "column 'log_t', the offset, must hold finite numbers, got nan in row 3 [in t.csv]."),
         ("log_t", "y", "inf", (), "column 'log_t', the offset, must hold finite numbers, got inf in row 3 [in t.csv]"),
+        (
+            "log_t",
+            "y",
+            "1e308",
+            (),
+            "column 'log_t', the offset, must be in the units of the logit, from -1e6 to 1e6, ",
+        ),
         ("log_t", "y", "low", (), "column 'log_t', the offset, must hold finite numbers, got 'low' in row 3 [in t.csv"),
     ],
 )

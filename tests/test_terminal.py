@@ -60,6 +60,8 @@ def test_control_characters_are_written_as_python_writes_them(text: str, expecte
         ("postgresql://me:hunter2@host:5432/db", "postgresql://me:***@host:5432/db"),
         ("got 'mysql+x://me:hunt@er2@host/db'.", "got 'mysql+x://me:***@host/db'."),
         ("redis://:hunter2@host", "redis://:***@host"),
+        ("postgresql://me:hunt/er2@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://me:hu?n@t/er2@host/db?token=t@ken", "postgresql://me:***@host/db?token=***"),
         ("p://h/db?user=me&password=hunter2&x=1", "p://h/db?user=me&password=***&x=1"),
         ("sqlite:///runs/a.db at 10:30 by me@host", "sqlite:///runs/a.db at 10:30 by me@host"),
         ("http://host:80/a and b@c", "http://host:80/a and b@c"),

@@ -105,7 +105,7 @@ def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
         chosen = rows_at(features, which)
     else:
         chosen = selected_rows(features, which) if is_sparse(features) else features[which]
-    return Batch(chosen, *(None if part is None else part[which] for part in block[1:]))  # type: ignore[arg-type]
+    return Batch(chosen, *(None if part is None else part[which] for part in block[1:]))  # type: ignore[arg-type]  # the types of Batch
 
 
 def positions_of(which: slice, num_rows: int, first: int = 0) -> Tensor:

@@ -47,6 +47,9 @@ MEAN_WEIGHTS = 2.0**-100, 2.0**100
 Between them float32 holds sums of weights and their products with residuals.
 """
 
+MAX_OFFSET = 1e6
+"""Largest absolute offset of a logit: beyond it a certificate is lost to the rounding of the logits."""
+
 SAMPLE_ROWS = 1000
 """Rows of the sample from which `is_plain_by_sample` estimates mean and standard deviation."""
 

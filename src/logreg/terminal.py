@@ -30,10 +30,11 @@ IN_A_TEXT = re.compile(rf"[{UNPRINTABLE}]|(?<!\A)\r(?!\Z)")
 ASCII = str.maketrans({"±": "+/-", "…": "...", "≤": "<=", "≥": ">="})
 """Replacements for the characters beyond ASCII in the sentences of this package."""
 
-PASSWORD = re.compile(
-    r"(?<=://)([^\s/:@]*):[^\s/]*@|(?<=[?&;])((?:\w*password|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE
-)
-"""The passwords of a URL: between the user name and the host's last @, or in a parameter."""
+PASSWORD_PARAMETER = re.compile(r"(?<=[?&;])((?:\w*password|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE)
+"""A password among the parameters of a URL."""
+
+PASSWORD_OF_USER = re.compile(r"(?<=://)([^\s/:@]*):\S*@")
+"""The password between a URL's user name and its last @: it may have a / or ?, since not all users escape these."""
 
 
 def on_one_line(text: str) -> str:
@@ -53,7 +54,7 @@ def without_passwords(text: str) -> str:
         >>> without_passwords("postgresql://me:secret@host/trials?sslpassword=secret")
         'postgresql://me:***@host/trials?sslpassword=***'
     """
-    return PASSWORD.sub(lambda found: f"{found[2]}***" if found[2] else f"{found[1]}:***@", text)
+    return PASSWORD_OF_USER.sub(r"\1:***@", PASSWORD_PARAMETER.sub(r"\1***", text))
 
 
 def counted(number: float, noun: str) -> str:

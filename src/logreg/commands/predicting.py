@@ -196,7 +196,8 @@ def predict_files(work: Prediction, files: Sequence[Task], takes_no_rows: bool) 
     def predict(held: ExitStack) -> tuple[Counts, list[tuple[str, int, str]]]:
         """What was predicted; and of each part of a file the output, the first row group and the temporary file."""
         counts, made = Counts(), list[tuple[str, int, str]]()
-        with progress_bar(len(own), "files", True) as advance:
+        unit = "files" if all(task.groups is None for task in own) else "parts of files"
+        with progress_bar(len(own), unit, True) as advance:
             for task in own:
                 target = task.target
                 if task.groups is not None:

@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         raise ConfigError(f"`--help` lists what can be typed: {message}.")
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]  # of this parser alone
     return parser
 
 

@@ -292,7 +292,7 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str, scale: s
         text = f"{value:.3g}" + (", cut off" if abs(value) > end else "")
         place = (max(-end, min(end, value)), bar.get_y() + bar.get_height() / 2)
         side = {"xytext": (3 if value >= 0 else -3, 0), "ha": "left" if value >= 0 else "right"}
-        axes.annotate(text, place, textcoords="offset points", va="center", fontsize=8, **side)  # type: ignore[arg-type]
+        axes.annotate(text, place, textcoords="offset points", va="center", fontsize=8, **side)  # type: ignore[arg-type]  # by name
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)

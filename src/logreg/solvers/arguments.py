@@ -12,7 +12,7 @@ from torch import Tensor
 from logreg.errors import ConfigError, DataError
 from logreg.losses import LOSSES
 from logreg.losses.objective import Objective, Reduction
-from logreg.stored_form import check_mean_weight
+from logreg.stored_form import MAX_OFFSET, check_mean_weight
 
 MAP_LABELS = "Number the classes from 0: labels = torch.unique(labels, return_inverse=True)[1]."
 """The advice for labels that do not number the classes from 0."""
@@ -121,7 +121,7 @@ def check_offset(labels: Tensor, offset: Tensor | None, outputs: int) -> None:
     """Checks offsets (N,) of the logits, or ``None`` for none.
 
     Raises:
-        DataError: Not one finite number for each row.
+        DataError: Not one number from -1e6 to 1e6 for each row.
         ConfigError: There are several outputs.
     """
     if offset is None:
@@ -138,6 +138,13 @@ def check_offset(labels: Tensor, offset: Tensor | None, outputs: int) -> None:
     if not bool(offset.isfinite().all()):
         row = int((~offset.isfinite()).nonzero()[0])
         raise DataError(f"`offset` must be finite, got {offset[row].item()} in row {row}. Leave out such rows.")
+    is_large = offset.abs() > MAX_OFFSET
+    if bool(is_large.any()):
+        row = int(is_large.nonzero()[0])
+        raise DataError(
+            f"`offset` must be in the units of the logit, from -1e6 to 1e6, got {offset[row].item():g} in row {row}. "
+            "Of an exposure take the logarithm."
+        )
 
 
 def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Sequence[float], classes: int) -> None:

@@ -75,13 +75,13 @@ def _import_less() -> None:
             name = re.match(r"[\w-]*", self.requirement or self.module or "")
             return (name is None or name.group() not in UNUSED) and requirement_met(self)
 
-        imports.RequirementCache.__bool__ = requirement_met_and_used  # type: ignore[method-assign]
-        imports.package_available = lambda name: name not in UNUSED and package_available(name)  # type: ignore[assignment]
+        imports.RequirementCache.__bool__ = requirement_met_and_used  # type: ignore[method-assign]  # for this import
+        imports.package_available = lambda name: name not in UNUSED and package_available(name)  # type: ignore[assignment]  # it is cached
         try:
             with without_compiler():
                 import torchmetrics  # noqa: F401  # for the side effect, which is the point
         finally:
-            imports.RequirementCache.__bool__ = requirement_met  # type: ignore[method-assign]
+            imports.RequirementCache.__bool__ = requirement_met  # type: ignore[method-assign]  # as it was
             imports.package_available = package_available
     with without_compiler() as is_away, without_triton():
         import lightning.pytorch  # noqa: F401

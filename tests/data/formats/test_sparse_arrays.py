@@ -105,6 +105,16 @@ def test_features_are_numbered_from_0_where_the_file_has_a_feature_0(zero_based:
     np.testing.assert_array_equal(as_scipy(raw.tables["train"].matrix).toarray(), theirs.toarray())
 
 
+def test_features_that_no_row_has_are_named() -> None:
+    Path("a.svm").write_text("0 1:1 4:2\n1 4:2 6:1\n")
+    note = "nothing is learned of {} that no row of {} has: {}"
+    assert Features(path="a.svm").read().notes == (note.format("3 features", "a.svm", "2, 3, 5"),)
+    Path("b.svm").write_text("0 0:1\n1 2:2\n")  # numbered from 0
+    assert Features(path="b.svm").read().notes == (note.format("1 feature", "b.svm", "1"),)
+    Path("c.svm").write_text("0 1:1\n1 2:2\n")
+    assert Features(path="c.svm").read().notes == ()
+
+
 def test_further_files_have_the_width_and_the_numbers_of_train() -> None:
     Path("train.svm").write_text("1 0:1 4:2\n-1 1:1\n")
     Path("val.svm").write_text("-1 1:5\n1 2:3\n")  # alone it would be numbered from 1

@@ -15,6 +15,7 @@ from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import Vocabulary
+from logreg.stored_form import MAX_OFFSET
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -322,12 +323,20 @@ def finite_numbers(series: Series, key: str, columns: Columns, at_least: float =
 
 
 def check_offset(series: Series, columns: Columns) -> None:
-    """Checks that the offset is there in every row: no value could take the place of a missing one.
+    """Checks that the offset is there in every row, since no value could take the place of a missing one, and its size.
 
     Raises:
-        DataError: It is not.
+        DataError: A value is missing, no number, or too large.
     """
-    finite_numbers(series, f"column {series.name!r}, the offset,", columns)
+    key = f"column {series.name!r}, the offset,"
+    numbers = finite_numbers(series, key, columns)
+    is_large = np.abs(numbers) > MAX_OFFSET
+    if is_large.any():
+        row = int(is_large.argmax())
+        raise DataError(
+            f"{key} must be in the units of the logit, from -1e6 to 1e6, got {numbers[row]:g} in {columns.place(row)}. "
+            "Of an exposure take the logarithm; or fix the row."
+        )
 
 
 def is_number(text: str) -> bool:

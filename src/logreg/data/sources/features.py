@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from logreg.constraints import Constraint, check, one_of, text
+from logreg.csr import is_sparse
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels
 from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors, open_arrays
@@ -23,7 +24,7 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with
 from logreg.data.formats.sparse_arrays import SVMLIGHT_SUFFIXES, SvmlightFile
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean, name_list
 from logreg.facts import Split
 from logreg.terminal import counted
 
@@ -150,6 +151,8 @@ class Features:
                 )
             rows = has_label.nonzero()[:, 0] if missing else None
             tables[split] = Table(part.features, labels[split], rows, part.weight, groups.get(split))
+        if is_sparse(train.features):
+            notes += _unused_note(train)
         source = " + ".join(part.source for part in parts.values())
         return RawData(
             tables,
@@ -282,6 +285,17 @@ class _Part:
     """Arrow array of shape (N,)."""
     first_index: int | None = None
     """Number of the first feature in a svmlight file: 0 or 1; ``None`` for other files."""
+
+
+def _unused_note(train: _Part) -> list[str]:
+    """A sentence on the features that no row of a sparse matrix has, numbered as in its file; none without them."""
+    is_used = torch.zeros(train.features.shape[1], dtype=torch.bool)
+    is_used[train.features.col_indices().long()] = True
+    unused = ((~is_used).nonzero()[:, 0] + (train.first_index or 0)).tolist()
+    if not unused:
+        return []
+    count, names = counted(len(unused), "feature"), name_list(unused)
+    return [f"nothing is learned of {count} that no row of {train.source} has: {names}"]
 
 
 def _listed(given: str | Sequence[str]) -> list[str]:
