@@ -170,7 +170,8 @@ def _path_lines(summary: Summary) -> list[str]:
         parts[0] += f": {_mean_of(simplest, select)}"
     else:
         parts = [f"{_strengths(best, rows)}, {chosen} by {by}: {_mean_of(best, select)}"]
-        if name == "loss" or scores is not None:
+        # A search takes a stronger penalty whose score is as good as the best, which may be further off than its error.
+        if (name == "loss" or scores is not None) and simplest.order >= best.order:
             value = _cell(name, simplest.mean_and_error(select)[0])
             parts.append(f"{within} is the strongest within one standard error, {value}")
     if any(row.l1 for row in rows):
