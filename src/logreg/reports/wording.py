@@ -317,9 +317,9 @@ def threshold_in_words(threshold: Threshold) -> str:
     """The best threshold and its cost, against that of 0.5."""
     ratio = threshold.cost_ratio
     return (
-        f"Where a miss costs {ratio:g} false alarm{'s' if ratio != 1 else ''}, the best threshold is "
-        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}): {threshold.cost:.4g} a row, "
-        f"against {threshold.cost_at_half:.4g} at 0.5"
+        f"Where a false negative costs {ratio:g} false positive{'s' if ratio != 1 else ''}, the best threshold is "
+        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}; predict threshold=... takes it): "
+        f"{threshold.cost:.4g} a row, against {threshold.cost_at_half:.4g} at 0.5"
     )
 
 
