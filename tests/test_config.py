@@ -376,6 +376,15 @@ def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
         RunConfig.from_mapping(a_run(max_epoch=3))
 
 
+@pytest.mark.parametrize(
+    ("key", "advised"), [("C", "l2"), ("lambda", "l2"), ("penalty", "l2"), ("threshold", "predict")]
+)
+def test_a_key_of_another_program_is_told_where_it_is(key: str, advised: str) -> None:
+    message = str(unknown_key(key, ["lr", "seed"]))
+    assert advised in message
+    assert "--help" not in message
+
+
 def test_an_unknown_key_that_is_near_nothing_is_sent_to_the_help() -> None:
     ours = str(unknown_key("zzz", ["lr", "seed"]))
     assert ours == "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."

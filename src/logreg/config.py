@@ -437,11 +437,20 @@ def _separate_path(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {"l2": l2 if path is None and l2 != "auto" else None, "l2_path": path}
 
 
+ELSEWHERE = {
+    "C": "scikit-learn's C is 1 / (rows * l2): set l2 instead.",
+    "lambda": "glmnet's lambda is l2 with alpha=0, and l1 with alpha=1: set l2 or l1.",
+    "penalty": "Set l2=VALUE, l1=VALUE, or both; l2=0 is no penalty.",
+    "threshold": "scripts/predict.py takes it, with any model of two classes.",
+}
+"""Advice on keys that other programs or commands have."""
+
+
 def unknown_key(key: str, known: list[str]) -> ConfigError:
     """The message for a key that no config has, with the nearest of the known keys."""
     inner = [one for one in known if one.endswith(f".{key}")]
-    if key == "C":
-        near = "scikit-learn's C is 1 / (rows * l2): set l2 instead."
+    if key in ELSEWHERE:
+        near = ELSEWHERE[key]
     elif len(inner) == 1:
         near = f"Did you mean {inner[0]}?"
     else:

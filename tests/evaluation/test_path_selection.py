@@ -439,7 +439,11 @@ def test_a_matrix_of_ones_own_gets_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "l2", "reason"),
     [
-        ("optimizer=sgd max_epochs=1", 0, "l2=0 with optimizer=sgd: type another, or optimizer=auto to have it chosen"),
+        (
+            "optimizer=sgd max_epochs=1",
+            0,
+            "l2=0 with optimizer=sgd: type l2 for a penalty, or optimizer=auto to have it chosen",
+        ),
         ("lr=0.1 max_epochs=1", 0, "l2=0 with optimizer=sgd: "),
         ("optimizer=adam polish=true max_epochs=1", 0, "l2=0 with optimizer=adam: "),
         ("l1=0.01", 0, "l2=0 beside l1=0.01: type l2=path to have it chosen"),

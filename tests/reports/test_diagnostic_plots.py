@@ -375,7 +375,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     inside = {base64.b64decode(source.partition(",")[2]) for source in page.sources}
     assert inside == {path.read_bytes() for path in (full.folder / "figures").glob("*.png")}
-    for words in ("Scores on test", "average precision", "malignant", "Where a miss costs", "temperature"):
+    for words in ("Scores on test", "average precision", "malignant", "Where a false negative costs", "temperature"):
         assert words in page.text
 
 

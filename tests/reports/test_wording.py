@@ -53,6 +53,16 @@ def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> 
     assert equation(module) == expected
 
 
+@pytest.mark.parametrize("strongest", [0, 1, 2])
+def test_a_penalty_weaker_than_the_chosen_one_is_not_called_the_strongest(strongest: int) -> None:
+    row = {"loss_train": 0.1, "loss_val": 0.2, "error": 0.01, "accuracy_val": 1.0, "gap": 0.0, "relative_gap": 0.0}
+    rows = [{**row, "l2": l2, "converged": True, "passes": 1, "nonzero": 2} for l2 in (1.0, 0.1, 0.01)]
+    path = {"rows": rows, "best": 1, "one_standard_error": strongest, "alarm": None}
+    lines = remarks(summary_of(path=path, dataset={"rows": {"train": 1200, "val": 300, "test": 300}}))
+    line = next(line for line in lines if line.startswith("l2=0.1, chosen among 3 strengths by log-loss on val: "))
+    assert ("is the strongest within one standard error" in line) == (strongest < 2)
+
+
 SUMMARY = summary_of(
     dataset={
         "class_weight": {"a": 1.0, "b": 2.5, "c": 1.0},

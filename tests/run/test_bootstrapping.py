@@ -180,7 +180,7 @@ def test_separated_classes_are_sent_to_a_penalty(tmp_path: Path, ask: Ask, refus
     columns["y"] = ["yes" if value > 0 else "no" for value in columns["a"]]
     line = refused(fitted(tmp_path, columns, "l2=0"))
     assert "'a' separates 'yes' from 'no'" in line
-    assert "Train again with a penalty, such as l2=1e-3, or leave columns out with dataset.drop" in line
+    assert "Train again with a penalty, such as l2=1e-3, or leave columns out (of a table: dataset.drop)" in line
     assert ask(fitted(tmp_path, columns, "l2=1e-3"), "interval=bootstrap replicates=39")["interval"] == "bootstrap"
 
 

@@ -208,7 +208,8 @@ def raise_not_finite(estimator: Any, features: Tensor) -> None:
         names = getattr(estimator, "feature_names_in_", None)
         where = f"row {row}, column {column if names is None else repr(names[column])}"
         what = "NaN" if value != value else "infinity"
-        advice = "Fill gaps first, for example with SimpleImputer." if what == "NaN" else "Cut or drop such values."
+        fill = "Fill gaps first, for example with logreg.TableEncoder, which marks them too."
+        advice = fill if what == "NaN" else "Cut or drop such values."
         raise DataError(f"Input X contains {what} in {where}. {advice}")
 
 

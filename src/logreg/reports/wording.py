@@ -170,7 +170,8 @@ def _path_lines(summary: Summary) -> list[str]:
         parts[0] += f": {_mean_of(simplest, select)}"
     else:
         parts = [f"{_strengths(best, rows)}, {chosen} by {by}: {_mean_of(best, select)}"]
-        if name == "loss" or scores is not None:
+        # A search takes a stronger penalty whose score is as good as the best, which may be further off than its error.
+        if (name == "loss" or scores is not None) and simplest.order >= best.order:
             value = _cell(name, simplest.mean_and_error(select)[0])
             parts.append(f"{within} is the strongest within one standard error, {value}")
     if any(row.l1 for row in rows):
@@ -316,9 +317,9 @@ def threshold_in_words(threshold: Threshold) -> str:
     """The best threshold and its cost, against that of 0.5."""
     ratio = threshold.cost_ratio
     return (
-        f"Where a miss costs {ratio:g} false alarm{'s' if ratio != 1 else ''}, the best threshold is "
-        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}): {threshold.cost:.4g} a row, "
-        f"against {threshold.cost_at_half:.4g} at 0.5"
+        f"Where a false negative costs {ratio:g} false positive{'s' if ratio != 1 else ''}, the best threshold is "
+        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}; predict threshold=... takes it): "
+        f"{threshold.cost:.4g} a row, against {threshold.cost_at_half:.4g} at 0.5"
     )
 
 

@@ -80,7 +80,7 @@ def without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | N
     """The value of ``l2=auto`` where no strength can be chosen by scores, and the reason; ``None`` where one can."""
     if config.optimizer["name"] not in EXACT:
         optimizer = config.optimizer["name"]
-        return 0.0, f"l2=0 with optimizer={optimizer}: type another, or optimizer=auto to have it chosen"
+        return 0.0, f"l2=0 with optimizer={optimizer}: type l2 for a penalty, or optimizer=auto to have it chosen"
     if config.fixed_l1:
         return 0.0, f"l2=0 beside l1={config.fixed_l1:g}: type l2=path to have it chosen"
     if config.cv is not None:

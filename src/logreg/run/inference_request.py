@@ -173,7 +173,7 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
 def separated(separation: str, request: InferenceRequest) -> DataError:
     """The refusal of a fit without a finite optimum, where ``separation`` says why."""
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
-    advice = "leave columns out with dataset.drop and train again"
+    advice = "leave columns out (of a table: dataset.drop) and train again"
     if request.replicates:
         advice = f"train again with a penalty, such as l2=1e-3, or {advice}"
     elif request.may_advise_firth:
@@ -300,7 +300,7 @@ def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
     more = f"; and {len(combinations) - 3} more" if len(combinations) > 3 else ""
     advice = f"Train again with {as_typed('dataset.drop', left_out)}"
     if not facts.columns:
-        advice = "Leave it out of the file, and train again"
+        advice = f"Leave {'it' if len(left_out) == 1 else 'them'} out of the features, and train again"
     raise DataError(
         f"`ckpt_path` must be of a fit with one solution, and {'; '.join(described)}{more}, so no coefficient there "
         f"has a standard error. {advice}."

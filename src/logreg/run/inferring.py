@@ -175,7 +175,8 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
             *(facts, source, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
         )
     polished = (
-        f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors"
+        f"polished by {counted(found.steps, 'Newton step')} in float64, which moved the checkpoint's coefficients by "
+        f"{found.moved:.1g} standard errors at most"
     )
     notes = *_inflation_in_words(statistics.variance_inflation), FIRTH_IN_WORDS if request.firth else polished
     return replace(
