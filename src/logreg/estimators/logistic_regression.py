@@ -240,7 +240,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         coef, intercept = found.coef, found.intercept
         if len(classes) == 2 and len(coef) == 2:  # a softmax
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-        self.coef_, self.intercept_, self.classes_ = coef.cpu().numpy(), intercept.cpu().numpy(), classes
+        # In the order that a pickle has, too: products of another order have other last digits.
+        self.coef_, self.intercept_ = (part.cpu().numpy().copy(order="C") for part in (coef, intercept))
+        self.classes_ = classes
         self.n_iter_ = np.array([found.passes], dtype=np.int32)
         self.has_offset_ = offset is not None
         self.certificate_ = self._certificate(found, objective, features, labels, weights)

@@ -175,8 +175,8 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
             *(facts, source, likelihood, found, of.covariance, rows.mean, rows.std, rows.number, rows.counts, dependent)
         )
     polished = (
-        f"polished by {counted(found.steps, 'Newton step')} in float64, which moved the checkpoint's coefficients by "
-        f"{found.moved:.1g} standard errors at most"
+        f"polished by {counted(found.steps, 'Newton step')} in float64: no coefficient moved by more than "
+        f"{found.moved:.1g} standard errors"
     )
     notes = *_inflation_in_words(statistics.variance_inflation), FIRTH_IN_WORDS if request.firth else polished
     return replace(

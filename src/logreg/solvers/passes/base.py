@@ -68,7 +68,7 @@ class PreparedRows(NamedTuple):
         """
         if self.outputs == 1 or self.features.device.type != "cpu":
             return one_vs_rest(self.labels, self.outputs, self.features.dtype)
-        targets = torch.zeros(self.outputs, len(self.labels), dtype=self.features.dtype)
+        targets = self.labels.new_zeros(self.outputs, len(self.labels), dtype=self.features.dtype)
         return targets.scatter_(0, self.labels.unsqueeze(0), 1.0).T
 
     def logits(self, coef: Tensor, intercept: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from logreg.csr import is_sparse, selected_columns
 from logreg.facts import Batch
 from logreg.losses import Loss, one_vs_rest
 from logreg.rows import PART_BYTES, parts, row_weights
-from logreg.solvers.kernels import NUMPY_DEVICES, empty, gram_of_columns, sum_over_cold_rows, sum_over_rows
+from logreg.solvers import kernels
+from logreg.solvers.kernels import empty, gram_of_columns, sum_over_cold_rows, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
@@ -104,7 +105,7 @@ class HeldRows:
         """Columns of a block's features (n, D) in the coordinates, (W, n); in the memory of ``into`` where given."""
         if is_sparse(features):
             columns = selected_columns(features, which).T.double()
-        elif features.device.type in NUMPY_DEVICES and features.dtype in (torch.float32, torch.float64):
+        elif features.device.type in kernels.NUMPY_DEVICES and features.dtype in (torch.float32, torch.float64):
             columns = empty(self.logits, len(which), len(features)) if into is None else into
             numbers, places, of_columns = features.numpy(), which.numpy(), columns.numpy()
             for first in range(0, len(numbers), COPIED_ROWS):
