@@ -26,7 +26,7 @@ from logreg.solvers.kernels import (
 @pytest.mark.parametrize("outputs", [1, 3, 10, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
-@pytest.mark.parametrize("width", [6, 200])
+@pytest.mark.parametrize("width", [6, 200, 600])
 def test_products_of_tall_matrices_are_plain_products(
     width: int,
     rows: int,

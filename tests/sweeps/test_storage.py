@@ -171,6 +171,9 @@ def test_a_trial_of_a_killed_machine_is_made_again(
     def beat() -> int:
         return int(here.counted[0].user_attrs.get("beat", 0))
 
+    def beats_after(last: int) -> Callable[[], bool]:
+        return lambda: beat() > last
+
     here = opened(shared, "killed")
     child = os.fork()
     if not child:
@@ -181,7 +184,7 @@ def test_a_trial_of_a_killed_machine_is_made_again(
         for _ in range(3):  # longer together than the silence of a killed one
             assert here.ask(1) is None
             last, now = beat(), now + 0.9 * search.SILENT_S
-            in_time(lambda last=last: beat() > last)  # type: ignore[misc]
+            in_time(beats_after(last))
         assert here.ask(1) is None
         assert here.awaited(1) == 1
     finally:

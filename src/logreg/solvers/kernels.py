@@ -39,19 +39,19 @@ SUM_LENGTH = 512
 the BLAS, for bounds on rounding errors."""
 
 MAX_STREAMED_FEATURES = 1024
-"""Features up to which einsum adds up rows from memory faster than BLAS: with 64 to 300 it takes half the time."""
+"""Features up to which einsum adds up rows from memory faster than BLAS does."""
 
 MIN_ONEDNN_FEATURES, MAX_ONEDNN_OUTPUTS = 512, 48
 """Features from which, and outputs up to which, oneDNN multiplies float32 features with coefficients faster than MKL,
-which reads longer rows from memory at half the speed."""
+which is slow to read long rows from memory."""
 
 MIN_ROWWISE_FEATURES, MAX_ROWWISE_OUTPUTS = 24, 8
-"""Features from which, and outputs up to which, MKL multiplies float64 features with coefficients by rows in half to a
-quarter of the time that it takes by columns."""
+"""Features from which, and outputs up to which, MKL multiplies float64 features with coefficients faster by rows
+than by columns."""
 
 MIN_TILE_FILL, TILE_OUTPUTS = 6, 12
-"""Outputs from which sums over rows in float64 are padded to a whole tile of the matrix kernel, of so many: they take a
-third less time then."""
+"""Outputs from which sums over rows in float64 are padded to a whole tile of the matrix kernel, of so many, which takes
+less time."""
 
 MAX_OUTER_NUMBERS = {"cpu": 2**19, "cuda": 2**24}
 """Numbers of the products of curvatures and features that are held at once, by device: 2 MiB in float32 stay in a CPU's
@@ -78,7 +78,7 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         if product is not None:
             return product(features, coef, intercept).T.contiguous().T
         return torch.addmm(intercept.unsqueeze(1), coef, features.T).T
-    return torch.addmm(intercept, features, coef.T)
+    return _plain_product(features, coef, intercept)
 
 
 def _rowwise_product(features: Tensor, outputs: int) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
@@ -142,7 +142,7 @@ def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
     """`sum_over_rows` for dense ``right`` (n, B) that is read from memory and not from the cache, for nothing else.
 
     For one column of ``left`` BLAS reads several rows at a time, einsum one after the other: in rows of medium length
-    memory then delivers twice as much.
+    memory then delivers more.
     """
     is_one = left.shape[1] == 1 and _parts(left) == 1
     if not (is_one and right.shape[1] <= MAX_STREAMED_FEATURES and _suits_numpy(right, left)):
@@ -158,8 +158,7 @@ def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
 def empty(like: Tensor, *shape: int) -> Tensor:
     """Memory for numbers of the type and on the device of ``like``.
 
-    NumPy asks for huge pages on Linux, and torch does not: the first write to a large matrix takes less than half as
-    long.
+    NumPy asks for huge pages on Linux, and torch does not: the first write to a large matrix meets fewer page faults.
     """
     if like.device.type not in NUMPY_DEVICES:
         return like.new_empty(shape)

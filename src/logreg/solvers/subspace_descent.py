@@ -56,8 +56,8 @@ MAX_SUBSPACE_STEPS = 600
 MAX_STEPS_PER_HALVING = 150
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
 digits, beyond which further steps do not reduce it.  With a weak penalty slow steps are far more common than such an
-end, and steps in float64 take more than twice as long: the weakest strengths of `benchmarks/path.py` take about 175
-steps here, or 100 steps and 400 passes in float64 after a limit of 60."""
+end, and steps in float64 take more than twice as long: at the weakest strengths of `benchmarks/path.py` a limit of 60
+is met too soon."""
 
 MAX_ROUNDED_STEPS = 10
 """Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
