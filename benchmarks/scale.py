@@ -132,7 +132,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     print_versions()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch, "rows")
-        if not folder.exists():
+        if not any(folder.glob("*.parquet")):
             write_rows(folder, arguments.rows, arguments.features)
         runs = [ours(folder, Path(scratch, "all"), arguments.storage, all_rows=True)]
         runs += [rival(name, folder) for name in arguments.rivals]
@@ -144,7 +144,7 @@ def main(typed: Sequence[str] | None = None) -> int:
 
 def write_rows(folder: Path, rows: int, features: int) -> None:
     """Writes a logistic model's rows from a seed, one row group after the other."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     coef = np.random.default_rng(0).standard_normal(features).astype(np.float32) / np.float32(features**0.5)
     fields = [*((f"x{number}", pa.float32()) for number in range(features)), ("target", pa.int8())]
     sizes = [min(GROUP_ROWS, rows - first) for first in range(0, rows, GROUP_ROWS)]

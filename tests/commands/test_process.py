@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from logreg.commands.process import WAITING
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -36,8 +39,10 @@ run_process(command)
 DONE = ["out", "the thread has ended", "registered by the command"]
 
 
-def ended(code: str, here: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=here)
+def ended(code: str, here: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | variables
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=here, env=environment)
 
 
 @pytest.mark.parametrize("code", [0, 2])
@@ -69,6 +74,30 @@ def test_a_program_that_runs_a_script_inside_itself_ends_in_its_own_way(tmp_path
 def test_a_command_that_has_closed_its_output_keeps_its_exit_code(tmp_path: Path) -> None:
     code = PROGRAM.replace("ENDS", "sys.stdout.close(); return 4")
     assert ended(code, tmp_path).returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ({}, "1000 None"),
+        ({"GOMP_SPINCOUNT": "5"}, "5 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_threads_that_wait_soon_sleep(tmp_path: Path, typed: dict[str, str], found: str) -> None:
+    code = """
+        import os, subprocess, sys
+        from logreg.commands.process import run_process
+
+        def command():
+            assert "torch" not in sys.modules
+            show = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+            return subprocess.run([sys.executable, "-c", show]).returncode
+
+        run_process(command)
+    """
+    done = ended(textwrap.dedent(code), tmp_path, **typed)
+    assert (done.returncode, done.stdout.strip()) == (0, found), done.stderr
 
 
 def test_what_no_command_uses_is_not_imported_by_others(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     from logreg.evaluation.held_out import evaluate as evaluate_rows
     from logreg.evaluation.measured import MAX_LISTED_CLASSES
     from logreg.reports.summary import summarize_evaluation
-    from logreg.run.scoring import predict, score
+    from logreg.run.scoring import predict, score, with_auroc
 
     module, facts = trained.module, trained.facts
     config, data, others = data_of(trained, typed)
@@ -133,11 +133,12 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     threshold = None
     if facts.is_binary and not others and split == "test" and "val" in data.splits:
         threshold = best_threshold(predict(module, data, "val"), ratio), "val"
-    scores: dict[str, Mapping[str, float]] = {name: score(module, data, name) for name in data.splits}
+    scores = {name: score(module, data, name, auroc=name != split) for name in data.splits}
     notes = list(data.notes)
     if not others and data.facts.fingerprint != facts.fingerprint:
         notes.append("these are not the rows that the model was trained with: the data has changed since")
     evaluation = evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed)
+    scores[split] = with_auroc(scores[split], evaluation)
     return EvaluateOutput(
         checkpoint=shown(trained.file),
         data=data.facts.title,

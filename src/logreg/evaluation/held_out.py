@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -232,6 +231,11 @@ class Predicted:
             return self.log_odds
         return self.probabilities.clamp(min=MIN_PROBABILITY).log().diff(dim=1)[:, 0]
 
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The rows of two classes, sorted by their scores, and so by the probability of the second class."""
+        return Ranking.of(self.scores)
+
     @property
     def losses(self) -> Tensor:
         """-log of the probability of the right class, in nats, shape (N,)."""
@@ -356,7 +360,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         In [0, 1], halfway between two probabilities that occur.  Of several thresholds with the lowest cost, the
         nearest to 1 / (1 + cost_ratio), which is the best threshold of calibrated probabilities.
     """
-    order = torch.from_numpy(np.argsort(predicted.positive.numpy()))
+    order = predicted.ranking.order.flip(0)
     edges = torch.cat([torch.zeros(1), predicted.positive[order], torch.ones(1)])
     is_one = (predicted.labels == 1)[order]
     weight = None if predicted.sample_weight is None else predicted.sample_weight[order]
@@ -563,7 +567,7 @@ def _ranked(predicted: Predicted) -> dict[str, Measured]:
     there = predicted.labels if weight is None else predicted.labels[weight > 0]
     if not 0 < int(there.sum()) < len(there):
         return {}
-    ranking = Ranking.of(predicted.scores)
+    ranking = predicted.ranking
     steps = ranking.steps(predicted.labels, weight)
     by_weight = {"auroc": steps.auroc_derivatives(), "average_precision": steps.average_precision_derivatives()}
     if predicted.groups is None:

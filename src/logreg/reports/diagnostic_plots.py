@@ -19,7 +19,7 @@ from torch import Tensor
 
 from logreg.evaluation.held_out import BINS, Evaluation, Predicted, frequent_mistakes, wilson
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
-from logreg.evaluation.ranking import Ranking, Steps
+from logreg.evaluation.ranking import Steps
 from logreg.facts import DataFacts
 from logreg.inference.results import CoefficientTable
 from logreg.reports.figures import label, label_powers, labels
@@ -138,7 +138,7 @@ def roc_and_precision_recall(
     """ROC and precision-recall curves of two classes, with the chosen threshold; ``None`` where a class is missing."""
     if "auroc" not in evaluation.metrics:
         return None
-    ranking = Ranking.of(predicted.scores)
+    ranking = predicted.ranking
     steps = ranking.steps(predicted.labels, predicted.sample_weight)
     length = len(steps.hits)
     drawn = torch.linspace(0, length, min(length + 1, MAX_POINTS), dtype=torch.float64).long()  # numbers of steps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logreg.data import TensorDataModule
-from logreg.evaluation.held_out import Predicted, RowSummary, are_counts, are_kept
+from logreg.evaluation.held_out import Evaluation, Predicted, RowSummary, are_counts, are_kept
 from logreg.evaluation.ranking import log_odds
 from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration, fit_calibration
@@ -18,9 +18,12 @@ from logreg.training.module import LogisticModule
 
 
 @torch.no_grad()
-def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Scores:
-    """Loss, accuracy and, for two classes, AUROC of all rows of a split, of which each process scores its share."""
-    scorer = module.scorer(auroc=True)
+def score(module: LogisticModule, data: TensorDataModule, split: Split, auroc: bool = True) -> Scores:
+    """Loss, accuracy and, for two classes, AUROC of all rows of a split, of which each process scores its share.
+
+    Without ``auroc`` the rows are not sorted: for a split that is evaluated, which sorts them; see `with_auroc`.
+    """
+    scorer = module.scorer(auroc)
     for block in data.blocks(split, is_share=True):
         module.to(block.features.device)
         scorer.update(
@@ -30,6 +33,12 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
             log_weight=module.calibration.log_weight,
         )
     return scorer.compute(data.processes)
+
+
+def with_auroc(scores: Scores, evaluation: Evaluation) -> Scores:
+    """Scores of a split with the AUROC that its evaluation has, for two classes that both occur."""
+    found = evaluation.metrics.get("auroc")
+    return scores if found is None else scores | {"auroc": found.value}
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from logreg.run.building import (
 from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
 from logreg.run.cross_validating import cross_validate, make_folds
 from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
-from logreg.run.scoring import calibrate, predict, score
+from logreg.run.scoring import calibrate, predict, score, with_auroc
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
 from logreg.run_folder import Latest, check_new, remove_unsaved_run
 from logreg.solvers.threads import threads_for
@@ -143,13 +143,17 @@ def train(
     status(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
         module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
-    scores = {split: score(module, data, split) for split in data.splits}
+    *others, evaluated = data.splits
+    scores = {split: score(module, data, split) for split in others}
+    scores[evaluated] = score(module, data, evaluated, auroc=False)
     predicted, threshold = _predict(module, data)
 
     def finish() -> Summary:
         """Evaluates the predictions, shows the results, and writes the report."""
         assert logger is not None
         facts = data.facts
+        evaluation = evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=config.seed)
+        scores[evaluated] = with_auroc(scores[evaluated], evaluation)
         result = RunResult(
             config=config,
             folder=folder,
@@ -166,7 +170,7 @@ def train(
             path_rule=chosen.rule,
             cross_validation=chosen.cross_validation,
             predicted=predicted,
-            evaluation=evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=config.seed),
+            evaluation=evaluation,
             l2_reason=chosen.reason,
         )
         summary = summarize(result, fit_seconds, time.perf_counter() - started)
