@@ -29,7 +29,7 @@ from scipy.optimize import minimize_scalar, nnls
 
 from logreg.shared_memory import SLOT_NUMBERS
 from logreg.solvers import costs
-from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS
+from logreg.solvers.kernels import MIN_ONEDNN_FEATURES, TRIANGLE_STRIP_COLUMNS
 
 Constants = Mapping[str, float]
 """Seconds of one unit of each of `UNITS`."""
@@ -41,6 +41,7 @@ ASSUMED: Constants = {
     "number": costs.SECONDS_PER_NUMBER,
     "logit": costs.SECONDS_PER_LOGIT,
     "product": costs.SECONDS_PER_PRODUCT,
+    "wide product": costs.SECONDS_PER_PRODUCT,
     "sparse row": 0.0,
     "nonzero": costs.SECONDS_PER_NONZERO,
     "sparse product": costs.SECONDS_PER_SPARSE_PRODUCT,
@@ -53,7 +54,8 @@ ASSUMED: Constants = {
     "byte": 1e-9,
 }
 """The constants of `logreg.solvers.costs`, by which solvers choose their method; of a step and of messages, which these
-do not have, rough ones.  A sparse row costs nothing there beyond its non-zero features."""
+do not have, rough ones.  There a sparse row costs nothing beyond its non-zero features, and a product of wide rows as
+much as any other."""
 
 NOT_OF_SOLVERS = ("step", "step logit", "sparse row", "meeting", "switch", "copied byte", "round", "byte")
 """The units that `logreg.solvers.costs` does not have."""
@@ -130,7 +132,8 @@ class Work(NamedTuple):
         one, logit = ("step", "step logit") if self.kind == "step" else ("pass", "logit")  # a step needs no curvature
         units[one], units[logit] = 1, rows * k
         if self.nonzeros is None:
-            units["number"], units["product"] = rows * d, rows * d * k
+            product = "wide product" if d >= MIN_ONEDNN_FEATURES else "product"  # another kernel, and longer rows
+            units["number"], units[product] = rows * d, rows * d * k
         else:
             units["sparse row"] = rows
             units["nonzero"], units["sparse product"] = rows * self.nonzeros, rows * self.nonzeros * k

@@ -80,6 +80,7 @@ FITTED = [
     Work("hessian", 400_000, 50),
     Work("hessian", 60_000, 300),
     Work("step", 1_024, 784, 10),
+    Work("step", 4_096, 200, 10),
     Work("step", 16_384, 100),
     *(Work(kind, 0, numbers) for kind in ("sum", "all-reduce") for numbers in (100, 30_000, 300_000)),
 ]
