@@ -129,6 +129,16 @@ def test_a_gram_matrix_of_columns_is_the_plain_product(dtype: torch.dtype) -> No
     assert torch.equal(columns, before)
 
 
+def test_threads_that_share_a_gram_matrix_make_each_part_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MIN_SHARED_PRODUCTS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    draw = torch.Generator().manual_seed(0)
+    columns, weights = torch.randn(2 * kernels.TRIANGLE_STRIP_COLUMNS + 40, 50, generator=draw), torch.ones(50)
+    gram = gram_of_columns(columns, weights)
+    torch.testing.assert_close(gram, columns @ columns.T)
+    assert torch.equal(gram, gram.T)
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sum_over_cold_rows_is_the_plain_product(dtype: torch.dtype, outputs: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -18,13 +20,30 @@ def threads_for(work: float) -> Iterator[None]:
     Threads are synchronized at the end of every operation.  On an idle machine a synchronization costs next to
     nothing.  Where other programs compete for the cores, it makes small operations take tens of times as long.
 
+    OpenBLAS, which NumPy multiplies with, has one thread in any case.  Its threads wait for one another many times
+    within a product, and never sleep: they gain little in products of some milliseconds and lose most where cores are
+    shared.  `kernels.gram_of_columns`, whose products are large, shares them among threads of its own.
+
     Args:
         work: Floating-point operations between two synchronizations.
     """
-    threads = torch.get_num_threads()
+    threads, several = torch.get_num_threads(), [(one, n) for one in _openblas() if (n := one.get_num_threads()) > 1]
     if work < ONE_THREAD_FLOP:
         torch.set_num_threads(1)
+    for library, _ in several:
+        library.set_num_threads(1)
     try:
         yield
     finally:
+        for library, number in several:  # by the thread that has lowered it: OpenBLAS may not heed another one
+            library.set_num_threads(number)
         torch.set_num_threads(threads)
+
+
+@cache
+def _openblas() -> list[Any]:
+    """Every OpenBLAS that is loaded by the first fit."""
+    from threadpoolctl import ThreadpoolController  # reads the list of libraries
+
+    controllers: list[Any] = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    return controllers
