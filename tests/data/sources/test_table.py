@@ -30,6 +30,7 @@ from logreg.data import Table, TensorDataModule
 from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
+from logreg.data.formats.text_tables import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
 from logreg.data.sources.table import TableFile, read_features
@@ -948,6 +949,50 @@ def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.M
     data = table(write(tmp_path, y=alternating("no", "yes"), **columns))
     assert data.facts.feature_names == tuple(columns)
     assert len(tasks) < 50
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", mark) for mark in ";\t|"] + [(".txt", ","), (".tsv", ";")])
+def test_the_header_shows_the_separator_and_a_note_says_so(
+    suffix: str, separator: str, files: Path, tmp_path: Path
+) -> None:
+    name = f"t{suffix}"
+    (tmp_path / name).write_text(as_text(stones(), separator), encoding="utf-8")
+    data, known = table(tmp_path / name, target="cut"), table(files / "t.csv", target="cut")
+    assert data.facts.fingerprint == known.facts.fingerprint
+    assert data.notes == (f"read with {separator!r} between values, as in the header of {name}", *known.notes)
+
+
+def test_a_header_of_one_name_with_a_mark_stays_one_name(tmp_path: Path) -> None:
+    for header, names in (
+        ('"a;b"', ["a;b"]),
+        ("a b", ["a b"]),
+        ("a;b|c;d", ["a", "b|c", "d"]),
+        ('"a,b";c', ["a,b", "c"]),
+    ):
+        (tmp_path / "t.csv").write_text(f"{header}\n1\n")
+        assert column_names(str(tmp_path / "t.csv"), "k") == names
+    (tmp_path / "t.csv").write_text("a;b\n1;2\n")
+    assert column_names(str(tmp_path / "t.csv"), "k", ",") == ["a;b"]
+
+
+def test_the_header_of_a_file_is_read_once_before_its_rows(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: str, *more: Any) -> TextLayout:
+        read.append(Path(path).name)
+        return text_layout(path, *more)
+
+    for name in ("tables", "shards"):
+        monkeypatch.setattr(f"logreg.data.formats.{name}.text_layout", counted)
+    table(files / "t.csv", target="cut")
+    assert read == ["t.csv"]
+    for part in ("1.csv", "2.csv"):
+        (tmp_path / part).write_bytes((files / "t.csv").read_bytes())
+    read.clear()
+    table(tmp_path, target="cut")
+    assert read == ["1.csv", "1.csv", "2.csv"]  # that of each file is compared with the first one
 
 
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
