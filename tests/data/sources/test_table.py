@@ -951,6 +951,46 @@ def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.M
     assert len(tasks) < 50
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ("2020-01-01", "2020-01-02", "date32[day]"),
+        ("12:30", "13:30:01", "time32[s]"),
+        ("2020-01-01 10:00", "2020-01-01T11:00Z", None),
+        ("2020-01-01T10:00", "2020-01-02 11:00", "timestamp[s]"),
+        ("2020-01-01", "2020-02-30", None),
+        ("01/02/2020", "02/02/2020", None),
+    ],
+)
+def test_dates_as_text_are_refused_in_every_format_alike(
+    first: str, second: str, kind: str | None, tmp_path: Path
+) -> None:
+    columns = {"day": alternating(first, second), "y": alternating("no", "no", "yes", "yes")}
+    (tmp_path / "t.csv").write_text(as_text(columns))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        taken = table(tmp_path / name, "dataset.categorical=[day]")
+        assert taken.facts.feature_names == (f"day={first}", f"day={second}")
+        if kind is None:
+            assert table(tmp_path / name).facts.columns == taken.facts.columns
+            continue
+        message = (
+            f"`dataset.drop` must leave dates out, and column 'day' holds {kind} [in {name}]. Make numbers of it "
+            "first, such as days since a start, or add dataset.drop=[day]; dataset.categorical=[day] makes a level of "
+            "each."
+        )
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            table(tmp_path / name)
+        # a model that has learned such levels before goes on reading them
+        held = read_columns(pa.table({"day": columns["day"]}))
+        assert torch.equal(
+            encode(held, taken.facts.columns, torch.float32)[0],
+            features_of(taken)[:0].new_tensor(
+                [[float(value == first), float(value == second)] for value in columns["day"]]
+            ),
+        )
+
+
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", mark) for mark in ";\t|"] + [(".txt", ","), (".tsv", ";")])
 def test_the_header_shows_the_separator_and_a_note_says_so(
     suffix: str, separator: str, files: Path, tmp_path: Path

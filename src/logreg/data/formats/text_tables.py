@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from logreg.data.arrow_numbers import text_array
+from logreg.data.arrow_numbers import inferred, text_array
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text, suffix_of
 from logreg.data.formats.gathering import gather
@@ -439,14 +439,7 @@ def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text:
         return encoded
     if not len(texts):
         return pa.nulls(len(encoded))
-    # Arrow's CSV reader infers the type, as for the other columns.
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
-    values = pyarrow.csv.read_csv(
-        pa.BufferReader(sink.getvalue()),
-        pyarrow.csv.ReadOptions(block_size=LONG_LINE_BYTES),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
-    ).column(0)
+    values = inferred(texts)  # as for the other columns
     if pa.types.is_string(values.type) or (is_code and not _is_canonical(texts, values)):
         return encoded
     return values.combine_chunks().take(encoded.indices)
