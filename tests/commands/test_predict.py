@@ -71,10 +71,11 @@ def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, run_com
     rows = predicted(run_command, here, "input=new.csv", "keep=[id]", "drop=[]")
     assert list(rows) == ["id", "predicted", "high, very", "low", "mid"]
     assert rows["id"] == [f"r{row}" for row in range(60)]
-    from logreg.data.sources.table import read_features
+    from logreg.data.new_rows import NewRowsReader
 
     trained = model_of(models, "table")
-    features, _ = read_features(str(here / "new.csv"), trained.facts)
+    [block] = NewRowsReader(trained.facts, {"drop": ["id", "kind"]}, torch.float64).read(str(here / "new.csv"))[1]
+    features = trained.facts.stored.inverse_transform(block.features)
     coef, intercept = trained.module.model.in_source_units()
     expected = LOSSES["cross_entropy"].class_probabilities(features.double() @ coef.T + intercept).numpy()
     ours = np.column_stack([rows[name] for name in trained.facts.class_names])

@@ -33,7 +33,7 @@ from logreg.data.formats.tables import column_names, open_blocks, read_table
 from logreg.data.formats.text_tables import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
-from logreg.data.sources.table import TableFile, read_features
+from logreg.data.sources.table import TableFile
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.training.module import LogisticModule
@@ -591,16 +591,17 @@ def test_a_checkpoint_reads_new_files_with_the_missing_values_of_its_training(tm
     )  # fmt: skip
     last = run.folder / "checkpoints" / "last.ckpt"
     module = LogisticModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
-    features, unseen = read_features(str(path), module.facts, torch.float64)
-    assert unseen == {}
+    reader = NewRowsReader(module.facts, {"target": "y"}, torch.float64)
+    [rows] = reader.read(str(path))[1]
+    assert rows.unseen == {}
     data = table(path, *typed, "precision=64")
-    assert torch.equal(features, data.tables["train"].matrix)
+    assert torch.equal(rows.features, data.tables["train"].matrix)
     (tmp_path / "new.csv").write_text("b,a\n3,?\n9,1\n", encoding="utf-8")
-    features, unseen = read_features(str(tmp_path / "new.csv"), module.facts, torch.float64)
-    assert features[:, module.facts.feature_names.index("a is missing")].tolist() == [1, 0]
-    assert unseen["b"].tolist() == [1]
+    [rows] = reader.read(str(tmp_path / "new.csv"))[1]
+    assert rows.features[:, module.facts.feature_names.index("a is missing")].tolist() == [1, 0]
+    assert rows.unseen == {"b": 1}
     with pytest.raises(DataError, match="'b'"):
-        read_features(str(write(tmp_path, a=[1])), module.facts)
+        reader.read(str(write(tmp_path, a=[1])))
 
 
 @pytest.mark.parametrize(
@@ -1226,9 +1227,6 @@ def test_a_new_level_that_looks_like_a_known_number_is_unknown(tmp_path: Path) -
     [block] = list(NewRowsReader(facts, {"target": "y"}).read(str(path))[1])
     assert torch.equal(block.features, known)
     assert block.unseen == {"code": 8}
-    features, unseen = read_features(str(path), facts)
-    assert torch.equal(features, known)
-    assert unseen["code"].tolist() == [1, 2, 3, 4, 6, 7, 9, 10]
 
 
 @pytest.mark.parametrize(("kind", "spread"), [(pa.float16(), 1.0), (pa.float32(), 1e-3), (pa.float64(), 1e-12)])

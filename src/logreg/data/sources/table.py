@@ -20,14 +20,12 @@ from torch import Tensor
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
-from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
 from logreg.data.formats.tables import (
     check_text_options,
-    column_names,
     index_columns,
     indexes_in,
     read_header,
@@ -36,7 +34,7 @@ from logreg.data.formats.tables import (
 from logreg.data.formats.text_tables import Header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
-from logreg.facts import SPLITS, DataFacts, Split
+from logreg.facts import SPLITS, Split
 from logreg.files import place_name
 from logreg.launchers import placement
 from logreg.terminal import counted
@@ -574,35 +572,6 @@ class TableFile:
             raise DataError(
                 f"`dataset.split.{key}` must name a column without missing values, got one in {columns.place(row)}."
             )
-
-
-def read_features(
-    path: str, facts: DataFacts, dtype: torch.dtype = torch.float32, separator: str | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The features of new rows, encoded as the rows that a model was trained on.
-
-    Args:
-        path: A table with the columns that the model learned from; other columns are ignored.
-        facts: Facts of the model, as its checkpoint stores them.
-        dtype: Type of the features.
-        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
-
-    Returns:
-        Features, shape (N, D), in source units; and by the name of each column, the positions of the rows whose level
-        is not one of train.
-
-    Raises:
-        LogregError: The file is missing or broken, or lacks a column.
-    """
-    in_file = set(column_names(path, "path", separator))
-    for column in facts.columns:
-        if column.name not in in_file:
-            raise DataError(f"`path` must have the column {column.name!r} that the model learned from [in {path}].")
-    categories = [column.name for column in facts.columns if column.kind == "category"]
-    words = () if suffix_of(path) in BINARY_SUFFIXES else facts.missing_values
-    table = read_table(path, "path", [column.name for column in facts.columns], categories, words, separator)
-    as_category = [column.name for column in facts.columns if column.kind != "number"]
-    return encode(read_columns(table, as_category, Path(path).name), facts.columns, dtype)
 
 
 def _is_category(arrow_type: Any) -> bool:
