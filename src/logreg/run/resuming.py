@@ -69,7 +69,7 @@ class Resumption:
         return self.in_place and self.has_ended(config)
 
 
-def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
+def run_fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
     """Trains, from a checkpoint where there is one.
 
     Raises:

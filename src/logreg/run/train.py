@@ -37,7 +37,7 @@ from logreg.run.building import (
 )
 from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
 from logreg.run.cross_validating import cross_validate, make_folds
-from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
+from logreg.run.resuming import Resumption, check_resumable, restore_ended, run_fit
 from logreg.run.scoring import calibrate, predict, score
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
 from logreg.run_folder import Latest, check_new, remove_unsaved_run
@@ -134,7 +134,7 @@ def train(
             restore_ended(resumed, module, checkpoints, callbacks)
             epochs = resumed.epochs
         else:
-            fit(trainer, module, data, None if resumed is None else resumed.file)
+            run_fit(trainer, module, data, None if resumed is None else resumed.file)
             epochs = trainer.current_epoch
         fit_seconds = time.perf_counter() - fit_start
         certificate = _certificate(module, data, checkpoints, epochs, fit_seconds, status)
