@@ -373,7 +373,7 @@ def text_table(draw: Draw) -> Drawn:
     )
     end, quote_all, bom = pick(draw, ["\n", "\n", "\r\n"]), draw.random() < 0.15, draw.random() < 0.1
     options = []
-    if separator in ";|":
+    if separator == "|":  # that of the others is the usual one, or the header shows it
         options.append(f"dataset.separator='{separator}'")
     extra: list[Column] = []
     if draw.random() < 0.15:
