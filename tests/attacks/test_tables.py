@@ -710,7 +710,10 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
     kept = {described["name"] for described in model["columns"]}
     special = {drawn.target, "w", "part", "who"}
     for column in drawn.columns:
-        if column.name in kept | special or not whole or has(drawn, "dataset.drop"):
+        name = (
+            column.name.strip() if drawn.is_text else column.name
+        )  # blanks around a value of a text file do not count
+        if name in kept | special or not whole or has(drawn, "dataset.drop"):
             continue
         cells = [plain(drawn, value) for value, label in zip(column.values, labels, strict=True) if label is not None]
         if kind_of_column(drawn, column) == "number":
