@@ -288,9 +288,9 @@ def test_separable_rows_end_in_each_fold_where_the_run_would(
 ) -> None:
     limits: list[int | None] = []
 
-    def noted(*arguments: Any, most: int | None = None, **more: Any) -> Any:
-        limits.append(most)
-        return build_trainer(*arguments, most=most, **more)
+    def noted(*arguments: Any, **more: Any) -> Any:
+        limits.append(more["most"])
+        return build_trainer(*arguments, **more)
 
     monkeypatch.setattr("logreg.run.cross_validating.build_trainer", noted)
     Path("t.csv").write_text("a,y\n" + "\n".join(f"{number},{'np'[number > 20]}" for number in range(40)) + "\n")
