@@ -442,6 +442,14 @@ def test_every_optimizer_has_its_row() -> None:
     assert named_in_table("docs/optimizers.md", "`optimizer=`") == set(SECTIONS["optimizer"])
 
 
+def test_every_part_that_the_map_of_solvers_measures_has_its_row() -> None:
+    table = text_of("docs/optimizers.md").partition("| part |")[2].partition("\n\n")[0]
+    source = text_of("benchmarks/solver_map.py").partition("CASES = [")[2]
+    parts = re.findall(r'Case\(\s*"([^"]+)"', source)
+    assert len(parts) > 20
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]] == parts
+
+
 @pytest.mark.parametrize(
     ("page", "dataset"), [("tables", "table"), ("linear-probes", "features"), ("images", "image_folder")]
 )

@@ -373,7 +373,7 @@ def text_table(draw: Draw) -> Drawn:
     )
     end, quote_all, bom = pick(draw, ["\n", "\n", "\r\n"]), draw.random() < 0.15, draw.random() < 0.1
     options = []
-    if separator in ";|":
+    if separator == "|":  # that of the others is the usual one, or the header shows it
         options.append(f"dataset.separator='{separator}'")
     extra: list[Column] = []
     if draw.random() < 0.15:
@@ -710,7 +710,10 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
     kept = {described["name"] for described in model["columns"]}
     special = {drawn.target, "w", "part", "who"}
     for column in drawn.columns:
-        if column.name in kept | special or not whole or has(drawn, "dataset.drop"):
+        name = (
+            column.name.strip() if drawn.is_text else column.name
+        )  # blanks around a value of a text file do not count
+        if name in kept | special or not whole or has(drawn, "dataset.drop"):
             continue
         cells = [plain(drawn, value) for value, label in zip(column.values, labels, strict=True) if label is not None]
         if kind_of_column(drawn, column) == "number":

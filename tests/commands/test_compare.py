@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2
 
-from logreg.commands.compare import MAX_NAME_LENGTH, shortened
+from logreg.commands.compare import MAX_NAME_LENGTH, shortened_names
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
@@ -113,10 +113,10 @@ def test_the_verdict_says_by_what(
     ],
 )
 def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
-    short = shortened(names)
+    short = shortened_names(names)
     assert max(map(len, short)) <= MAX_NAME_LENGTH
     assert len(set(short)) == len(set(names))
-    assert shortened(names, 500) == names
+    assert shortened_names(names, 500) == names
 
 
 def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, run_command: RunCommand) -> None:

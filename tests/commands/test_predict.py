@@ -71,10 +71,11 @@ def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, run_com
     rows = predicted(run_command, here, "input=new.csv", "keep=[id]", "drop=[]")
     assert list(rows) == ["id", "predicted", "high, very", "low", "mid"]
     assert rows["id"] == [f"r{row}" for row in range(60)]
-    from logreg.data.sources.table import read_features
+    from logreg.data.new_rows import NewRowsReader
 
     trained = model_of(models, "table")
-    features, _ = read_features(str(here / "new.csv"), trained.facts)
+    [block] = NewRowsReader(trained.facts, {"drop": ["id", "kind"]}, torch.float64).read(str(here / "new.csv"))[1]
+    features = trained.facts.stored.inverse_transform(block.features)
     coef, intercept = trained.module.model.in_source_units()
     expected = LOSSES["cross_entropy"].class_probabilities(features.double() @ coef.T + intercept).numpy()
     ours = np.column_stack([rows[name] for name in trained.facts.class_names])
@@ -532,14 +533,23 @@ def test_a_path_that_is_none_is_one_line(models: Models, run_command: RunCommand
     assert answer.err.count("\n") == 1
 
 
-def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, run_command: RunCommand) -> None:
+def test_the_header_shows_the_separator(
+    models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = models("table")
-    (here / "semi.csv").write_text("size;color;wet\n1;red;true\n")
-    answer = run_command(here, "predict", "input=semi.csv")
-    assert answer.err == (
-        "`input` must have ',' between values, and semi.csv seems to have ';'. Set \"separator=';'\".\n"
-    )
-    assert run_command(here, "predict", "input=semi.csv", "separator=;").code == 0
+    (here / "comma.csv").write_text("size,color,wet\n1,red,true\n2,blue,false\n")
+    expected = run_command(here, "predict", "input=comma.csv").out
+    assert expected.count("\n") == 3
+    for separator in ";\t|":
+        text = (here / "comma.csv").read_text().replace(",", separator)
+        (here / "other.csv").write_text(text)
+        assert run_command(here, "predict", "input=other.csv").out == expected
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run_command(here, "predict", "input=-").out == expected
+        # a separator that is typed is the one
+        assert run_command(here, "predict", "input=other.csv", "separator=,").err == (
+            "`input` must have the column 'size' that the model learned from [in other.csv].\n"
+        )
 
 
 @pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])

@@ -103,6 +103,37 @@ def test_a_training_ends_at_once_and_goes_on_from_there(tmp_path: Path) -> None:
     assert list(resumed.curve("loss/train")) == [epochs + 1]
 
 
+@pytest.mark.parametrize(("sent", "raised", "code"), [("TERM", "Terminated", 143), ("INT", "KeyboardInterrupt", 0)])
+def test_a_signal_in_a_callback_whose_exceptions_python_ignores_still_counts(sent: str, raised: str, code: int) -> None:
+    program = f"""
+        import os, signal, sys, time, weakref
+        from logreg.commands.signals import GRACE_S, ending_on_sigterm
+        from logreg.errors import Terminated
+
+        class Held:
+            pass
+
+        held = Held()
+        reference = weakref.ref(held, lambda _: os.kill(os.getpid(), signal.SIG{sent}))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with ending_on_sigterm():
+            try:
+                del held  # the handler runs within the callback
+                time.sleep(GRACE_S / 2)
+                print("ignored")
+            except (Terminated, KeyboardInterrupt) as error:
+                print(type(error).__name__)
+            # what else Python ignores is shown as ever
+            held = Held()
+            reference = weakref.ref(held, lambda _: 1 / 0)
+            del held
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"{raised}\n", code)
+    assert done.stderr.startswith("Exception ignored in: <function <lambda>")
+    assert done.stderr.count("Error") == done.stderr.count("ZeroDivisionError") == 1
+
+
 def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
     tmp_path: Path, run_command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

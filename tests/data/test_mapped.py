@@ -370,7 +370,7 @@ def test_a_mapped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_auto_maps_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = sharded(rows(), tmp_path / "rows")
-    needed = find_shards(str(folder), "dataset.path").memory_bytes(["x", "far"], None)
+    needed = find_shards(str(folder), "dataset.path").memory_bytes(["x", "far"], ["x", "far", "y"])
     assert needed == ROWS * (4 + 4 + 8 + 4)
     arguments = [f"dataset.cache={tmp_path / 'cache'}", "dataset.features=[x,far]"]
     for available, mapped in ((2 * needed, False), (needed, True)):

@@ -509,6 +509,20 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[dict[str, Any
         "Make numbers of it first, such as days since a start, or add drop=['day'].",
         [{"drop": ["day"]}],
     ),
+    "dates as text": (
+        {"day": [f"2020-01-0{row % 9 + 1}" for row in range(LONG)], "x": NUMBERS},
+        {"drop": ["x"]},
+        "`drop` must leave dates out, and column 'day' holds date32[day] [in X]. Make numbers of it first, such as "
+        "days since a start, or add drop=['x', 'day']; categorical=['day'] makes a level of each.",
+        [{"categorical": ["day"]}],
+    ),
+    "times as text": (
+        {"at": ["12:30", "13:45", None] * 100, "x": NUMBERS},
+        {},
+        "`drop` must leave dates out, and column 'at' holds time32[s] [in X]. Make numbers of it first, such as days "
+        "since a start, or add drop=['at']; categorical=['at'] makes a level of each.",
+        [{"drop": ["at"]}, {"categorical": ["at"]}],
+    ),
     "lists": (
         {"l": [[1]] * LONG, "x": NUMBERS},
         {},

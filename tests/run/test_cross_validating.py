@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from logreg.commands.overrides import parse_overrides, rows_for_folds
-from logreg.run.building import build_data
+from logreg.run.building import build_data, build_trainer
 from logreg.run.cross_validating import make_folds
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Answer, Run, newest, train
@@ -279,6 +280,23 @@ def test_separable_rows_end_in_each_fold_and_are_scored(run_train: Type) -> None
     assert answer.code == 0, answer.err
     assert newest(Path()).summary["cross_validation"]["metrics"]["accuracy"]["mean"] > 0.9
     assert "complete separation" in answer.out
+
+
+@pytest.mark.parametrize(("typed", "most"), [("", 50), ("max_epochs=7", 7)])
+def test_separable_rows_end_in_each_fold_where_the_run_would(
+    run_train: Type, typed: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int | None] = []
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        limits.append(more["most"])
+        return build_trainer(*arguments, **more)
+
+    monkeypatch.setattr("logreg.run.cross_validating.build_trainer", noted)
+    Path("t.csv").write_text("a,y\n" + "\n".join(f"{number},{'np'[number > 20]}" for number in range(40)) + "\n")
+    assert run_train(f"{TABLE} l2=0 cv=2 {typed}").code == 0
+    assert limits == [most, most]
+    assert newest(Path()).summary["epochs"] <= most
 
 
 # What else runs on such runs

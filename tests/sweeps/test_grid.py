@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from logreg.commands.overrides import CONF
 from logreg.commands.train import main
@@ -302,6 +303,30 @@ def test_a_mistake_that_all_jobs_share_is_answered_before_the_first(
     assert err.endswith("got 'mnits'. Did you mean mnist?\n")
     assert err.count("\n") == 1
     assert list(sweep_folder.iterdir()) == []
+
+
+def test_hydra_composes_each_job_once_and_each_choice_once_before_the_first(
+    sweep_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    compose_job = ConfigLoaderImpl.load_sweep_config
+
+    def counted(loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        events.append("compose")
+        return compose_job(loader, master_config, sweep_overrides)
+
+    def without_result(composed: DictConfig) -> None:
+        events.append("run")
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    monkeypatch.setattr("logreg.commands.train.run_job", without_result)
+    assert main(["-m", "optimizer=sgd,newton", "seed=range(0,3)", "l2=0.1"]) == 1  # since no job has a result
+    assert events == ["compose"] * 2 + ["compose", "run"] * 6
+    events.clear()
+    # a key that one choice lacks is found before the first job
+    assert main(["-m", "optimizer=sgd,newton", "seed=range(0,3)", "optimizer.momentum=0.9"]) == 2
+    assert events == ["compose"] * 2
+    assert capfd.readouterr().err.endswith("Set optimizer=sgd, or leave it out.\n")
 
 
 def test_a_name_mistyped_in_one_job_stops_no_other(sweep_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_the_collector_is_off_during_imports_alone() -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_torch_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "parts.py").touch()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "import sys\n"
+        "if 'torch.parts' in sys.modules:\n"
+        "    raise RuntimeError('imported twice')\n"
+        "import torch.parts\n"
+        "raise OSError('libcudart.so: cannot open shared object file')\n"
+    )
+    code = "import sys; sys.path.insert(0, '.'); from logreg.training.fast_import import import_lightning as i; i()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith("OSError: libcudart.so: cannot open shared object file\n")
 
 
 @pytest.mark.slow

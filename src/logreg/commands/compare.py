@@ -217,12 +217,12 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
     same_rows = len(likelihoods) > 1 and len({one["checksum"] for one in likelihoods}) == 1
     splits = {row["split"] for row in rows}
     common, runs = _without_common_folder([row["run"] for row in rows])
-    settings = {key: shortened([_plain(row["settings"].get(key)) for row in rows]) for key in differing}
+    settings = {key: shortened_names([_plain(row["settings"].get(key)) for row in rows]) for key in differing}
 
     lines = [f"runs in {common}"] if common else []
     header = "  ".join(f"{name.replace('_', ' '):<{WIDTHS[name]}}" for name in scores)
     lines.append((indent + header).rstrip() + (f"  on {next(iter(splits))}" if len(splits) == 1 else ""))
-    for number, (name, run, row) in enumerate(zip(names, shortened(runs), rows, strict=True)):
+    for number, (name, run, row) in enumerate(zip(names, shortened_names(runs), rows, strict=True)):
         parts = [run, *(f"{key}={of_key[number]}" for key, of_key in settings.items() if of_key[number])]
         parts += [f"on {row['split']}"] if len(splits) > 1 else []
         verdict = row["verdict"].partition(":")[0]
@@ -270,13 +270,13 @@ def _without_common_folder(runs: Sequence[str]) -> tuple[str, list[str]]:
     return common, [Path(run).relative_to(common).as_posix() if common else run for run in runs]
 
 
-def shortened(names: Sequence[str], most: int = MAX_NAME_LENGTH) -> list[str]:
+def shortened_names(names: Sequence[str], most: int = MAX_NAME_LENGTH) -> list[str]:
     """Names of at most ``most`` characters that still differ: equal parts are left out; unchanged where that fails.
 
     Example:
-        >>> shortened(["2026-11-28_l2-0.1", "2026-11-28_l2-0.01"], 10)
+        >>> shortened_names(["2026-11-28_l2-0.1", "2026-11-28_l2-0.01"], 10)
         ['…l2-0.1', '…l2-0.01']
-        >>> shortened(["short", "names"], 10)
+        >>> shortened_names(["short", "names"], 10)
         ['short', 'names']
     """
     if max(map(len, names), default=0) <= most:

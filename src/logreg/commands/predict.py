@@ -85,7 +85,7 @@ OWN = {
     "weights": WEIGHTS,
     "keep": Setting([], listed(), "columns of the input to copy, before the predictions"),
     "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
-    "separator": Setting(None, SEPARATOR, "between the values of a line; null: by the file's suffix"),
+    "separator": Setting(None, SEPARATOR, "between the values of a line; null: as in the header"),
     "accelerator": Setting("cpu", one_of(("cpu", "gpu", "mps", "auto")), "cpu, gpu, mps or auto"),
     "batch_size": Setting(64, whole(at_least=1), "images that go through a backbone at once"),
 }

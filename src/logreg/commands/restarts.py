@@ -76,8 +76,7 @@ def _record() -> Path | None:
     if os.environ.get(MAX_RESTARTS, "0") in ("", "0"):
         return None
     job = os.environ.get(JOB, NO_JOB)
-    if (
-        job == NO_JOB
-    ):  # the processes then meet at the same address after each restart, which no other job has meanwhile
+    if job == NO_JOB:
+        # The processes then meet at the same address after each restart, which no other job has meanwhile.
         job = "-".join(os.environ.get(name, "") for name in ADDRESS)
     return ROOT / folder_name(f".restart-{job}")

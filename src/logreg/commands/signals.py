@@ -7,16 +7,27 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from logreg.errors import Terminated
 from logreg.files import remove_unfinished
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 GRACE_S = 1.0
 """Seconds between SIGTERM and the end of the process, in which a command may clean up."""
+
+AGAIN_S = 0.05
+"""Seconds after which a signal is sent again whose exception was ignored: the destructor or callback in which Python
+ignores it has returned by then."""
+
+IGNORED = 128
+"""Is added to the number of a signal whose exception was ignored; those of signals are smaller."""
 
 _INTERRUPTED = threading.Event()
 """Whether SIGINT has come since `ending_on_sigterm` was entered."""
@@ -53,11 +64,14 @@ def ending_on_sigterm() -> Iterator[None]:
     of threads that finishes its work first.  Therefore a thread waits for the signal, too, at the wakeup file
     descriptor, and ends the process after ``GRACE_S`` if the block is not left by then.  (Compiled code that holds the
     interpreter lock delays both; torch, NumPy, Arrow and SciPy's linear programs release it.)
+
+    Where a handler runs within a destructor or the callback of a weak reference, as of SQLAlchemy's connections, Python
+    ignores the exception that it raises.  The thread then sends the signal again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    left, terminated = threading.Event(), False
+    left, terminated, main = False, False, threading.get_ident()
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
 
@@ -67,11 +81,34 @@ def ending_on_sigterm() -> Iterator[None]:
             terminated = True
             raise Terminated
 
+    def ignored(unraisable: UnraisableHookArgs) -> None:
+        nonlocal terminated
+        number = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
+        if number is None or threading.get_ident() != main:
+            hook(unraisable)
+            return
+        terminated = terminated and number != signal.SIGTERM
+        with suppress(OSError):  # full of other numbers
+            sending.send(bytes([IGNORED + number]))
+
     def watch() -> None:
         with receiving:
-            while received := receiving.recv(64):  # numbers of signals; empty when ``sending`` is closed
-                if signal.SIGTERM in received and not left.wait(GRACE_S):
+            ends = None
+            while True:
+                receiving.settimeout(None if ends is None else max(ends - time.monotonic(), 0))
+                try:
+                    received = receiving.recv(64)  # numbers of signals; empty when ``sending`` is closed
+                except OSError:  # the time is over
                     _exit_at_once()
+                if not received:
+                    return
+                if signal.SIGTERM in received and ends is None:
+                    ends = time.monotonic() + GRACE_S
+                for number in received:
+                    if number > IGNORED:
+                        time.sleep(AGAIN_S)
+                        if not left:
+                            signal.pthread_kill(main, number - IGNORED)
 
     handler = signal.signal(signal.SIGTERM, terminate)
     _INTERRUPTED.clear()
@@ -80,6 +117,7 @@ def ending_on_sigterm() -> Iterator[None]:
     if handles_sigint:
         signal.signal(signal.SIGINT, _interrupt)
     wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+    hook, sys.unraisablehook = sys.unraisablehook, ignored
     threading.Thread(target=watch, name="termination", daemon=True).start()
     try:
         yield
@@ -88,7 +126,7 @@ def ending_on_sigterm() -> Iterator[None]:
             with suppress(OSError, ValueError):  # the reader of the output may have closed it
                 sys.stdout.flush()
             _exit_at_once()
-        left.set()
+        left, sys.unraisablehook = True, hook
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, handler)
         if handles_sigint:

@@ -31,8 +31,7 @@ from logreg.errors import ConfigError, LogregError, Terminated, shell_line
 from logreg.files import folder_name, shown, write_text
 from logreg.invocation import command_words
 from logreg.settings import Setting, help_lines
-from logreg.sweeps.search import RANGE_FORMS, Range, Search
-from logreg.sweeps.search import shown as shown_value
+from logreg.sweeps.search import RANGE_FORMS, Range, Search, shown_value
 from logreg.sweeps.storage import check_storage, explained, sqlite_url, storage_errors
 from logreg.terminal import on_one_line, terminal
 

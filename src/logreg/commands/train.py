@@ -10,8 +10,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -192,7 +193,8 @@ def _run_hydra(overrides: Sequence[str], options: Sequence[str], sweeping: bool,
     try:
         if options:
             sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+            with _composing_each_choice_once():
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         else:  # `hydra.main` would compose the config twice, at first for hydra.mode alone
             with initialize_config_dir(str(CONF), "train", version_base="1.3"):
                 single = GlobalHydra.instance().hydra
@@ -206,6 +208,32 @@ def _run_hydra(overrides: Sequence[str], options: Sequence[str], sweeping: bool,
         ) from error
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def _composing_each_choice_once() -> Iterator[None]:
+    """Has Hydra look for mistakes in one job of each combination of choices before a sweep, in place of all jobs.
+
+    Jobs that differ in the values of other keys alone are composed alike.  Each is composed again when it runs, so that
+    1,000 jobs would take twice their time, half of it before the first one.
+    """
+    validate = Sweeper.validate_batch_is_legal
+
+    def validate_once(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        different = {tuple(filter(_is_choice, job)): job for job in batch}
+        validate(sweeper, [*different.values()])
+
+    Sweeper.validate_batch_is_legal = validate_once  # type: ignore[method-assign, assignment]  # for this sweep
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]  # as it was
+
+
+def _is_choice(line: str) -> bool:
+    """Whether an override decides which keys there are, as that of a group does, or is one of Hydra's own."""
+    key = line.partition("=")[0].lstrip("+~")
+    return key.startswith("hydra") or (CONF / key.partition("@")[0]).is_dir()
 
 
 def run_job(composed: DictConfig, started: float | None = None) -> float | None:

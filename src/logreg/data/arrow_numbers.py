@@ -1,4 +1,4 @@
-"""Arrays of Arrow as arrays of NumPy and back, without copies.
+"""Arrays of Arrow as arrays of NumPy and back, without copies, and the types that texts look like.
 
 The conversions of pyarrow itself import pandas, where it is installed, which takes longer than to read a small table.
 """
@@ -59,6 +59,21 @@ def array_of(
     kind = pa.from_numpy_dtype(values.dtype) if kind is None else kind
     validity = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
     return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values)])
+
+
+def inferred(texts: pa.Array) -> pa.ChunkedArray:
+    """Texts in the type that Arrow's CSV reader infers from them: numbers, booleans, dates and times, or text."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
+    buffer = sink.getvalue()
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(buffer),
+        pyarrow.csv.ReadOptions(block_size=max(buffer.size, 1)),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+    ).column(0)
 
 
 def text_array(texts: Sequence[str]) -> pa.Array:

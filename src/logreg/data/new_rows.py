@@ -84,7 +84,7 @@ class NewRowsReader:
         dtype: Floating type of the features.
         keep: Columns to write beside the predictions.
         drop: Further columns of the input that are ignored.
-        separator: Separator of the values of a line; ``None`` to choose by the suffix of the file.
+        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         device: Device of a backbone.
         batch_size: Number of images in a batch of the backbone.
     """

@@ -50,7 +50,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
     which is not standardized.  Columns that are constant or have no values are left out.
 
     The types of the frame count: text is a category also where it looks like numbers, and numbers are numbers unless
-    ``categorical`` names their column or the frame has them as categories.
+    ``categorical`` names their column or the frame has them as categories.  Dates and times are refused, also as text
+    by ISO 8601 unless ``categorical`` names their column.
 
     Args:
         features: Columns to learn from; ``None`` for all.  `transform` ignores other columns if it is given, and else

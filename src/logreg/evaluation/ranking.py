@@ -134,9 +134,8 @@ class Steps(NamedTuple):
         (total, _), value = self._totals, self.average_precision
         left = [math.fsum(float(part.shares[row].sum()) for part in self._parts()) for row in (0, 1)]
         for part in self._parts():
-            by_hit, by_alarm = (
-                rest - each.cumsum(0) + each for rest, each in zip(left, part.shares, strict=True)
-            )  # of these groups and those below
+            # of these groups and those below
+            by_hit, by_alarm = (rest - each.cumsum(0) + each for rest, each in zip(left, part.shares, strict=True))
             left = [rest - float(each.sum()) for rest, each in zip(left, part.shares, strict=True)]
             yield (part.precision - value + by_hit) / total, -by_alarm / total
 

@@ -79,7 +79,7 @@ class Sandwich(Pass[Tensor]):
         """Adds the scores of these rows, which follow those before in the order of the source."""
         loss, weights, outputs = self.problem.loss, rows.weights, self.problem.num_outputs
         linear = affine(rows.features, self._coef, self._intercept)
-        logits = linear[:, :outputs].contiguous() if rows.offset is None else linear[:, :outputs] + rows.offset
+        logits = linear[:, :outputs] if rows.offset is None else linear[:, :outputs] + rows.offset
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
         times = None if weights is None else weights[:, 0] ** (1 if self._counts else 2)
         if self._of_columns:

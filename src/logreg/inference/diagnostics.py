@@ -26,7 +26,7 @@ MAX_SAMPLED_ROWS = 2**16
 """Rows up to which quantiles of columns are exact; of more rows they are those of as many, evenly spaced."""
 
 
-class RowTerms(NamedTuple):
+class RowDerivatives(NamedTuple):
     """Derivatives of the loss of rows by the linear predictor."""
 
     residual: Tensor
@@ -64,10 +64,10 @@ class RowModel:
         logits = columns @ (self.sign * self.parameters[0])
         return logits if offset is None else logits + offset[:, 0]
 
-    def terms(self, logits: Tensor, labels: Tensor) -> RowTerms:
+    def terms(self, logits: Tensor, labels: Tensor) -> RowDerivatives:
         """The terms of rows with these logits and classes, (n,) each."""
         logits, target = logits.unsqueeze(1), (labels == 1).double()
-        return RowTerms(
+        return RowDerivatives(
             self.loss.residual(logits, target.unsqueeze(1))[:, 0],
             self.loss.expected_curvature(logits)[:, 0],
             self.loss.inverse_link(logits)[:, 0],

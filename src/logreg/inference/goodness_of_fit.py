@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logreg.inference.diagnostics import RowTerms
+from logreg.inference.diagnostics import RowDerivatives
 from logreg.inference.profile import chi_squared_tail
 from logreg.inference.results import HosmerLemeshow, Overdispersion
 from logreg.inference.splines import quantiles
@@ -23,7 +23,7 @@ TIED = 12
 """Digits of a probability that tell rows apart: equal rows may differ in the last bits."""
 
 
-def hosmer_lemeshow(terms: RowTerms, weights: Tensor | None) -> HosmerLemeshow | None:
+def hosmer_lemeshow(terms: RowDerivatives, weights: Tensor | None) -> HosmerLemeshow | None:
     """The test of Hosmer and Lemeshow; rows of one probability are in one group.
 
     Args:
@@ -68,7 +68,7 @@ def stukel_columns(logits: Tensor) -> Tensor:
 
 
 def overdispersion(
-    terms: RowTerms, pattern: Tensor, weights: Tensor | None, parameters: int
+    terms: RowDerivatives, pattern: Tensor, weights: Tensor | None, parameters: int
 ) -> tuple[Overdispersion | None, str]:
     """Pearson's statistic over the covariate patterns, by rows less parameters.
 

@@ -41,7 +41,6 @@ PASSES_WITHOUT_OPTIMUM = 50
 MAX_POLISHING_PASSES = 1000
 """Largest number of passes of the exact optimizer that follows a first-order one (``polish``)."""
 
-
 DEFAULT_COPIES = 1
 """Changed copies of each train row (``dataset.augment``), where the rows of a fit must not change."""
 
@@ -131,6 +130,28 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
     )
 
 
+def most_epochs(config: RunConfig) -> int:
+    """Largest number of epochs of a run, with those of an exact optimizer that follows a first-order one."""
+    return config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
+
+
+def passes_without_optimum(config: RunConfig, module: LogisticModule, epochs: int = 0) -> int | None:
+    """Largest number of passes of an exact optimizer where there is no finite optimum; ``None`` where no limit applies.
+
+    A run that was interrupted ends where it would have ended; a run that had ended continues for as many passes again.
+
+    Args:
+        config: Config of the run.
+        module: The module, whose separation is known.
+        epochs: Epochs that the run has made already.
+    """
+    if not module.separation or not module.exact:
+        return None
+    begins = config.max_epochs if config.polish else 0
+    parts = max(0, epochs - begins) // PASSES_WITHOUT_OPTIMUM + 1
+    return min(begins + parts * PASSES_WITHOUT_OPTIMUM, most_epochs(config))
+
+
 def build_trainer(
     config: RunConfig,
     logger: RunLogger | None,
@@ -168,7 +189,7 @@ def build_trainer(
         "accelerator": config.accelerator,
         "devices": [torch.cuda.current_device()] if device_of(config.accelerator).type == "cuda" else 1,
         "precision": f"{config.precision}-true",
-        "max_epochs": most or config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0),
+        "max_epochs": most or most_epochs(config),
         "logger": logger or False,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],

@@ -14,7 +14,7 @@ from logreg.errors import DataError, name_list
 from logreg.facts import Batch, DataFacts
 from logreg.inference.added_columns import AddedColumns, ScoreTests, likelihood_ratio
 from logreg.inference.design import Design, columns_of, to_source_units
-from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, RowModel, RowTerms, Survey, SurveyPass
+from logreg.inference.diagnostics import BinnedResiduals, ColumnsOfRows, RowDerivatives, RowModel, Survey, SurveyPass
 from logreg.inference.goodness_of_fit import hosmer_lemeshow, overdispersion, stukel_columns
 from logreg.inference.likelihood import Likelihood, Maximum, with_expected_information
 from logreg.inference.results import Checks, Linearity, PlottedRow, ResidualBin, RowInfluence, TermTest
@@ -119,7 +119,7 @@ def _influence(
     found: Maximum,
     covariance: Tensor,
     survey: Survey,
-    terms: RowTerms,
+    terms: RowDerivatives,
     to_source: Tensor,
     rows: float,
     counts: bool,

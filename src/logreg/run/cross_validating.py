@@ -16,7 +16,7 @@ from logreg.evaluation.held_out import CONFIDENCE
 from logreg.evaluation.path_selection import HeldOutScores, score_points
 from logreg.facts import Split
 from logreg.reports.summary_schema import CrossValidationSummary
-from logreg.run.building import PASSES_WITHOUT_OPTIMUM, build_data, build_module, build_trainer, device_of
+from logreg.run.building import build_data, build_module, build_trainer, device_of, passes_without_optimum
 from logreg.run.separability import separation_before_fit
 from logreg.solvers.folds import fit_folds
 from logreg.solvers.path import Strength
@@ -126,10 +126,10 @@ def _fitted_without(config: RunConfig, data: TensorDataModule, held_out: Tensor,
     """The parameters (K, D + 1) of a fit without some train rows, in the coordinates of ``problem``."""
     part = build_data(config, processes=data.processes)
     part.adopt_rows_of(data, held_out)
-    module, most = build_module(config, part.facts), None
-    if module.exact and (separation := separation_before_fit(module, part, lambda line: None)):
-        module.separation, begins = separation, config.max_epochs if config.polish else 0
-        most = begins + PASSES_WITHOUT_OPTIMUM
+    module = build_module(config, part.facts)
+    if module.exact:
+        module.separation = separation_before_fit(module, part, lambda line: None)
+    most = passes_without_optimum(config, module)
     trainer = build_trainer(config, None, BufferedCheckpointIO(), [], has_val=False, most=most)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         trainer.fit(module, datamodule=part)

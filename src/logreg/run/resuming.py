@@ -18,7 +18,7 @@ from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
-from logreg.run.building import MAX_POLISHING_PASSES
+from logreg.run.building import most_epochs
 from logreg.run_folder import continues_in_place, find_checkpoint
 from logreg.training.callbacks import TrainingEnd
 from logreg.training.checkpoint_reading import read_checkpoint
@@ -62,15 +62,14 @@ class Resumption:
 
     def has_ended(self, config: RunConfig) -> bool:
         """Whether the training of the checkpoint has ended."""
-        last = config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
-        return bool(self.held.get("ended")) or self.epochs >= last
+        return bool(self.held.get("ended")) or self.epochs >= most_epochs(config)
 
     def lacks_only_report(self, config: RunConfig) -> bool:
         """Whether the run was interrupted after its training, so that only its report is left to make."""
         return self.in_place and self.has_ended(config)
 
 
-def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
+def run_fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
     """Trains, from a checkpoint where there is one.
 
     Raises:

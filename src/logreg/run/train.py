@@ -29,16 +29,15 @@ from logreg.reports.summary import RunResult, summarize
 from logreg.reports.summary_schema import Summary
 from logreg.reports.writing import write_report
 from logreg.run.building import (
-    MAX_POLISHING_PASSES,
-    PASSES_WITHOUT_OPTIMUM,
     build_data,
     build_module,
     build_trainer,
     check_hardware,
+    passes_without_optimum,
 )
 from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
 from logreg.run.cross_validating import cross_validate, make_folds
-from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
+from logreg.run.resuming import Resumption, check_resumable, restore_ended, run_fit
 from logreg.run.scoring import calibrate, predict, score, with_auroc
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
 from logreg.run_folder import Latest, check_new, remove_unsaved_run
@@ -115,7 +114,7 @@ def train(
         in_first(processes, lambda: _take_folder(folder))
     module.separation = separation_before_fit(module, data, status)
 
-    max_passes = _max_passes(config, module, resumed)
+    max_passes = passes_without_optimum(config, module, 0 if resumed is None else resumed.epochs)
     display = ProgressDisplay(config.dataset["name"], progress_lines, _warning(config, module, max_passes))
     mark_newest = Latest(folder, root) if is_newest and is_first else None
     checkpoints = Checkpoints(
@@ -135,7 +134,7 @@ def train(
             restore_ended(resumed, module, checkpoints, callbacks)
             epochs = resumed.epochs
         else:
-            fit(trainer, module, data, None if resumed is None else resumed.file)
+            run_fit(trainer, module, data, None if resumed is None else resumed.file)
             epochs = trainer.current_epoch
         fit_seconds = time.perf_counter() - fit_start
         certificate = _certificate(module, data, checkpoints, epochs, fit_seconds, status)
@@ -255,20 +254,6 @@ def _rows_of_folds(folds: int, data: TensorDataModule) -> str:
     if "val" in data.splits:
         return f"{rows}; val stays apart"
     return f"{rows}; no rows are held out for val (dataset.split.val=0.2 keeps some)"
-
-
-def _max_passes(config: RunConfig, module: LogisticModule, resumed: Resumption | None) -> int | None:
-    """Largest number of passes of an exact optimizer without a finite optimum; ``None`` where no limit applies.
-
-    A run that was interrupted ends where it would have ended; a run that had ended continues for as many passes again.
-    """
-    if not module.separation or not module.exact:
-        return None
-    begins = config.max_epochs if config.polish else 0
-    parts = max(0, (0 if resumed is None else resumed.epochs) - begins) // PASSES_WITHOUT_OPTIMUM + 1
-    return min(
-        begins + parts * PASSES_WITHOUT_OPTIMUM, config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
-    )
 
 
 def _warning(config: RunConfig, module: LogisticModule, max_passes: int | None) -> str:

@@ -167,9 +167,7 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     weights = row_weights(sample, (), torch.float32)
     spaced = slice(None, None, max(1, sample.features.numel() // MAX_MOMENTS_NUMEL))
     features = sample.features[spaced] if weights is None else sample.features[spaced][weights[spaced] > 0]
-    few = features.split(
-        max(1, MAX_COPIED_NUMBERS // len(model.center))
-    )  # at a time, since copies of all would be large
+    few = features.split(max(1, MAX_COPIED_NUMBERS // len(model.center)))  # since copies of all would be large
     number = max(len(features), 1)
     center = sum((part.sum(0, dtype=torch.float64) for part in few), start=torch.zeros_like(model.center)) / number
     if not problem.intercept:  # a shift of the features would need an intercept

@@ -29,7 +29,8 @@ from logreg.solvers.batch_bounds import BatchBound, BatchEvaluation, BatchRows, 
 from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.bounds import Bound
 from logreg.solvers.path import PathPoint, Strength
-from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.problem import Problem
+from logreg.solvers.small import standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 
@@ -166,18 +167,9 @@ class FoldedRows:
             Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64
         )
         weights = torch.ones(len(folds), dtype=torch.float64) if weights is None else weights
-        features = rows.features.double()
-        shares = weights / weights.sum()
-        center = (shares @ features).clamp(*features.aminmax(dim=0))  # exact for a constant column
-        center = center if problem.intercept else torch.zeros_like(center)
-        features = features - center
-        scale = (shares @ features.square()).sqrt()
-        scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
-        self.problem, self.coordinates, self.folds = problem, Coordinates(center, scale), number
-        self.features = features.new_zeros(number * size, problem.num_features + problem.intercept)
-        self.features[place, : problem.num_features] = features.div_(scale)
-        if problem.intercept:
-            self.features[place, -1] = 1.0
+        padded, _, self.coordinates = standardized_rows(problem, rows)
+        self.problem, self.folds = problem, number
+        self.features = padded.new_zeros(number * size, padded.shape[1]).index_copy_(0, place, padded)
         self.weights = weights.new_zeros(number * size).index_copy_(0, place, weights)
         self.labels = rows.labels.new_zeros(number * size).index_copy_(0, place, rows.labels)
         self.by_fold = self.features.view(number, size, -1)
@@ -209,13 +201,9 @@ def fit_small_folds(
     work = 4.0 * problem.rows * problem.num_parameters * len(without)
     with torch.inference_mode(), threads_for(work):
         folded = FoldedRows(problem, rows, folds)
-        most = max(1, MAX_LOGITS // (max(len(folded.weights), folded.features.shape[1] ** 2) * problem.num_outputs))
+        most = _problems_at_once(folded)
         starts = range(0, len(without), most)
-        parts = [_Batch(folded, without[i : i + most], tolerance).fit(strengths) for i in starts]
-    bounds, passes = zip(*parts, strict=True)
-    return BatchPaths(
-        BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1)
-    )
+        return _joined([_Batch(folded, without[i : i + most], tolerance).fit(strengths) for i in starts])
 
 
 def fit_small_resampled(
@@ -235,14 +223,21 @@ def fit_small_resampled(
         folded = FoldedRows(problem, rows, torch.zeros(len(rows.labels), dtype=torch.int64))
         if problem.objective.reduction != "sum":
             weights = weights / weights.sum(1, keepdim=True)
-        most = max(1, MAX_LOGITS // (max(len(folded.weights), folded.features.shape[1] ** 2) * problem.num_outputs))
-        parts = [
-            _Batch(folded, [None] * len(part), tolerance, part, start).fit([strength]) for part in weights.split(most)
-        ]
+        parts = weights.split(_problems_at_once(folded))
+        return _joined([_Batch(folded, [None] * len(one), tolerance, one, start).fit([strength]) for one in parts])
+
+
+def _problems_at_once(rows: FoldedRows) -> int:
+    """Number of problems in a batch."""
+    numbers = max(len(rows.weights), rows.features.shape[1] ** 2)
+    return max(1, MAX_LOGITS // (numbers * rows.problem.num_outputs))
+
+
+def _joined(parts: Sequence[BatchPaths]) -> BatchPaths:
+    """The fits of several batches, whose problems follow one another."""
     bounds, passes = zip(*parts, strict=True)
-    return BatchPaths(
-        BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1)
-    )
+    fields = (torch.cat(field, dim=1) for field in zip(*bounds, strict=True))
+    return BatchPaths(BatchBound(*fields), torch.cat(passes, 1))
 
 
 class _Fitted(NamedTuple):

@@ -109,7 +109,7 @@ class Range:
         )
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value as a user would type it, with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

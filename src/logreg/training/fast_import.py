@@ -54,6 +54,8 @@ def import_lightning() -> None:
 
     Nothing stays changed but ``sys.modules``, and that torch's optimizers are no longer excluded from compilation.
     """
+    import torch  # noqa: F401  # first: a torch that cannot be imported says why, and only once
+
     before = {*sys.modules}
     try:
         _import_less()

@@ -30,9 +30,10 @@ from logreg.data import Table, TensorDataModule
 from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
+from logreg.data.formats.text_tables import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
-from logreg.data.sources.table import TableFile, read_features
+from logreg.data.sources.table import TableFile
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.training.module import LogisticModule
@@ -590,16 +591,17 @@ def test_a_checkpoint_reads_new_files_with_the_missing_values_of_its_training(tm
     )  # fmt: skip
     last = run.folder / "checkpoints" / "last.ckpt"
     module = LogisticModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
-    features, unseen = read_features(str(path), module.facts, torch.float64)
-    assert unseen == {}
+    reader = NewRowsReader(module.facts, {"target": "y"}, torch.float64)
+    [rows] = reader.read(str(path))[1]
+    assert rows.unseen == {}
     data = table(path, *typed, "precision=64")
-    assert torch.equal(features, data.tables["train"].matrix)
+    assert torch.equal(rows.features, data.tables["train"].matrix)
     (tmp_path / "new.csv").write_text("b,a\n3,?\n9,1\n", encoding="utf-8")
-    features, unseen = read_features(str(tmp_path / "new.csv"), module.facts, torch.float64)
-    assert features[:, module.facts.feature_names.index("a is missing")].tolist() == [1, 0]
-    assert unseen["b"].tolist() == [1]
+    [rows] = reader.read(str(tmp_path / "new.csv"))[1]
+    assert rows.features[:, module.facts.feature_names.index("a is missing")].tolist() == [1, 0]
+    assert rows.unseen == {"b": 1}
     with pytest.raises(DataError, match="'b'"):
-        read_features(str(write(tmp_path, a=[1])), module.facts)
+        reader.read(str(write(tmp_path, a=[1])))
 
 
 @pytest.mark.parametrize(
@@ -950,6 +952,90 @@ def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.M
     assert len(tasks) < 50
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ("2020-01-01", "2020-01-02", "date32[day]"),
+        ("12:30", "13:30:01", "time32[s]"),
+        ("2020-01-01 10:00", "2020-01-01T11:00Z", None),
+        ("2020-01-01T10:00", "2020-01-02 11:00", "timestamp[s]"),
+        ("2020-01-01", "2020-02-30", None),
+        ("01/02/2020", "02/02/2020", None),
+    ],
+)
+def test_dates_as_text_are_refused_in_every_format_alike(
+    first: str, second: str, kind: str | None, tmp_path: Path
+) -> None:
+    columns = {"day": alternating(first, second), "y": alternating("no", "no", "yes", "yes")}
+    (tmp_path / "t.csv").write_text(as_text(columns))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        taken = table(tmp_path / name, "dataset.categorical=[day]")
+        assert taken.facts.feature_names == (f"day={first}", f"day={second}")
+        if kind is None:
+            assert table(tmp_path / name).facts.columns == taken.facts.columns
+            continue
+        message = (
+            f"`dataset.drop` must leave dates out, and column 'day' holds {kind} [in {name}]. Make numbers of it "
+            "first, such as days since a start, or add dataset.drop=[day]; dataset.categorical=[day] makes a level of "
+            "each."
+        )
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            table(tmp_path / name)
+        # a model that has learned such levels before goes on reading them
+        held = read_columns(pa.table({"day": columns["day"]}))
+        assert torch.equal(
+            encode(held, taken.facts.columns, torch.float32)[0],
+            features_of(taken)[:0].new_tensor(
+                [[float(value == first), float(value == second)] for value in columns["day"]]
+            ),
+        )
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", mark) for mark in ";\t|"] + [(".txt", ","), (".tsv", ";")])
+def test_the_header_shows_the_separator_and_a_note_says_so(
+    suffix: str, separator: str, files: Path, tmp_path: Path
+) -> None:
+    name = f"t{suffix}"
+    (tmp_path / name).write_text(as_text(stones(), separator), encoding="utf-8")
+    data, known = table(tmp_path / name, target="cut"), table(files / "t.csv", target="cut")
+    assert data.facts.fingerprint == known.facts.fingerprint
+    assert data.notes == (f"read with {separator!r} between values, as in the header of {name}", *known.notes)
+
+
+def test_a_header_of_one_name_with_a_mark_stays_one_name(tmp_path: Path) -> None:
+    for header, names in (
+        ('"a;b"', ["a;b"]),
+        ("a b", ["a b"]),
+        ("a;b|c;d", ["a", "b|c", "d"]),
+        ('"a,b";c', ["a,b", "c"]),
+    ):
+        (tmp_path / "t.csv").write_text(f"{header}\n1\n")
+        assert column_names(str(tmp_path / "t.csv"), "k") == names
+    (tmp_path / "t.csv").write_text("a;b\n1;2\n")
+    assert column_names(str(tmp_path / "t.csv"), "k", ",") == ["a;b"]
+
+
+def test_the_header_of_a_file_is_read_once_before_its_rows(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: str, *more: Any) -> TextLayout:
+        read.append(Path(path).name)
+        return text_layout(path, *more)
+
+    for name in ("tables", "shards"):
+        monkeypatch.setattr(f"logreg.data.formats.{name}.text_layout", counted)
+    table(files / "t.csv", target="cut")
+    assert read == ["t.csv"]
+    for part in ("1.csv", "2.csv"):
+        (tmp_path / part).write_bytes((files / "t.csv").read_bytes())
+    read.clear()
+    table(tmp_path, target="cut")
+    assert read == ["1.csv", "1.csv", "2.csv"]  # that of each file is compared with the first one
+
+
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
 def test_the_sep_line_of_spreadsheets_states_the_separator(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1141,9 +1227,6 @@ def test_a_new_level_that_looks_like_a_known_number_is_unknown(tmp_path: Path) -
     [block] = list(NewRowsReader(facts, {"target": "y"}).read(str(path))[1])
     assert torch.equal(block.features, known)
     assert block.unseen == {"code": 8}
-    features, unseen = read_features(str(path), facts)
-    assert torch.equal(features, known)
-    assert unseen["code"].tolist() == [1, 2, 3, 4, 6, 7, 9, 10]
 
 
 @pytest.mark.parametrize(("kind", "spread"), [(pa.float16(), 1.0), (pa.float32(), 1e-3), (pa.float64(), 1e-12)])

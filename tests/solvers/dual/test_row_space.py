@@ -20,8 +20,8 @@ from logreg.solvers import fit as exact
 from logreg.solvers.dual import row_space
 from logreg.solvers.dual.row_space import DualRows, DualSolver, WoodburyInverse
 from logreg.solvers.dual.span import (
-    DualPoint,
     Span,
+    SpanEvaluation,
     cholesky_with_ridge,
     inverse_of_gram,
     inverse_of_gram_diagonal,
@@ -70,7 +70,7 @@ def stated(kind: str, weighted: bool = False, intercept: bool = True, shift: flo
     return Stated(problem, memory, rows, dual_coef, rows.logits(rows.combined(dual_coef)), free.double())
 
 
-def dual_point_at(given: Stated) -> DualPoint:
+def dual_point_at(given: Stated) -> SpanEvaluation:
     """The objective and its derivatives there."""
     on = Span(given.problem, given.rows.labels, given.rows.weights)
     return on.evaluate(given.logits + given.intercept, given.dual_coef)
@@ -228,7 +228,7 @@ def steps_within(on: Span, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     decreases: list[float] = []
     newton_step = Span._newton_step
 
-    def counted(self: Span, current: DualPoint) -> tuple[Tensor, float]:
+    def counted(self: Span, current: SpanEvaluation) -> tuple[Tensor, float]:
         step, decrease = newton_step(self, current)
         decreases.append(decrease)
         return step, decrease

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from logreg.data.arrow_numbers import numbers
+from logreg.data.arrow_numbers import inferred, numbers, text_array
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.memory import Allocate, mapped_array
@@ -25,6 +25,9 @@ Values: TypeAlias = "np.ndarray[Any, Any]"
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """A finite number in a text file."""
+
+DATE_OR_TIME = re.compile(r"\s*(\d{4}-\d\d-\d\d|\d\d:\d\d)", re.ASCII)
+"""The beginning of a date or a time by ISO 8601, as Arrow knows them in a text file."""
 
 FORMATTED_NUMBER = re.compile(
     r"(?:[$€£¥]\s?)?[+-]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:[.,'\s]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d*)?|[.,]\d+)\s?([%‰$€£¥°]|[^\W\d_]{0,5})"
@@ -213,15 +216,15 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
             encoded = encoded.dictionary_encode()
         levels = encoded.dictionary.to_pylist()
     else:
-        problem, short_problem = _unfit(name, kind, columns)
-        return Series(name, "none", nothing, (), problem, short_problem, file_type)
+        is_of_text = columns.is_text and not columns.in_python
+        return Series(name, "none", nothing, (), *_unfit(name, kind, columns, is_of_text), file_type)
     # Sorted, so that the levels do not depend on the order of the rows; equal names (True, "true") are one level.
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
     codes = columns.kept(lookup[numbers(pc.cast(encoded.indices, pa.int64()), missing=len(levels))])
     text = not as_category and not kinds.is_boolean(kind)
-    problem, short_problem = _text_among_numbers(name, names, codes, columns) if text else ("", "")
+    problem, short_problem = _text_problem(name, names, codes, columns) if text and names else ("", "")
     return Series(
         name,
         "boolean" if kinds.is_boolean(kind) else "category",
@@ -233,16 +236,17 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
     )
 
 
-def _unfit(name: str, kind: Any, columns: Columns) -> tuple[str, str]:
-    """Problem and short problem of a column of dates, lists or bytes."""
+def _unfit(name: str, kind: Any, columns: Columns, is_of_text: bool) -> tuple[str, str]:
+    """Problem and short problem of a column of dates, lists or bytes; of text, it may be a category all the same."""
     import pyarrow.types as kinds
 
     source, without = columns.source, columns.setting("dataset.drop", [name])
     short_problem = f"holds {kind}"
+    as_levels = f"; {columns.setting('dataset.categorical', [name])} makes a level of each" if is_of_text else ""
     if kinds.is_temporal(kind):
         return (
             f"`{columns.key('dataset.drop')}` must leave dates out, and column {name!r} {short_problem} [in {source}]. "
-            f"Make numbers of it first, such as days since a start, or add {without}."
+            f"Make numbers of it first, such as days since a start, or add {without}{as_levels}."
         ), short_problem
     if kinds.is_binary(kind) or kinds.is_large_binary(kind):
         convert = "Decode them" if columns.in_python else "Convert the file (iconv -f latin1 -t utf-8)"
@@ -253,6 +257,15 @@ def _unfit(name: str, kind: Any, columns: Columns) -> tuple[str, str]:
     return (
         f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. Add {without}{lists}."
     ), short_problem
+
+
+def _text_problem(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> tuple[str, str]:
+    """Problem and short problem of a column of text; empty where it may be a category."""
+    import pyarrow.types as kinds
+
+    if DATE_OR_TIME.match(levels[0]) and kinds.is_temporal(kind := inferred(text_array(levels)).type):
+        return _unfit(name, kind, columns, is_of_text=True)
+    return _text_among_numbers(name, levels, codes, columns)
 
 
 def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
-from logreg.data.formats.text_tables import SEPARATORS, read_text, text_header
+from logreg.data.formats.text_tables import SEPARATORS, Header, read_text, text_layout
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.files import place_name, unfinished
@@ -93,7 +93,7 @@ class TableFiles(Protocol):
     def suffix(self) -> str:
         """The suffix of the files."""
 
-    def column_names(self, separator: str | None) -> list[str]:
+    def header(self, separator: str | None) -> Header:
         """The columns."""
 
     def read(
@@ -147,31 +147,35 @@ class Shards:
         """Size of all files."""
         return sum(shard.size for shard in self.shards)
 
-    def column_names(self, separator: str | None) -> list[str]:
+    def header(self, separator: str | None) -> Header:
         """The columns of the first file, and those that the folders give."""
         first = self.shards[0]
-        names = self._header(first, separator)
+        if self.is_parquet:
+            found = Header(list(self.schema().names))
+        else:
+            with self._local(first) as path:
+                found = text_layout(path, self.key, separator).columns
         for column in first.values:
-            if column in names:
+            if column in found.names:
                 raise DataError(
                     f"`{self.key}` must give each column once, and {column!r} is in {first.path} and in the name of "
                     "its folder. Rename one."
                 )
-        return [*names, *first.values]
+        return found._replace(names=[*found.names, *first.values])
 
     def schema(self) -> pa.Schema:
         """The schema of the first Parquet file."""
-        return self._footer(self.shards[0]).schema_arrow
+        with self._parquet(self.shards[0]) as file:
+            return file.schema_arrow
 
-    def memory_bytes(self, columns: Collection[str], separator: str | None) -> int:
+    def memory_bytes(self, columns: Collection[str], names: Collection[str]) -> int:
         """Bytes of these columns in memory, and of a matrix of float32 with one feature for each, about.
 
         Args:
             columns: The columns; those of other names are not counted.
-            separator: Separator of text files.
+            names: All columns.
         """
         if not self.is_parquet:
-            names = self._header(self.shards[0], separator)
             used = len(set(columns) & set(names)) / max(1, len(names))
             return round(2 * TEXT_EXPANSION * used * self.num_bytes)
         rows, width = 0, 0
@@ -255,10 +259,6 @@ class Shards:
         finally:
             file.close(force=True)
 
-    def _footer(self, shard: Shard) -> Any:
-        with self._parquet(shard) as file:
-            return file
-
     def _check_footers(self, columns: Sequence[str]) -> tuple[list[pa.Schema], list[int]]:
         """The schema and the number of rows of each file; their columns and types must fit."""
         schemas, rows = [], []
@@ -293,11 +293,12 @@ class Shards:
         """The parsed files, in memory or mapped from files in ``scratch``."""
         import pyarrow as pa
 
-        tables = []
-        names = self._header(self.shards[0], separator)
+        tables, firsts = [], list[str]()
         for shard in self.shards:
-            self._check_names(shard, self._header(shard, separator), names)
             with self._local(shard) as path:
+                names = text_layout(path, self.key, separator).columns.names
+                firsts = firsts or names
+                self._check_names(shard, names, firsts)
                 table = read_text(path, self.key, columns, as_text, missing_values, separator, codes)
             if scratch is not None:
                 Path(scratch).mkdir(parents=True, exist_ok=True)
@@ -333,13 +334,6 @@ class Shards:
     @property
     def _is_local(self) -> bool:
         return bool(self.filesystem.type_name == "local")
-
-    def _header(self, shard: Shard, separator: str | None) -> list[str]:
-        """The columns of a file."""
-        if self.is_parquet:
-            return list(self._footer(shard).schema_arrow.names)
-        with self._local(shard) as path:
-            return [name.strip() for name in text_header(path, self.key, separator)]
 
     def _check_names(self, shard: Shard, names: Sequence[str], firsts: Sequence[str]) -> None:
         """Refuses a file with other columns than the first one."""

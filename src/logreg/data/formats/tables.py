@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES, binary_blocks, read_binary, schema_of
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, suffix_of
 from logreg.data.formats.table_errors import explained_read
-from logreg.data.formats.text_tables import SEPARATORS, read_text, standard_input_blocks, text_blocks, text_header
+from logreg.data.formats.text_tables import (
+    SEPARATORS,
+    Header,
+    read_text,
+    standard_input_blocks,
+    text_blocks,
+    text_layout,
+)
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 
 if TYPE_CHECKING:
@@ -25,13 +32,13 @@ UNNAMED_COLUMN = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
 """Names that pandas gives to columns without a name."""
 
 
-def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
-    """The columns of a file, without reading its rows; of a text file without the blanks around their names.
+def read_header(path: str, key: str, separator: str | None = None) -> Header:
+    """The columns of a file, without reading its rows.
 
     Args:
         path: The file.
         key: The key that the user typed to name the file, such as "dataset.path".
-        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -40,15 +47,20 @@ def column_names(path: str, key: str, separator: str | None = None) -> list[str]
     """
     _check_file(path, key)
     if suffix_of(path) in BINARY_SUFFIXES:
-        names: list[str] = explained_read(path, key, lambda: schema_of(path).names)
+        header = Header(explained_read(path, key, lambda: schema_of(path).names))
     else:
-        names = [name.strip() for name in text_header(path, key, separator)]
-    repeated = [name for name, count in Counter(names).items() if name and count > 1]
+        header = text_layout(path, key, separator).columns
+    repeated = [name for name, count in Counter(header.names).items() if name and count > 1]
     if repeated:
         raise DataError(
             f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {path}]. Rename one."
         )
-    return names
+    return header
+
+
+def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
+    """The names of the columns of a file; see `read_header`."""
+    return read_header(path, key, separator).names
 
 
 def index_columns(path: str, names: Sequence[str]) -> set[str]:
@@ -97,7 +109,7 @@ def read_table(
         columns: The columns to read, all of which the file has.
         as_text: Columns of a text file that are text even if all their values look like numbers.
         missing_values: Words for a missing value in a text file, besides the empty word, NA, NaN and null.
-        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         codes: Columns of a text file that are numbers only if the numbers, written again, give the same text: a code
             such as 0120 is not the number 120.
 
@@ -136,7 +148,7 @@ def open_blocks(
         choose: Returns the columns to read, given all columns of the file.
         numbers: Columns of a text file that are numbers; the others are text.
         missing_values: Words for a missing value in a text file, besides the empty word, NA, NaN and null.
-        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         groups: Row groups of a Parquet file; ``None`` for all rows.
 
     Returns:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from logreg.data.formats.folders import LAYOUT, files_with, list_folder
+from logreg.data.formats.text_tables import Header
 from logreg.errors import DataError
 from logreg.facts import SPLITS
 
@@ -36,9 +37,9 @@ class TextFolder:
         folder = self.root.resolve()
         return f"{folder.parent.name}/{folder.name}" if folder.name in SPLITS else folder.name
 
-    def column_names(self, separator: str | None = None) -> list[str]:
+    def header(self, separator: str | None = None) -> Header:
         """The columns."""
-        return list(FOLDER_COLUMNS)
+        return Header(list(FOLDER_COLUMNS))
 
     def read(self, columns: Sequence[str], *options: Any) -> tuple[pa.Table, tuple[tuple[int, str], ...]]:
         """Some columns of all texts; the options are those of files of tables, and have no meaning here.

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from logreg.data.arrow_numbers import text_array
+from logreg.data.arrow_numbers import inferred, text_array
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text, suffix_of
 from logreg.data.formats.gathering import gather
@@ -40,6 +40,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 
 SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')
 """The first line by which spreadsheet programs state the separator: ``sep=;``."""
+
+LIKELY_SEPARATORS = ",;\t|"
+"""Separators that are looked for in a header of a single name."""
 
 LONG_LINE_BYTES = 2**28
 """Block size, in bytes, for text files with a line longer than the usual block of 1 or 4 MiB: a block holds whole
@@ -64,60 +67,94 @@ MAX_DICTIONARY_SIZE = 2**31 - 1
 """Distinct texts up to which Arrow dictionary-encodes a column; the largest int32, so that every text column is."""
 
 
-class _Layout(NamedTuple):
-    """Layout of the lines of a text file."""
+class Header(NamedTuple):
+    """The columns of a table, without its rows."""
+
+    names: list[str]
+    """Their names; of a text file without the blanks around them."""
+    found_separator: str | None = None
+    """Character between the values of a text file, where its header alone shows it; ``None`` elsewhere."""
+
+
+class TextLayout(NamedTuple):
+    """Layout of a text file."""
 
     skipped_lines: int
     """Lines before the header."""
     separator: str
     """Character between the values of a line."""
+    header: list[str]
+    """The names in the header, with the blanks around them."""
+    is_found: bool = False
+    """Whether the header alone shows the separator, which is not the usual one."""
+
+    @property
+    def columns(self) -> Header:
+        """The columns."""
+        return Header([name.strip() for name in self.header], self.separator if self.is_found else None)
+
+    def header_names(self, columns: Sequence[str]) -> dict[str, str]:
+        """The column of each name in the header: the name includes blanks around it in the file, the column does not.
+
+        The order is that of ``columns``.
+        """
+        in_header = dict(zip(self.columns.names, self.header, strict=True))
+        return {in_header[column]: column for column in columns}
 
 
-def text_header(path: str, key: str, separator: str | None) -> list[str]:
-    """The names in the header of a text file, with the blanks around them."""
+def text_layout(path: str, key: str, separator: str | None) -> TextLayout:
+    """The layout of a text file.
+
+    The separator is the one that is given, else that of the `SEPARATOR_LINE`, else that of the suffix, unless the
+    header shows another one.
+
+    Args:
+        path: The file.
+        key: The key that the user typed to name the file.
+        separator: Character between the values of a line; ``None`` where the user has not typed one.
+
+    Raises:
+        DataError: The file has only empty lines, or cannot be read.
+    """
     csv.field_size_limit(LONG_LINE_BYTES)
-    layout = _text_layout(path, key, separator)
-
-    def first_line() -> list[str]:
-        with open_text(path, key) as file:
-            # Bytes that are not UTF-8 are kept: the buffer also holds values, which are checked later.
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            lines = itertools.islice(text, layout.skipped_lines, None)
-            return next((row for row in csv.reader(lines, delimiter=layout.separator) if row), [])
-
-    names: list[str] = explained_read(path, key, first_line)
-    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
-        raise encoding_error(path, key, "the header")
-    if not names:
-        raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
-    other = next((mark for mark in ";\t|" if mark in names[0]), None)
-    if len(names) == 1 and other and separator is None and not layout.skipped_lines:
-        raise DataError(
-            f"`{key}` must have {layout.separator!r} between values, and {path} seems to have {other!r}. "
-            f"Set \"{'separator' if key == 'input' else 'dataset.separator'}='{other}'\"."
-        )
-    return names
-
-
-def _text_layout(path: str, key: str, separator: str | None) -> _Layout:
-    """The layout of a text file: by ``separator``, else by its `SEPARATOR_LINE`, else by its suffix."""
 
     def first_bytes() -> bytes:
         with open_text(path, key) as file:
             return bytes(file.read(16))
 
     stated = SEPARATOR_LINE.match(explained_read(path, key, first_bytes))
-    default = stated[1].decode("latin1") if stated else SEPARATORS[suffix_of(path)]
-    return _Layout(1 if stated else 0, separator or default)
+    skipped_lines = 1 if stated else 0
+
+    def header(mark: str) -> list[str]:
+        with open_text(path, key) as file:
+            # Bytes that are not UTF-8 are kept: the buffer also holds values, which are checked later.
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            lines = itertools.islice(text, skipped_lines, None)
+            return next((row for row in csv.reader(lines, delimiter=mark) if row), [])
+
+    usual = SEPARATORS[suffix_of(path)]
+    known = separator or (stated[1].decode("latin1") if stated else None)
+    mark, names = explained_read(path, key, lambda: (known, header(known)) if known else _separated(header, usual))
+    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+        raise encoding_error(path, key, "the header")
+    if not names:
+        raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
+    return TextLayout(skipped_lines, mark, names, is_found=not known and mark != usual)
 
 
-def _header_names(path: str, key: str, separator: str | None, columns: Sequence[str]) -> dict[str, str]:
-    """The column of each name in the header: the name includes blanks around it in the file, the column does not.
+def _separated(header: Callable[[str], list[str]], usual: str) -> tuple[str, list[str]]:
+    """The separator of a header, and its names: the usual one, unless the header has a single name by it.
 
-    The order is that of ``columns``.
+    Then it is the one of ``LIKELY_SEPARATORS`` by which the header has the most names.
+
+    Args:
+        header: Returns the names of the header by a separator.
+        usual: The usual separator.
     """
-    in_header = {name.strip(): name for name in text_header(path, key, separator)}
-    return {in_header[column]: column for column in columns}
+    found = [(usual, header(usual))]
+    if len(found[0][1]) == 1:
+        found += [(mark, header(mark)) for mark in LIKELY_SEPARATORS if mark in found[0][1][0]]
+    return max(found, key=lambda one: len(one[1]))
 
 
 def missing_words(missing_values: Sequence[str] = ()) -> list[str]:
@@ -158,8 +195,8 @@ def read_text(
     import pyarrow as pa
     import pyarrow.csv
 
-    layout = _text_layout(path, key, separator)
-    header_names = _header_names(path, key, separator, columns)
+    layout = text_layout(path, key, separator)
+    header_names = layout.header_names(columns)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=list(header_names),
         column_types={
@@ -172,7 +209,7 @@ def read_text(
         auto_dict_encode=True,
         auto_dict_max_cardinality=MAX_DICTIONARY_SIZE,
     )
-    table = _parse_text(path, key, separator, layout, convert).rename_columns(columns)
+    table = _parse_text(path, key, layout, convert).rename_columns(columns)
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # Arrow's types of text not in UTF-8
             raise encoding_error(path, key, f"column {field.name!r}")
@@ -187,7 +224,7 @@ def read_text(
     return pa.table(typed, names=columns)
 
 
-def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, convert: Any) -> pa.Table:
+def _parse_text(path: str, key: str, layout: TextLayout, convert: Any) -> pa.Table:
     """All rows of a text file, in the types that Arrow infers from all values.
 
     Raises:
@@ -216,8 +253,7 @@ def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, con
     except (pa.ArrowException, OSError) as error:
         column = arrow_errors.invalid_utf8_column(error)
         if column is not None:
-            name = text_header(path, key, separator)[column]
-            raise encoding_error(path, key, f"column {name!r}") from error
+            raise encoding_error(path, key, f"column {layout.header[column]!r}") from error
         if arrow_errors.is_ragged(error):
             try:
                 read(threads=False)  # slower, but its error has the number of the line
@@ -226,7 +262,7 @@ def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, con
         raise unreadable_error(path, key, error) from error
 
 
-def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) -> pa.Table | None:
+def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: Any) -> pa.Table | None:
     """All rows of a text file of several blocks, read with the types of its first block.
 
     Arrow infers a type by trying types in a fixed order, and takes the first that fits all values.  Where all values
@@ -248,8 +284,7 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
     import pyarrow as pa
     import pyarrow.csv
 
-    header = text_header(path, key, layout.separator)
-    block_bytes = _block_bytes(header)
+    block_bytes = _block_bytes(layout.header)
     if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES and Path(path).stat().st_size <= block_bytes:
         return None
     options = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
@@ -270,8 +305,8 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
         try:
             with open_text(path, key) as file:
-                blocks = _line_blocks(file, header, layout, block_bytes)
-                return _gather_text(path, _parse_blocks(blocks, header, parse, typed(types)), block_bytes)
+                blocks = _line_blocks(file, layout, block_bytes)
+                return _gather_text(path, _parse_blocks(blocks, layout.header, parse, typed(types)), block_bytes)
         except _NotLineByLineError:
             return _gather_text(path, in_order(types), block_bytes)
 
@@ -282,7 +317,7 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
             try:
                 return read(types)
             except pa.ArrowException as error:
-                retyped = _retyped(error, types, header)
+                retyped = _retyped(error, types, layout.header)
                 if not retyped:
                     return None
                 types |= retyped
@@ -307,7 +342,7 @@ class _NotLineByLineError(Exception):
     """A text file has quotes, so that a value may have a line break, or other ends of lines than line feeds."""
 
 
-def _line_blocks(file: Any, header: Sequence[str], layout: _Layout, block_bytes: int) -> Iterator[bytes]:
+def _line_blocks(file: Any, layout: TextLayout, block_bytes: int) -> Iterator[bytes]:
     """The lines after the header in blocks of whole lines, about ``block_bytes`` each.
 
     Raises:
@@ -323,7 +358,7 @@ def _line_blocks(file: Any, header: Sequence[str], layout: _Layout, block_bytes:
             is_first, skipped = False, layout.skipped_lines + 1
             first_line, lines = lines.split(b"\n", skipped)[skipped - 1 :]
             names = csv.reader([first_line.decode("utf-8-sig", "replace").rstrip("\r")], delimiter=layout.separator)
-            if next(names, []) != header:
+            if next(names, []) != layout.header:
                 raise _NotLineByLineError
         if b'"' in lines:
             raise _NotLineByLineError
@@ -404,14 +439,7 @@ def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text:
         return encoded
     if not len(texts):
         return pa.nulls(len(encoded))
-    # Arrow's CSV reader infers the type, as for the other columns.
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
-    values = pyarrow.csv.read_csv(
-        pa.BufferReader(sink.getvalue()),
-        pyarrow.csv.ReadOptions(block_size=LONG_LINE_BYTES),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
-    ).column(0)
+    values = inferred(texts)  # as for the other columns
     if pa.types.is_string(values.type) or (is_code and not _is_canonical(texts, values)):
         return encoded
     return values.combine_chunks().take(encoded.indices)
@@ -445,9 +473,8 @@ def text_blocks(
     separator: str | None,
 ) -> Iterator[pa.Table]:
     """`open_blocks` for a text file, with the columns that were chosen."""
-    layout = _text_layout(path, key, separator)
-    header_names = _header_names(path, key, separator, columns)
-    return _read_blocks(path, key, None, header_names, numbers, missing_values, layout)
+    layout = text_layout(path, key, separator)
+    return _read_blocks(path, key, None, layout.header_names(columns), numbers, missing_values, layout)
 
 
 def standard_input_blocks(
@@ -466,12 +493,17 @@ def standard_input_blocks(
         header, lines = line.decode("utf-8-sig", errors="replace"), lines + 1
         if stated := SEPARATOR_LINE.match(line):
             separator, header = separator or stated[1].decode("latin1"), ""
-    row = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
-    names = [name.strip() for name in row]
-    if not names:
+
+    def row(mark: str) -> list[str]:
+        return next(csv.reader([header.rstrip("\r\n")], delimiter=mark), [])
+
+    mark, found = (separator, row(separator)) if separator else _separated(row, ",")
+    if not found:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
+    layout = TextLayout(0, mark, found)
+    names = layout.columns.names
     header_names = {name: name for name in choose(names)}
-    return _read_blocks("-", key, names, header_names, numbers, missing_values, _Layout(0, separator or ","), lines)
+    return _read_blocks("-", key, names, header_names, numbers, missing_values, layout, lines)
 
 
 def _read_blocks(
@@ -481,7 +513,7 @@ def _read_blocks(
     header_names: Mapping[str, str],
     numbers: Collection[str],
     missing_values: Sequence[str],
-    layout: _Layout,
+    layout: TextLayout,
     earlier_lines: int = 0,
 ) -> Iterator[pa.Table]:
     """Blocks of a text file.
@@ -490,7 +522,7 @@ def _read_blocks(
         path: The file; "-" is standard input.
         key: The key that the user typed to name the file.
         header: All columns, where the line of the header has been read already; else ``None``.
-        header_names: The columns to read, see `_header_names`.
+        header_names: The columns to read, see `TextLayout.header_names`.
         numbers: Columns that are numbers; the others are text.
         missing_values: Words for a missing value that the user named.
         layout: Layout of the lines.

@@ -20,15 +20,21 @@ from torch import Tensor
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
-from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
-from logreg.data.formats.tables import check_text_options, column_names, index_columns, indexes_in, read_table
+from logreg.data.formats.tables import (
+    check_text_options,
+    index_columns,
+    indexes_in,
+    read_header,
+    read_table,
+)
+from logreg.data.formats.text_tables import Header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
-from logreg.facts import SPLITS, DataFacts, Split
+from logreg.facts import SPLITS, Split
 from logreg.files import place_name
 from logreg.launchers import placement
 from logreg.terminal import counted
@@ -75,7 +81,7 @@ class TableFile:
         offset: Column of the known term of the logits, whose coefficient is 1; for two classes.
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
-        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
+        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
             system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
         cache: Folder of these files.
@@ -173,6 +179,8 @@ class TableFile:
             rows = {split: torch.arange(start, end) for split, start, end in bounds}
         pa.default_memory_pool().release_unused()  # Arrow keeps the memory of the blocks that it has read
         takes_all_rows = len(rows) == 1 and not unlabeled
+        notes = self._notes(files, index - {*wanted, *with_role}, class_names, unlabeled, columns.source)
+        self._headers.clear()  # the files may be other ones when they are read again
         return RawData(
             {
                 split: Table(
@@ -184,7 +192,7 @@ class TableFile:
             class_kind=class_kind(table.column(self.target)),
             source=columns.source,
             target_setting=self._target_setting,
-            notes=self._notes(index - {*wanted, *with_role}, class_names, unlabeled, columns.source),
+            notes=notes,
             splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
@@ -265,7 +273,7 @@ class TableFile:
         for key, path in self._files().values():
             header = self._header(path, key)
             wanted = {*map(str, self.features or header)} - {*map(str, self.drop)}
-            needed += self._shards(path, key).memory_bytes(wanted, self.separator)
+            needed += self._shards(path, key).memory_bytes(wanted, header)
         return needed
 
     @cached_property
@@ -276,6 +284,11 @@ class TableFile:
     @cached_property
     def _found(self) -> dict[str, TableFiles]:
         """Listings of folders, by their paths."""
+        return {}
+
+    @cached_property
+    def _headers(self) -> dict[str, Header]:
+        """The columns of files and folders, by their paths, as far as they were read."""
         return {}
 
     def _listed(self, path: str, key: str) -> TableFiles:
@@ -295,10 +308,14 @@ class TableFile:
         return found
 
     def _header(self, path: str, key: str) -> list[str]:
-        """The columns of a file or folder."""
-        if not is_sharded(path):
-            return column_names(path, key, self.separator)
-        return self._listed(path, key).column_names(self.separator)
+        """The columns of a file or folder, which is read once."""
+        if path not in self._headers:
+            is_one = not is_sharded(path)
+            header = (
+                read_header(path, key, self.separator) if is_one else self._listed(path, key).header(self.separator)
+            )
+            self._headers[path] = header
+        return self._headers[path].names
 
     def _index_columns(self, path: str, header: Sequence[str]) -> set[str]:
         """The columns that number or name the rows."""
@@ -493,10 +510,22 @@ class TableFile:
                 )
 
     def _notes(
-        self, unused_index: set[str], class_names: Sequence[str], unlabeled: int, source: str
+        self,
+        files: Mapping[Split, tuple[str, str]],
+        unused_index: set[str],
+        class_names: Sequence[str],
+        unlabeled: int,
+        source: str,
     ) -> tuple[str, ...]:
-        """Notes on index columns that are left out, on classes with similar names and on rows without a label."""
+        """Notes for the user.
+
+        They are on separators that were found, on index columns that are left out, on classes with similar names and
+        on rows without a label.
+        """
         notes = []
+        for _, path in files.values():
+            if mark := self._headers[path].found_separator:
+                notes.append(f"read with {mark!r} between values, as in the header of {self._file_name(path)}")
         if unused := sorted(unused_index - set(map(str, self.drop))):
             notes.append(
                 f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "
@@ -543,35 +572,6 @@ class TableFile:
             raise DataError(
                 f"`dataset.split.{key}` must name a column without missing values, got one in {columns.place(row)}."
             )
-
-
-def read_features(
-    path: str, facts: DataFacts, dtype: torch.dtype = torch.float32, separator: str | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The features of new rows, encoded as the rows that a model was trained on.
-
-    Args:
-        path: A table with the columns that the model learned from; other columns are ignored.
-        facts: Facts of the model, as its checkpoint stores them.
-        dtype: Type of the features.
-        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
-
-    Returns:
-        Features, shape (N, D), in source units; and by the name of each column, the positions of the rows whose level
-        is not one of train.
-
-    Raises:
-        LogregError: The file is missing or broken, or lacks a column.
-    """
-    in_file = set(column_names(path, "path", separator))
-    for column in facts.columns:
-        if column.name not in in_file:
-            raise DataError(f"`path` must have the column {column.name!r} that the model learned from [in {path}].")
-    categories = [column.name for column in facts.columns if column.kind == "category"]
-    words = () if suffix_of(path) in BINARY_SUFFIXES else facts.missing_values
-    table = read_table(path, "path", [column.name for column in facts.columns], categories, words, separator)
-    as_category = [column.name for column in facts.columns if column.kind != "number"]
-    return encode(read_columns(table, as_category, Path(path).name), facts.columns, dtype)
 
 
 def _is_category(arrow_type: Any) -> bool:

@@ -76,7 +76,7 @@ class DualInverse(NamedTuple):
     """1' A 1: sums over the rows of A times the logits that a unit of each intercept gives, (K, K)."""
 
 
-class DualPoint(NamedTuple):
+class SpanEvaluation(NamedTuple):
     """The objective and its derivatives at a point given by dual coefficients."""
 
     problem: Problem
@@ -138,7 +138,7 @@ class DualPoint(NamedTuple):
         return correction + l2 * inverse.apply(intercept.expand_as(logits)), intercept
 
 
-def inverse_of_gram_diagonal(squares: Tensor, current: DualPoint) -> DualInverse:
+def inverse_of_gram_diagonal(squares: Tensor, current: SpanEvaluation) -> DualInverse:
     """The inverse A for rows that are orthogonal to each other, with squared norms ``squares`` (N, 1)."""
     own = current.curvature / (current.problem.objective.l2 + squares * current.curvature)
     sums = torch.diag(own.sum(0, dtype=torch.float64))
@@ -150,7 +150,7 @@ def inverse_of_gram_diagonal(squares: Tensor, current: DualPoint) -> DualInverse
     )
 
 
-def inverse_of_gram(gram: Tensor, current: DualPoint) -> DualInverse:
+def inverse_of_gram(gram: Tensor, current: SpanEvaluation) -> DualInverse:
     """The inverse A by the Gram matrix (N, N).
 
     With S = sqrt(D) it is S (l2 + S X X' S)^-1 S, which is well conditioned where curvatures are small.
@@ -266,7 +266,7 @@ class Span:
         shared[:, : self._free] = 0
         return shared
 
-    def minimize(self) -> DualPoint:
+    def minimize(self) -> SpanEvaluation:
         """Moves to the optimum on the span, by Newton's method with halved steps."""
         current, first = self._current, 0.0  # a new direction does not change it
         for iteration in range(MAX_SPAN_STEPS if self._position.numel() else 0):
@@ -287,7 +287,7 @@ class Span:
         self._current = current
         return current
 
-    def evaluate(self, logits: Tensor, dual_coef: Tensor) -> DualPoint:
+    def evaluate(self, logits: Tensor, dual_coef: Tensor) -> SpanEvaluation:
         """The objective at any logits and dual coefficients, (N, K).
 
         Its value is without the penalty, its dual gradient with the penalty.
@@ -296,16 +296,16 @@ class Span:
         residuals = residuals * self._weights
         gradient = residuals + self.problem.objective.l2 * dual_coef
         value = float(values @ self._weights[:, 0])
-        return DualPoint(self.problem, value, self._weights, curvature, residuals, gradient)
+        return SpanEvaluation(self.problem, value, self._weights, curvature, residuals, gradient)
 
-    def _evaluate_at(self, position: Tensor) -> DualPoint:
+    def _evaluate_at(self, position: Tensor) -> SpanEvaluation:
         """The objective at a position (K, M)."""
         logits = linear_combination(self._logits, position)
         current = self.evaluate(logits, linear_combination(self._dual_coef, position))
         penalty = float((self._penalty * position.square()).sum()) / 2
         return current._replace(value=current.value + penalty)
 
-    def _newton_step(self, current: DualPoint) -> tuple[Tensor, float]:
+    def _newton_step(self, current: SpanEvaluation) -> tuple[Tensor, float]:
         """The step within the span to be subtracted, (K, M), and the predicted decrease of f."""
         k, m = self._position.shape
         residuals = current.residuals.T.unsqueeze(2)

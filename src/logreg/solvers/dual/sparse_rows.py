@@ -28,7 +28,7 @@ from torch import Tensor
 
 from logreg.csr import converted, sums_embeddings, times, transposed, transposed_times
 from logreg.solvers.dual.row_space import DualRows
-from logreg.solvers.dual.span import DualPoint, inverse_of_gram_diagonal
+from logreg.solvers.dual.span import SpanEvaluation, inverse_of_gram_diagonal
 from logreg.solvers.newton_steps import intercept_step, newton_step_pinv
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate, InterceptCurvature
@@ -214,7 +214,7 @@ class _DualSteps:
             self.point, last, before, now = after, step, now.value, there
         return False
 
-    def _with_solved_intercepts(self, point: _Move, now: DualPoint, enough: float) -> tuple[_Move, DualPoint]:
+    def _with_solved_intercepts(self, point: _Move, now: SpanEvaluation, enough: float) -> tuple[_Move, SpanEvaluation]:
         """The point with intercepts whose gradient is about 0, as a certificate needs them."""
         for _ in range(MAX_INTERCEPT_STEPS if self._problem.intercept else 0):
             gradient, own = (part.sum(0, dtype=torch.float64) for part in (now.residuals, now.curvature))
@@ -231,16 +231,16 @@ class _DualSteps:
                 break
         return point, now
 
-    def _evaluate(self, point: _Move) -> DualPoint:
+    def _evaluate(self, point: _Move) -> SpanEvaluation:
         """The objective and its derivatives at a point."""
         problem, weights = self._problem, self._weights
         values, residuals, curvature = problem.loss.evaluate(point.logits, self._labels)
         residuals = residuals * weights
         l2 = problem.objective.l2
         value = float(values @ weights[:, 0]) + l2 / 2 * max(point.inner(point), 0.0)
-        return DualPoint(problem, value, weights, curvature, residuals, residuals + l2 * point.dual_coef)
+        return SpanEvaluation(problem, value, weights, curvature, residuals, residuals + l2 * point.dual_coef)
 
-    def _estimated_gap(self, now: DualPoint) -> float:
+    def _estimated_gap(self, now: SpanEvaluation) -> float:
         """|gradient by the coefficients|^2 / (2 l2) and half the decrement of each intercept alone, relative to f."""
         gradient = self.products.combined(now.dual_gradient)
         of_coef = _inner(gradient, gradient) / (2 * self._problem.objective.l2)
@@ -250,7 +250,7 @@ class _DualSteps:
         of_intercepts = of_intercepts if self._problem.intercept else torch.zeros_like(of_intercepts)
         return (of_coef + float(of_intercepts.sum())) / max(now.value, 1e-300)
 
-    def _minimum(self, now: DualPoint, directions: list[_Move]) -> _Move:
+    def _minimum(self, now: SpanEvaluation, directions: list[_Move]) -> _Move:
         """The step to the minimum of the quadratic model on the span of directions, with one factor for each.
 
         Args:
