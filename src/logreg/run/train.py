@@ -143,7 +143,9 @@ def train(
     status(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
         module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
-    scores = {split: score(module, data, split) for split in data.splits}
+    scores = {"train": score(module, data, "train")}
+    data.free_converted()
+    scores |= {split: score(module, data, split) for split in data.splits[1:]}
     predicted, threshold = _predict(module, data)
 
     def finish() -> Summary:
