@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,16 @@ def test_fixed_blocks_are_the_rows_in_order_in_every_epoch(monkeypatch: pytest.M
         assert [row for block in blocks for row in block] == everything
 
 
+def test_converted_rows_can_be_freed_and_are_made_again() -> None:
+    data = TensorDataModule(Blobs(rows=300), split={"val": 0.2}, full_passes_from_epoch=0)
+    loader = data.train_dataloader()
+    before = torch.cat([block.features for block in loader])
+    held = weakref.ref(loader.dataset.features)  # type: ignore[attr-defined]  # ours has them
+    data.free_converted()
+    assert held() is None
+    assert torch.equal(torch.cat([block.features for block in data.train_dataloader()]), before)
+
+
 # what callers may ask of the rows of a split
 
 
@@ -188,6 +199,16 @@ def test_splits_that_a_dataset_lacks_are_absent() -> None:
     assert data.splits == ("train",)
     assert data.facts.rows == {"train": 3}
     assert data.val_dataloader() == data.test_dataloader() == []
+
+
+def test_moments_are_those_of_all_blocks(monkeypatch: pytest.MonkeyPatch, draw: torch.Generator) -> None:
+    monkeypatch.setattr("logreg.data.prepare.BLOCK_BYTES", 16 * 7)  # of 7 rows
+    features = torch.randn(100, 2, generator=draw, dtype=torch.float64)
+    for rows in (features, checked_sparse(csr_array(features.numpy()))):
+        data = TensorDataModule(Given(rows, torch.arange(100) % 2), split={"val": 0.3}, standardize=True)
+        train = features[data.source_row_numbers("train")]
+        assert data.facts.mean == pytest.approx(train.mean(0).tolist())
+        assert data.facts.std == pytest.approx(train.std(0, correction=0).tolist())
 
 
 def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:

@@ -18,6 +18,7 @@ from logreg.evaluation.held_out import (
     Predicted,
     are_counts,
     best_threshold,
+    draws,
     effective_rows,
     evaluate,
     frequent_mistakes,
@@ -218,6 +219,14 @@ def test_more_rows_than_units_give_the_same_intervals() -> None:
     half = 1.96 * float(losses.std()) / math.sqrt(len(losses))
     measured = found.metrics["log_loss"]
     assert (measured.high - measured.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_samples_are_the_same_however_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made(200, 2, seed=3)
+    for predicted in (rows, dataclasses.replace(rows, sample_weight=rows.labels + 1.0, counts=True)):
+        at_once = torch.cat(list(draws(predicted, 200, seed=1)))
+        monkeypatch.setattr("logreg.evaluation.held_out.DRAWS_AT_ONCE", 700)
+        assert torch.equal(torch.cat(list(draws(predicted, 200, seed=1))), at_once)
 
 
 def test_rows_of_one_group_are_drawn_together() -> None:

@@ -22,6 +22,7 @@ from logreg.reports.figures import (
     coefficient_paths,
     further_fonts,
     label,
+    label_powers,
     labels,
     lettered,
     path_curve,
@@ -105,6 +106,16 @@ def test_classes_of_any_name_are_in_the_legend() -> None:
 
 def images_of(axes: list[Axes]) -> list[Axes]:
     return [one for one in axes if one.get_images()]
+
+
+@pytest.mark.parametrize(("high", "between"), [(50.0, {2, 3, 4, 5, 6, 7, 8, 9}), (1e4, {2, 5})])
+def test_of_several_powers_of_ten_few_numbers_between_them_have_ticks(high: float, between: set[int]) -> None:
+    axes: Axes = Figure().subplots()
+    axes.semilogx([1, high], [0, 1])
+    axes.set_xlim(1, high)
+    label_powers(axes.xaxis)
+    ticks = axes.xaxis.get_minorticklocs()
+    assert {round(tick / 10 ** np.floor(np.log10(tick))) for tick in ticks} == between
 
 
 def test_one_huge_coefficient_leaves_the_others_their_colors() -> None:

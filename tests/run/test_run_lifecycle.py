@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+import weakref
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,26 @@ def test_a_fit_that_a_callback_ends_is_certified_in_its_checkpoint_too(tmp_path:
     assert summary.epochs == summary.optimality.passes == 3
     found = Run(tmp_path / "run")
     assert found.checkpoint()["optimality"] == found.summary["optimality"] == summary.to_json()["optimality"]
+
+
+class SeesRows(Callback):
+    """Refers to the train features of a fit without holding them."""
+
+    rows: Callable[[], Tensor | None]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert trainer.train_dataloader is not None
+        self.rows = weakref.ref(trainer.train_dataloader.dataset.features)
+
+
+def test_the_rows_that_an_exact_fit_has_copied_are_freed_before_the_report(tmp_path: Path) -> None:
+    config, seen = (
+        RunConfig.from_mapping(plain_config(composed("breast_cancer", "l2=0.01", "report=brief"))),
+        SeesRows(),
+    )
+    left: list[Tensor | None] = []
+    run_training(config, tmp_path / "run", tmp_path, callbacks=[seen], show=lambda summary: left.append(seen.rows()))
+    assert left == [None]
 
 
 @pytest.fixture(scope="module")

@@ -525,6 +525,12 @@ class TensorDataModule(pl.LightningDataModule):
         table = self.tables[split]
         return table.select(table.groups)
 
+    def free_converted(self) -> None:
+        """Frees the converted train rows of an exact optimizer; whoever reads them later makes them again."""
+        if (rows := self._prepared.converted) is not None:
+            rows.features = torch.empty(0, rows.features.shape[1])  # a loader of Lightning still has the dataset
+            self._prepared.converted = None
+
     def codes(self, split: Split, column: str, key: str) -> Tensor:
         """Value of a column of the table in each row of a split, as codes: equal ones are equal values.
 

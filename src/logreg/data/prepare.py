@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from logreg.csr import arrays_of, csr, is_sparse, place_not_finite
 from logreg.data.base import RawData, Table
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
+from logreg.data.blocks import BLOCK_BYTES, BlockDataset
 from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.encode import encode, unseen_note
 from logreg.data.encoding.labels import boolean_of, near_twins
@@ -384,9 +384,14 @@ def moments_of(train: Table, scale: float = 1.0) -> Moments:
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
     dataset = BlockDataset(train.matrix, train.labels, train.index, scale, torch.float64, weights)
-    blocks = block_loader(dataset, batch_size=1, shuffle=False)
-    measure = moments_of_sparse if is_sparse(train.matrix) else moments
-    return measure(lambda: ((block.features, block.sample_weight) for block in blocks))
+    rows = max(1, BLOCK_BYTES // max(1, dataset.row_bytes))
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for first in range(0, len(dataset), rows):
+            block = dataset[slice(first, first + rows)]
+            yield block.features, block.sample_weight
+
+    return (moments_of_sparse if is_sparse(train.matrix) else moments)(blocks)
 
 
 def nonzeros_of(train: Table) -> int | None:

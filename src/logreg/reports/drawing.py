@@ -154,6 +154,9 @@ def write_figure(figure: Figure, path: Path) -> bytes:
     from PIL import Image
 
     figure.set_dpi(130)
+    for axes in figure.axes:  # a spine has the ticks of its axis set anew for its extent, which is that of the axes
+        for spine in axes.spines.values():
+            spine.set_in_layout(False)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # `draw` warns of letters that no font has

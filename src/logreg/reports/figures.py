@@ -19,6 +19,7 @@ from matplotlib.ticker import (
     FixedFormatter,
     FixedLocator,
     LogFormatterSciNotation,
+    LogLocator,
     MaxNLocator,
     NullLocator,
     PercentFormatter,
@@ -147,9 +148,15 @@ class PowersOfTen(LogFormatterSciNotation):
 
 
 def label_powers(axis: Axis) -> None:
-    """Labels a logarithmic axis by `PowersOfTen`."""
+    """Labels a logarithmic axis, whose data are drawn already, by `PowersOfTen`.
+
+    Of several powers only 2 and 5 times each have ticks between them, since every tick takes time.
+    """
     axis.set_major_formatter(PowersOfTen())
     axis.set_minor_formatter(PowersOfTen())
+    low, high = sorted(axis.get_view_interval())
+    if high > 100 * low > 0:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
 def probability_curve(

@@ -18,8 +18,9 @@ from logreg.config import SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import Predicted, best_threshold, evaluate
+from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration
-from logreg.facts import DataFacts
+from logreg.facts import DataFacts, Split
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
 from logreg.processes import in_each, in_first, joined_processes
@@ -142,9 +143,10 @@ def train(
     status(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
         module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
-    *others, evaluated = data.splits
-    scores = {split: score(module, data, split) for split in others}
-    scores[evaluated] = score(module, data, evaluated, auroc=False)
+    evaluated = data.splits[-1]
+    scores: dict[Split, Scores] = {"train": score(module, data, "train", auroc=evaluated != "train")}
+    data.free_converted()
+    scores |= {split: score(module, data, split, auroc=split != evaluated) for split in data.splits[1:]}
     predicted, threshold = _predict(module, data)
 
     def finish() -> Summary:
