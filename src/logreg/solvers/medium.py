@@ -254,29 +254,26 @@ class _Zero:
         if weights is not None:
             factors[0] = weights.numpy()
         np.multiply(factors[0], labels, out=factors[1])
-        # Features less those of a row, from which the others lie at most the root of N deviations apart: so the mean
-        # square less the squared mean keeps its digits.
-        origin = features[factors[0].argmax()].astype(factors.dtype)
         block_rows = max(1, BLOCK_NUMEL // problem.num_features)
         space = np.empty((min(block_rows, len(labels)), problem.num_features), factors.dtype)
         sums, squares = np.zeros((2, problem.num_features)), np.zeros(problem.num_features)
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
-            block = space[: len(labels[part])]
-            np.subtract(features[part], origin, out=block)
+            block = features[part].astype(factors.dtype, copy=False)
             sums += factors[:, part] @ block
-            np.multiply(block, block, out=block)
-            squares += factors[0, part] @ block
+            squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
-        offset = sums[0] / self._total
-        variance = np.maximum(squares / self._total - offset * offset, 0)
-        center = origin + offset
+        center = sums[0] / self._total
         if not problem.intercept:  # a shift of the features would need an intercept
-            variance += center * center
-            center, offset = np.zeros_like(center), -origin.astype(np.float64)
-        deviation = np.sqrt(variance)
-        scale = np.where(deviation > 1e-9 * np.abs(center), deviation, 1.0)
-        self._sums = (sums - np.outer((self._total, self._ones), offset)) / scale
+            center = np.zeros_like(center)
+        scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
+        scale[scale == 0] = 1.0
+        # Rounding leaves a small deviation of a constant feature; other features so far from 0 are not for these steps.
+        alike = (np.abs(center) > MAX_FOLDED_MEAN[problem.dtype] * scale) & (features[0] == features[-1])
+        if alike.any():
+            alike[alike] = (features[:, alike] == features[0, alike]).all(0)
+            scale[alike] = 1.0
+        self._sums = (sums - np.outer((self._total, self._ones), center)) / scale
         self.coordinates = Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
 
     def evaluate(self) -> tuple[Array, _Evaluation]:

@@ -136,8 +136,9 @@ def bound_by_sample(
     Returns:
         The bound; ``None`` where the step changes a logit by too much.
     """
-    rows = (sample.features.double() - coordinates.center).div_(coordinates.scale)
-    rows = F.pad(rows, (0, 1), value=1.0 if problem.intercept else 0.0)
+    rows = coordinates.center.new_empty(len(sample.labels), len(coordinates.center) + 1)
+    torch.sub(sample.features, coordinates.center, out=rows[:, :-1]).div_(coordinates.scale)
+    rows[:, -1] = float(problem.intercept)
     own = row_weights(sample, problem.class_weight, torch.float64)
     weights = (rows.new_ones(len(rows)) if own is None else own).mul(problem.row_sum_scale).unsqueeze(1)
     logits = rows @ point.T
