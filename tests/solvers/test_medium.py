@@ -237,6 +237,25 @@ def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     assert solved == [True, True]
 
 
+@pytest.mark.parametrize("features", [200, 400])
+def test_the_point_to_be_certified_is_evaluated_once(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch, features: int
+) -> None:
+    made: list[tuple[medium.Array, torch.dtype]] = []
+    evaluate = medium._Steps.evaluate
+
+    def watched(steps: medium._Steps, point: medium.Array, dtype: torch.dtype) -> medium._Evaluation:
+        made.append((point, dtype))
+        return evaluate(steps, point, dtype)
+
+    monkeypatch.setattr(medium._Steps, "evaluate", watched)
+    found = fit(*drawn(rows=6000, features=features), Objective("bce", l2=1 / 6000), tolerance=0.3)
+    assert solved == [True]
+    assert found.passes == len(made) + 1
+    assert [dtype for _, dtype in made] == [torch.float32] * (len(made) - 1) + [torch.float64]
+    assert len({point.tobytes() for point, _ in made}) == len(made)
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 def test_the_matrix_after_the_first_step_has_its_curvature(intercept: bool) -> None:
     draw = np.random.default_rng(0)

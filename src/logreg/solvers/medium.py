@@ -218,7 +218,8 @@ class _Rows:
     @staticmethod
     def _losses(work: _Work) -> Array:
         """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
-        margins, losses = work.margins, work.terms[1]
+        margins: Array = work.margins
+        losses: Array = work.terms[1]
         np.abs(margins, out=losses)
         np.negative(losses, out=losses)
         np.exp(losses, out=losses)
