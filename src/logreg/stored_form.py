@@ -26,6 +26,10 @@ MAX_MEAN_IN_STDS = 8.0
 Such a distance costs three of the 24 significant bits of float32.
 """
 
+MAX_SAMPLE_MEAN_IN_STDS = {torch.float32: 4.0, torch.float64: 64.0}
+"""The same in a sample of the rows, by the type of the features: half the distance in float32, since the sample may
+err; and a distance that costs six of the 53 significant bits of float64."""
+
 PLAIN_SIZES = 2.0**-32, 2.0**32
 """Smallest and largest size of a column that is stored with unit 1.
 
@@ -293,19 +297,23 @@ def power_of_two(size: Tensor) -> Tensor:
 def is_plain_by_sample(features: Tensor, largest: float) -> bool:
     """Whether a sample of the rows is enough to see that all columns (N, D) are stored unchanged.
 
-    A fit in memory then needs no pass for the moments.  The sample must clear half the distance and half the range (in
-    powers of two) that `choose_stored_form` allows.  A column that is 0 in the whole sample passes: its rare values are
-    few, so its mean lies near 0.
+    A fit in memory then needs no pass for the moments.  The sample must clear `MAX_SAMPLE_MEAN_IN_STDS` and half the
+    range (in powers of two) that `choose_stored_form` allows.  A column that is 0 in the whole sample passes: its rare
+    values are few, so its mean lies near 0.
 
     Args:
         features: Shape (N, D).
         largest: Largest absolute value of all features.
     """
     rows = min(SAMPLE_ROWS, max(SAMPLE_NUMEL // features.shape[1], MIN_SAMPLE_ROWS)) if features.numel() else 1
-    sample = features[:: max(1, len(features) // rows)].double()
-    mean = sample.mean(0)
-    std = (sample - mean).square_().mean(0).sqrt()  # torch's own function of it takes several times as long
-    is_near = (mean.abs() <= MAX_MEAN_IN_STDS / 2 * std) & ((std >= PLAIN_SIZES[0] ** 0.5) | (std == 0))
+    sample = features[:: max(1, len(features) // rows)]
+    sample = sample.to(torch.promote_types(sample.dtype, torch.float32))
+    share = sample.new_full((1, len(sample)), 1 / max(len(sample), 1))  # products take less time than torch's own means
+    mean = share @ sample
+    std = (share @ (sample - mean).square_()).sqrt_()
+    is_near = (mean.abs() <= MAX_SAMPLE_MEAN_IN_STDS[sample.dtype] * std) & (
+        (std >= PLAIN_SIZES[0] ** 0.5) | (std == 0)
+    )
     return largest <= PLAIN_SIZES[1] and bool(is_near.all())
 
 

@@ -21,6 +21,7 @@ from logreg.errors import LogregError
 from logreg.losses.objective import Objective
 from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.stored_form import is_plain_by_sample
 from reference import Array, Reference, Stated
 
 SAME = 1e-8
@@ -550,6 +551,17 @@ def test_a_fit_that_starts_at_the_optimum_is_there_at_once(name: str) -> None:
     assert again.converged
     assert again.passes <= 3 < first.passes
     torch.testing.assert_close(again.coef, first.coef, rtol=1e-3, atol=1e-4 / unit)
+
+
+@pytest.mark.parametrize(("dtype", "near", "far"), [(torch.float32, 3.0, 5.0), (torch.float64, 50.0, 80.0)])
+def test_features_near_zero_are_stored_as_they_are(dtype: torch.dtype, near: float, far: float) -> None:
+    x = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for distance, is_plain in ((near, True), (-near, True), (far, False), (-far, False)):
+        columns = (x + torch.tensor([0.0, distance, 0.0])).to(dtype)
+        assert is_plain_by_sample(columns, 100.0) == is_plain
+    columns[:, 1] = 0.0
+    assert is_plain_by_sample(columns, 100.0)
+    assert not is_plain_by_sample(columns, 2.0**33)
 
 
 def test_a_start_that_is_none_is_refused() -> None:

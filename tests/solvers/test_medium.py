@@ -197,12 +197,63 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
         assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool, intercept: bool
+) -> None:
+    monkeypatch.setattr(medium, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    features, labels = drawn(dtype=dtype)
+    features[:, 1] += 3
+    features[:, 2], features[:, 3] = 7.1, 0.0
+    weight = torch.rand(3000, generator=torch.Generator().manual_seed(1)) if weighted else None
+    class_weight = (2.0, 0.7) if weighted else ()
+    memory, stored = stored_rows(features, labels, weight)
+    problem = problem_of(memory, Objective("bce", l2=0.1), 2, class_weight, intercept=intercept, stored=stored)
+    zero = medium._Zero(problem, memory)
+    of_rows = torch.ones(3000) if weight is None else weight * torch.tensor(class_weight, dtype=torch.float64)[labels]
+    mean = (of_rows.double() @ features.double() / of_rows.double().sum()) * intercept
+    deviation = (of_rows.double() @ (features.double() - mean).square() / of_rows.double().sum()).sqrt()
+    deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+    rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-5)
+    torch.testing.assert_close(zero.coordinates.center, mean, rtol=rtol, atol=atol)
+    torch.testing.assert_close(zero.coordinates.scale, deviation, rtol=rtol, atol=atol)
+    point, now = zero.evaluate()
+    at = torch.from_numpy(point).unsqueeze(0)
+    there = drive(request(Evaluate(problem, zero.coordinates, at, torch.float64)), memory)
+    assert not at[0, :-1].any()
+    assert at[0, -1] == 0 or intercept
+    assert now.value == pytest.approx(there.value, rel=rtol)
+    assert now.own == pytest.approx(float(there.curvature.own), rel=rtol)
+    torch.testing.assert_close(torch.from_numpy(now.gradient), there.gradient[0], rtol=rtol, atol=atol)
+
+
 def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     features, labels = drawn(rows=20_000, features=50)
     assert fit(features, labels, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 5  # 7 with the diagonal alone
     rare = labels * (torch.rand(20_000, generator=torch.Generator().manual_seed(4)) < 0.1)
     assert fit(features, rare, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 6  # 9 with the diagonal alone
     assert solved == [True, True]
+
+
+@pytest.mark.parametrize("features", [200, 400])
+def test_the_point_to_be_certified_is_evaluated_once(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch, features: int
+) -> None:
+    made: list[tuple[medium.Array, torch.dtype]] = []
+    evaluate = medium._Steps.evaluate
+
+    def watched(steps: medium._Steps, point: medium.Array, dtype: torch.dtype) -> medium._Evaluation:
+        made.append((point, dtype))
+        return evaluate(steps, point, dtype)
+
+    monkeypatch.setattr(medium._Steps, "evaluate", watched)
+    found = fit(*drawn(rows=6000, features=features), Objective("bce", l2=1 / 6000), tolerance=0.3)
+    assert solved == [True]
+    assert found.passes == len(made) + 1
+    assert [dtype for _, dtype in made] == [torch.float32] * (len(made) - 1) + [torch.float64]
+    assert len({point.tobytes() for point, _ in made}) == len(made)
 
 
 @pytest.mark.parametrize("intercept", [True, False])

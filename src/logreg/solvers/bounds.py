@@ -334,7 +334,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     at, shift = solved
     problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
-    before = torch.addcmul(evaluation.gradient, problem.penalties(coordinates)[0], point, value=-1.0)
+    before = torch.addcmul(evaluation.gradient, at.penalties[0], point, value=-1.0)
     moved, with_hub = _balanced_by_least(at, before), None
     hub = int(evaluation.curvature.own.argmax()) if moved is None and _moves_through_one_class(at) else None
     sums = before

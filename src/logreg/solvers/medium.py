@@ -50,9 +50,9 @@ BLOCK_NUMEL = 2**18
 """Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
 gradient."""
 
-MOMENT_ROWS = 2500
-"""Rows that show the means and the deviations of the features, at least: a feature that is not 0 in one row of 500 then
-has a deviation."""
+FIRST_STEP_ROWS = 2500
+"""Rows that show the length of the first step, at least; where the start is not zero, also the means and the deviations
+of the features: one that is not 0 in one row of 500 then has a deviation."""
 
 MAX_STEPS = 300
 """Steps after which the general solver begins anew."""
@@ -83,10 +83,6 @@ RARE_CURVATURE = 1e-3
 
 ROOM = 0.8
 """Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
-
-LIKELY = 0.5
-"""Part of that up to which the bound after the next step must be predicted for its evaluation in float64: else an
-evaluation in float32, which takes a third of the time, comes first."""
 
 FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
@@ -149,10 +145,9 @@ class _Work:
         """Factor from the probability of the wrong class to the weighted residual, (N,)."""
         self.margins: Array = np.empty(len(labels), kind)
         """The logit of each row, times its sign."""
-        self.residuals: Array = np.empty(len(labels), kind)
-        """The probability of the wrong class, then the weighted residual."""
-        self.spread: Array = np.empty(len(labels), kind)
-        """The weighted second derivative of each row's loss, then its loss."""
+        self.terms: Array = np.empty((2, len(labels)), kind)
+        """The probability of the wrong class, then the weighted residual; and the weighted second derivative of each
+        row's loss, then its loss."""
         self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
         """Converted features of a block."""
 
@@ -163,7 +158,8 @@ class _Rows:
     def __init__(self, problem: Problem, rows: MemoryRows, at: Coordinates) -> None:
         self.problem = problem
         self._center, self._scale = at.center.numpy(), at.scale.numpy()
-        self._l2 = problem.penalties(at)[0].numpy()
+        self.l2: Array = problem.penalties(at)[0].numpy()
+        """Strengths of l2 in the coordinates, (D + 1,)."""
         self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
         self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
         batch = Batch(rows.features, rows.labels, rows.sample_weight)
@@ -177,13 +173,6 @@ class _Rows:
             self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
         return self._works[kind]
 
-    def log_odds(self) -> float:
-        """The intercept that fits best without features; finite where all rows have one label."""
-        mean = float(np.average(self._labels, weights=self._weights))
-        least = 0.5 / len(self._labels)
-        mean = min(max(mean, least), 1 - least)
-        return math.log(mean / (1 - mean))
-
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
         """The objective and its derivatives at a point, computed in float32 or in float64."""
         exact, features, share = dtype == torch.float64, self.problem.num_features, self.problem.row_sum_scale
@@ -191,21 +180,18 @@ class _Rows:
         work = self._work(kind)
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
-        gradient, by_intercept, is_zero = np.zeros(features), np.zeros(features), not coef.any()
+        # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
+        sums = np.zeros((2 if exact else 1, features))
         for first in range(0, len(self._labels), self._block_rows):
             part = slice(first, first + self._block_rows)
-            block, margins, residuals, spread = (
-                of_rows[part] for of_rows in (self._features, work.margins, work.residuals, work.spread)
-            )
+            block, margins, terms = self._features[part], work.margins[part], work.terms[:, part]
+            residuals, spread = terms
             if work.features is not None:
                 converted = work.features[: len(block)]
                 np.copyto(converted, block)
                 block = converted
-            if is_zero:  # the start takes one product
-                margins.fill(intercept)
-            else:
-                np.matmul(block, coef, out=margins)
-                margins += intercept
+            np.matmul(block, coef, out=margins)
+            margins += intercept
             margins *= work.sign[part]
             np.exp(margins, out=residuals)
             residuals += 1
@@ -213,19 +199,17 @@ class _Rows:
             np.multiply(residuals, residuals, out=spread)
             np.subtract(residuals, spread, out=spread)
             residuals *= work.of_residual[part]
-            gradient += residuals @ block
             if work.weights is not None:
                 spread *= work.weights[part]
-            if exact:
-                by_intercept += spread @ block
-        of_ones, own = (float(of_rows.sum(dtype=np.float64)) for of_rows in (work.residuals, work.spread))
+            sums += terms[: len(sums)] @ block  # one product for both
+        of_ones, own = work.terms.sum(1, dtype=np.float64).tolist()
         loss = float(self._losses(work).sum(dtype=np.float64)) * share
-        shrunk = self._l2 * point
+        shrunk = self.l2 * point
         value = loss + float(shrunk @ point) / 2
-        whole = self._moments(gradient, of_ones) * share + shrunk
+        whole = self._moments(sums[0], of_ones) * share + shrunk
         if not exact:
             return _Evaluation(value, whole, own * share, None)
-        column = torch.from_numpy(self._moments(by_intercept, own) * share).unsqueeze(0)
+        column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
         by_itself = torch.tensor([own * share], dtype=torch.float64)
         curvature = InterceptCurvature(by_itself, by_itself)
         derivatives = Derivatives(value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column)
@@ -234,7 +218,8 @@ class _Rows:
     @staticmethod
     def _losses(work: _Work) -> Array:
         """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
-        margins, losses = work.margins, work.spread
+        margins: Array = work.margins
+        losses: Array = work.terms[1]
         np.abs(margins, out=losses)
         np.negative(losses, out=losses)
         np.exp(losses, out=losses)
@@ -247,12 +232,69 @@ class _Rows:
 
     def _moments(self, of_features: Array, of_ones: float) -> Array:
         """Sums over the rows in the coordinates, (D + 1,), from those of features as stored; see `Pass.moments`."""
-        coef = (of_features - of_ones * self._center) / self._scale
-        return np.append(coef, of_ones if self.problem.intercept else 0.0)
+        moments = np.zeros(len(of_features) + 1)
+        moments[:-1] = (of_features - of_ones * self._center) / self._scale
+        moments[-1] = of_ones if self.problem.intercept else 0.0
+        return moments
+
+
+class _Zero:
+    """Coefficients of 0 and the best intercept, where residuals depend on the labels alone; takes one pass.
+
+    The pass shows the means and the deviations of the features, too: so the coordinates are those of all rows, and not
+    of a sample, whose errors would cost steps.
+    """
+
+    def __init__(self, problem: Problem, rows: MemoryRows) -> None:
+        self.problem = problem
+        features, labels = rows.features.numpy(), rows.labels.numpy()
+        weights = row_weights(
+            Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, problem.dtype
+        )
+        factors = np.ones((2, len(labels)), np.float64 if problem.dtype == torch.float64 else np.float32)
+        if weights is not None:
+            factors[0] = weights.numpy()
+        np.multiply(factors[0], labels, out=factors[1])
+        block_rows = max(1, BLOCK_NUMEL // problem.num_features)
+        space = np.empty((min(block_rows, len(labels)), problem.num_features), factors.dtype)
+        sums, squares = np.zeros((2, problem.num_features)), np.zeros(problem.num_features)
+        for first in range(0, len(labels), block_rows):
+            part = slice(first, first + block_rows)
+            block = features[part].astype(factors.dtype, copy=False)
+            sums += factors[:, part] @ block
+            squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+        self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
+        center = sums[0] / self._total
+        if not problem.intercept:  # a shift of the features would need an intercept
+            center = np.zeros_like(center)
+        scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
+        scale[scale == 0] = 1.0
+        # Rounding leaves a small deviation of a constant feature; other features so far from 0 are not for these steps.
+        alike = (np.abs(center) > MAX_FOLDED_MEAN[problem.dtype] * scale) & (features[0] == features[-1])
+        if alike.any():
+            alike[alike] = (features[:, alike] == features[0, alike]).all(0)
+            scale[alike] = 1.0
+        self._sums = (sums - np.outer((self._total, self._ones), center)) / scale
+        self.coordinates = Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
+
+    def evaluate(self) -> tuple[Array, _Evaluation]:
+        """The point (D + 1,), and f and its gradient there."""
+        total, ones, share = self._total, self._ones, self.problem.row_sum_scale
+        p = 0.5
+        if self.problem.intercept:  # finite where all rows have one label
+            least = 0.5 / self.problem.rows
+            p = min(max(ones / total, least), 1 - least)
+        intercept = math.log(p / (1 - p))
+        gradient = np.append(p * self._sums[0] - self._sums[1], p * total - ones if self.problem.intercept else 0.0)
+        loss = -ones * math.log(p) - (total - ones) * math.log(1 - p)
+        point = np.append(np.zeros(self.problem.num_features), intercept)
+        return point, _Evaluation(loss * share, gradient * share, p * (1 - p) * total * share, None)
 
 
 class _Inverse:
-    """An approximate inverse of the Hessian: L-BFGS on top of a first matrix.
+    """An approximate inverse of the Hessian: L-BFGS on top of a first matrix times a factor.
+
+    The factor is the geometric mean of those that fit each pair alone, which differ by chance.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 and equation 7.20.
@@ -261,6 +303,7 @@ class _Inverse:
     def __init__(self, first: Matrix) -> None:
         self._first, self._factor = first, 1.0
         self._pairs: list[tuple[Array, Array]] = []
+        self._log_factors = 0.0
 
     def __call__(self, gradient: Array) -> Array:
         """About the Newton step, to be subtracted, (D + 1,)."""
@@ -280,7 +323,8 @@ class _Inverse:
             root = math.sqrt(curvature)
             step, change = step / root, change / root
             self._pairs.append((step, change))
-            self._factor = 1 / float(change @ self._first(change))
+            self._log_factors -= float(np.log(change @ self._first(change)))
+            self._factor = float(np.exp(self._log_factors / len(self._pairs)))
 
 
 def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
@@ -334,16 +378,30 @@ class _FirstStep(NamedTuple):
         return lambda gradient: gradient / diagonal + (change @ (self.paths @ gradient)) @ self.paths
 
 
-class _Estimate(NamedTuple):
-    """The bound that a certificate would find at a point, relative to f."""
+class _Limit(NamedTuple):
+    """Estimates up to which certificates are tried."""
 
     by_duality: float
     by_sample: float
+
+
+class _Estimate(NamedTuple):
+    """The bounds that certificates would find at a point, relative to f."""
+
+    by_duality: float
+    by_sample: float
+    """Infinite where the sample bounds no gap."""
+    decrease: float
+    """Decrease of f that is predicted for the next step, relative to f."""
 
     @property
     def least(self) -> float:
         """The smaller one."""
         return min(self.by_duality, self.by_sample)
+
+    def is_within(self, limit: _Limit) -> bool:
+        """Whether one of the bounds is within its limit."""
+        return self.by_duality <= limit.by_duality or self.by_sample <= limit.by_sample
 
 
 @np.errstate(all="ignore")  # what is not finite ends the steps
@@ -371,12 +429,13 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     """
     problem = state.problem
     batch = drive(sampled_rows(problem), rows)
-    few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // MOMENT_ROWS)))
-    at = choose_coordinates(problem, few, every_scale=True)
+    few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // FIRST_STEP_ROWS)))
+    zero = None if state.point.any() else _Zero(problem, rows)
+    at = choose_coordinates(problem, few, every_scale=True) if zero is None else zero.coordinates
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
-        return 0
+        return 0 if zero is None else 1
     number = min(bound_rows(problem), len(batch.labels))
-    steps = _Steps(state, rows, at, batch, few, number, max_passes)
+    steps = _Steps(state, rows, at, batch, few, number, max_passes, zero)
     steps.run()
     if state.converged or steps.passes >= max_passes:
         state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
@@ -396,21 +455,23 @@ class _Steps:
         few: Batch,
         most_sampled: int,
         max_passes: int,
+        zero: _Zero | None,
     ) -> None:
         problem = state.problem
         self.max_passes, self.few = max_passes, few  # rows that show the length of the first step
         self.state, self.problem, self.at = state, problem, at
         self.sample, self.most_sampled = sample, most_sampled  # the rows of a sample's Hessian at most; 0 for none
         self.memory, self.source = _Rows(problem, rows, at), rows
-        self.point = problem.model.to(at, state.point)[0].numpy()
         self.dtype, self.passes = problem.dtype, 0
-        if problem.intercept and not self.point.any():
-            self.point[-1] = self.memory.log_odds()
-        self.now = self.evaluate(self.point, self.dtype)
+        if zero is None:
+            self.point = problem.model.to(at, state.point)[0].numpy()
+            self.now = self.evaluate(self.point, self.dtype)
+        else:
+            (self.point, self.now), self.passes = zero.evaluate(), 1
         diagonal = self.diagonal(self.now)
         self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
         self.part = most_sampled / problem.rows
-        costs = 0.5 / problem.penalties(at)[0][:-1].numpy()
+        costs = 0.5 / self.memory.l2[:-1]
         self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
@@ -420,7 +481,7 @@ class _Steps:
 
     def diagonal(self, now: _Evaluation) -> Array:
         """The diagonal of the Hessian of standardized features, (D + 1,)."""
-        return np.asarray(max(now.own, 1e-30) + self.problem.penalties(self.at)[0].numpy())
+        return np.asarray(max(now.own, 1e-30) + self.memory.l2)
 
     def tensor(self) -> torch.Tensor:
         """The point, (1, D + 1)."""
@@ -428,13 +489,13 @@ class _Steps:
 
     def run(self) -> None:
         """Takes steps to their end."""
-        limit, rated = _Estimate(*[ROOM * self.state.tolerance] * 2), list[float]()
-        while len(rated) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
+        limit, passed = _Limit(*[ROOM * self.state.tolerance] * 2), list[_Estimate]()
+        while len(passed) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
             slope = float(step @ now.gradient)
             estimate = self.estimate(slope)
-            if estimate.by_duality <= limit.by_duality or estimate.by_sample <= limit.by_sample:
+            if estimate.is_within(limit):
                 if now.derivatives is None:
                     self.now = self.evaluate(self.point, torch.float64)
                     if self.estimate(slope).by_duality > FLOAT32_NOISE * estimate.by_duality:
@@ -442,29 +503,34 @@ class _Steps:
                     continue
                 if self.certifies(estimate, limit):
                     return
-                limit = _Estimate(
-                    *(one * FAILED_FACTOR if one < most else most for one, most in zip(estimate, limit, strict=True))
+                limit = _Limit(
+                    *(
+                        one * FAILED_FACTOR if one < most else most
+                        for one, most in zip(estimate[:2], limit, strict=True)
+                    )
                 )
-            rated.append(estimate.least / max(limit.least, 1e-300))
+            passed.append(estimate)
+            rated = [one.least / max(min(limit), 1e-300) for one in passed]
             if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
                 self.dtype = torch.float64
                 self.now = self.evaluate(self.point, torch.float64)
-                rated.clear()
+                passed.clear()
                 continue
             left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
             if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
-                rated.clear()
+                passed.clear()
                 continue
             if left > MAX_STEPS_LEFT:
                 return
-            is_likely = len(rated) > 1 and rated[-1] * min(rated[-1] / max(rated[-2], 1e-300), 1.0) <= LIKELY
+            # An evaluation in float64 takes as long as two or three in float32: it must be likely to be the last one.
+            is_likely = len(passed) > 1 and self.next_estimate(*passed[-2:]).is_within(limit)
             dtype = torch.float64 if is_likely else self.dtype
             first = self.first_step(step) if self.passes == 1 and self.is_diagonal else None
             if first is not None:
-                if not first.lengths[0] >= MIN_FIRST_LENGTH:
+                if not MIN_FIRST_LENGTH <= first.lengths[0] < math.inf:
                     if not self.improves_matrix():
                         return
-                    rated.clear()
+                    passed.clear()
                     continue
                 step = first.lengths @ first.paths
                 slope = float(step @ now.gradient)
@@ -495,22 +561,22 @@ class _Steps:
 
         def logits(of: Array) -> Array:
             coef = of[:-1] / scale
-            return np.asarray(features @ coef.astype(features.dtype) + (of[-1] - coef @ center))
+            product = features @ coef.astype(features.dtype) if coef.any() else np.zeros(len(features))
+            return np.asarray(product + (of[-1] - coef @ center))
 
         start, along = logits(self.point), logits(paths[0])
         changes = np.stack([along, np.full_like(along, paths[1, -1])])
-        of_penalty = paths * problem.penalties(at)[0].numpy()
+        of_penalty = paths * self.memory.l2
         slopes, ridge = of_penalty @ self.point, of_penalty @ paths.T + np.diag([1e-300, 1.0 - paths[1, -1]])
         lengths = np.zeros(2)
         for _ in range(FIRST_STEP_ITERATIONS):
             p = 1 / (1 + np.exp(-(start + lengths @ changes)))
             gradient = changes @ (share * (p - few.labels.numpy())) + slopes + ridge @ lengths
             hessian = (changes * (share * p * (1 - p))) @ changes.T + ridge
-            try:
-                lengths = lengths - np.linalg.solve(hessian, gradient)
-            except np.linalg.LinAlgError:  # far from the optimum no row has curvature
-                lengths = np.full(2, np.nan)
-                break
+            (own, shared), (_, of_intercept) = hessian
+            adjugate = np.array([[of_intercept, -shared], [-shared, own]])
+            # Far from the optimum no row has curvature; then the lengths are not finite.
+            lengths = lengths - adjugate @ gradient / (own * of_intercept - shared * shared)
         return _FirstStep(lengths, paths, hessian)
 
     def improves_matrix(self) -> bool:
@@ -527,12 +593,19 @@ class _Steps:
         """The bounds that certificates would find here, from the gradient and the slope of the next step."""
         gradient, size = self.now.gradient, max(abs(self.now.value), 1e-300)
         gap = float((self.costs * gradient) @ gradient) + 0.5 * gradient[-1] ** 2 / max(self.now.own, 1e-300)
-        decrease = -slope / 2 / size
-        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
-        bounds = bounds and gap > MIN_SAMPLE_RATIO * self.state.tolerance * size
-        return _Estimate(gap / size, decrease / self.part if bounds else math.inf)
+        return self._estimate(gap / size, -slope / 2 / size)
 
-    def certifies(self, estimate: _Estimate, limit: _Estimate) -> bool:
+    def next_estimate(self, last: _Estimate, now: _Estimate) -> _Estimate:
+        """The estimate after the next step, if that helps as much as the one from the last estimate to this one."""
+        gap = now.by_duality * min(now.by_duality / max(last.by_duality, 1e-300), 1.0)
+        return self._estimate(gap, now.decrease * min(now.decrease / max(last.decrease, 1e-300), 1.0))
+
+    def _estimate(self, gap: float, decrease: float) -> _Estimate:
+        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
+        bounds = bounds and gap > MIN_SAMPLE_RATIO * self.state.tolerance
+        return _Estimate(gap, decrease / self.part if bounds else math.inf, decrease)
+
+    def certifies(self, estimate: _Estimate, limit: _Limit) -> bool:
         """Bounds the gap of the point, which was evaluated in float64; whether it is within the tolerance."""
         state, point, derivatives = self.state, self.tensor(), self.now.derivatives
         assert derivatives is not None

@@ -40,7 +40,7 @@ from logreg.solvers.bounds import (
     evaluated_point,
 )
 from logreg.solvers.curvature_bound import EvaluatedPoint
-from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
+from logreg.solvers.kernels import affine, coupled_gram, gram_of_columns, sum_over_rows
 from logreg.solvers.newton_steps import factor_hessian, intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of
@@ -136,8 +136,9 @@ def bound_by_sample(
     Returns:
         The bound; ``None`` where the step changes a logit by too much.
     """
-    rows = (sample.features.double() - coordinates.center).div_(coordinates.scale)
-    rows = F.pad(rows, (0, 1), value=1.0 if problem.intercept else 0.0)
+    rows = coordinates.center.new_empty(len(sample.labels), len(coordinates.center) + 1)
+    torch.sub(sample.features, coordinates.center, out=rows[:, :-1]).div_(coordinates.scale)
+    rows[:, -1] = float(problem.intercept)
     own = row_weights(sample, problem.class_weight, torch.float64)
     weights = (rows.new_ones(len(rows)) if own is None else own).mul(problem.row_sum_scale).unsqueeze(1)
     logits = rows @ point.T
@@ -148,7 +149,7 @@ def bound_by_sample(
         hessian = coupled_gram(rows, curvature, weights).view(*point.shape, *point.shape)
         diagonal_of(hessian).add_(l2)
     else:
-        hessian = torch.stack([weighted_gram(rows, column.unsqueeze(1)) for column in (curvature * weights).T])
+        hessian = torch.stack([gram_of_columns(rows.T, of_rows) for of_rows in (curvature * weights).T])
         hessian.diagonal(dim1=1, dim2=2).add_(l2)
     step = factor_hessian(problem, hessian, coordinates).step(evaluation.gradient)
     at = evaluated_point(problem, coordinates, point, evaluation)

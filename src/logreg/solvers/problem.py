@@ -14,6 +14,7 @@ from logreg.losses import Loss
 from logreg.losses.objective import Objective
 from logreg.losses.penalties import L1Penalty, L2Penalty
 from logreg.rows import row_weights
+from logreg.solvers.kernels import sum_over_rows
 
 MAX_COPIED_NUMBERS = 2**18
 """Numbers of a sample that are copied at once: 1 MiB in float32, which stays in the cache."""
@@ -169,12 +170,19 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     features = sample.features[spaced] if weights is None else sample.features[spaced][weights[spaced] > 0]
     few = features.split(max(1, MAX_COPIED_NUMBERS // len(model.center)))  # since copies of all would be large
     number = max(len(features), 1)
-    center = sum((part.sum(0, dtype=torch.float64) for part in few), start=torch.zeros_like(model.center)) / number
+    # Sums about a row of the sample, from which no feature lies farther than the root of `number` deviations: so the
+    # mean square less the squared mean keeps its digits.
+    origin = features[:1].to(torch.promote_types(features.dtype, torch.float32)).sum(0)
+    offset, squares = torch.zeros_like(model.center), torch.zeros_like(model.center)
+    for part in few:
+        shifted = part - origin
+        ones = shifted.new_ones(len(part), 1)
+        offset += sum_over_rows(ones, shifted)[0] / number
+        squares += sum_over_rows(ones, shifted.square_())[0] / number
+    center, variance = origin + offset, (squares - offset.square()).clamp(min=0)
     if not problem.intercept:  # a shift of the features would need an intercept
-        center = torch.zeros_like(center)
-    near = center.to(torch.promote_types(features.dtype, torch.float32))
-    squares = sum(((part - near).square_().sum(0) for part in few), start=torch.zeros_like(center))
-    deviation = (squares / number).sqrt()
+        variance, center = variance + center.square(), torch.zeros_like(center)
+    deviation = variance.sqrt()
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
         return Coordinates(center, deviation)
