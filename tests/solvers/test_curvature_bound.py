@@ -11,6 +11,7 @@ import torch
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds import evaluated_point
 from logreg.solvers.curvature_bound import (
     EvaluatedPoint,
     InverseHessianNorms,
@@ -69,7 +70,7 @@ def test_curvature_that_is_barely_above_rounding_makes_a_bound_wider_by_as_much(
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
     measured = drive(request(EvaluatePrecisely(problem, coordinates, at, hessian=True)), rows)
-    error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
+    error = 3 * (accumulated(30) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
     hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times their rounding error
     gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()
@@ -119,7 +120,9 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str)
             problem, factored_hessian, units, drive(request(RowNorms(problem, problem.model, units)), rows)
         )
         assert row_norms is not None
-        bound = bound_by_held_hessian(factored_hessian, row_norms, now.change, now.gradient)
+        bound = bound_by_held_hessian(
+            factored_hessian, row_norms, now.change, evaluated_point(problem, problem.model, point, now)
+        )
         gap = now.value - best.bound.value
         assert bound >= gap
         ratios.append(bound / gap)

@@ -53,7 +53,6 @@ from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
     DualObjective,
     EvaluatePrecisely,
-    accumulated,
     centered_coordinates,
     uncentered_coordinates,
 )
@@ -393,7 +392,7 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise = moves.add_(accumulated(problem) * size * at.squares[:-1].sqrt())
+    noise = moves.add_(at.accumulated * size * at.squares[:-1].sqrt())
     if problem.objective.l2:
         of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
@@ -517,7 +516,7 @@ def _bound_by_strong_convexity(start: EvaluatedPoint) -> PassRequests[float]:
 def _gradient_error(at: EvaluatedPoint) -> Tensor:
     """Upper bound of the rounding error of the gradient, (K, D + 1)."""
     problem, evaluation = at.problem, at.evaluation
-    summed = accumulated(problem) * problem.loss.residual_bound(evaluation.loss, at.total)
+    summed = at.accumulated * problem.loss.residual_bound(evaluation.loss, at.total)
     of_logits = evaluation.curvature.own.sqrt() * at.curved_error
     of_penalty = 4 * UNIT_ROUNDOFF * (evaluation.gradient.abs() + at.penalties[0] * at.point.abs())
     return (summed + of_logits).unsqueeze(1) * at.largest + of_penalty
@@ -653,8 +652,8 @@ def _sums_error(at: EvaluatedPoint, distance: float) -> Tensor:
     own = 2 * MAX_FEASIBLE_SHIFT * evaluation.curvature.own
     if problem.coupled:  # residuals p - y are at most p + y, and the sum of y is that of p less the gradient
         of_classes = 2 * evaluation.curvature.mass + evaluation.gradient[:, -1].abs()
-        return accumulated(problem) * (of_classes.clamp(max=sizes) + own + distance)
-    return accumulated(problem) * (sizes + own + distance)
+        return at.accumulated * (of_classes.clamp(max=sizes) + own + distance)
+    return at.accumulated * (sizes + own + distance)
 
 
 def _balance(
@@ -686,11 +685,11 @@ def _balance(
     if not problem.coupled:
         conductance = curvature.own
     elif with_hub is not None:
-        conductance = with_hub * (1 - accumulated(problem))
+        conductance = with_hub * (1 - at.accumulated)
     elif curvature.joint is None:
         hub, conductance = int(curvature.own.argmax()), torch.zeros_like(off)
     else:
-        conductance = -curvature.joint * (1 - accumulated(problem))
+        conductance = -curvature.joint * (1 - at.accumulated)
         costs, _ = _costs_of_moves(problem, off, conductance, far)
         hub = int(costs.fill_diagonal_(0.0).sum(1).argmin())
         conductance = conductance[hub]

@@ -22,6 +22,7 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds import bound
 from logreg.solvers.dual.row_space import is_wide
+from logreg.solvers.kernels import SUM_ROWS, sum_of_parts, total_over_rows
 from logreg.solvers.line_search import (
     CURVATURE_CONSTANT,
     MAX_LINE_SEARCH_POINTS,
@@ -31,7 +32,7 @@ from logreg.solvers.line_search import (
 )
 from logreg.solvers.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
-from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.passes.sampling import sampled_rows, thinned
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton_steps import FLOAT32_END_TOL
@@ -191,7 +192,8 @@ class _Rows:
         work = self._work(kind)
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
-        gradient, by_intercept, is_zero = np.zeros(features), np.zeros(features), not coef.any()
+        sums, is_zero = np.zeros((2, features)), not coef.any()
+        gradient, by_intercept = sums
         for first in range(0, len(self._labels), self._block_rows):
             part = slice(first, first + self._block_rows)
             block, margins, residuals, spread = (
@@ -213,13 +215,15 @@ class _Rows:
             np.multiply(residuals, residuals, out=spread)
             np.subtract(residuals, spread, out=spread)
             residuals *= work.of_residual[part]
-            gradient += residuals @ block
             if work.weights is not None:
                 spread *= work.weights[part]
             if exact:
-                by_intercept += spread @ block
-        of_ones, own = (float(of_rows.sum(dtype=np.float64)) for of_rows in (work.residuals, work.spread))
-        loss = float(self._losses(work).sum(dtype=np.float64)) * share
+                both = torch.from_numpy(np.stack([residuals, spread])).T
+                sums += sum_of_parts(both, torch.from_numpy(block)).numpy()
+            else:
+                gradient += residuals @ block
+        of_ones, own = _total(work.residuals), _total(work.spread)
+        loss = _total(self._losses(work)) * share
         shrunk = self._l2 * point
         value = loss + float(shrunk @ point) / 2
         whole = self._moments(gradient, of_ones) * share + shrunk
@@ -228,7 +232,16 @@ class _Rows:
         column = torch.from_numpy(self._moments(by_intercept, own) * share).unsqueeze(0)
         by_itself = torch.tensor([own * share], dtype=torch.float64)
         curvature = InterceptCurvature(by_itself, by_itself)
-        derivatives = Derivatives(value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column)
+        blocks = -(-len(self._labels) // self._block_rows)
+        additions = SUM_ROWS + blocks + additions_of(len(self._labels))
+        derivatives = Derivatives(
+            value,
+            torch.from_numpy(whole).unsqueeze(0),
+            curvature,
+            loss,
+            by_intercept=column,
+            additions=additions,
+        )
         return _Evaluation(value, whole, own * share, derivatives)
 
     @staticmethod
@@ -281,6 +294,11 @@ class _Inverse:
             step, change = step / root, change / root
             self._pairs.append((step, change))
             self._factor = 1 / float(change @ self._first(change))
+
+
+def _total(of_rows: Array) -> float:
+    """The sum of numbers of the rows, (n,)."""
+    return float(total_over_rows(torch.from_numpy(of_rows)))
 
 
 def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
