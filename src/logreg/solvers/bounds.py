@@ -57,7 +57,7 @@ from logreg.solvers.passes.precise import (
     uncentered_coordinates,
 )
 from logreg.solvers.passes.sampling import sampled_rows
-from logreg.solvers.problem import Coordinates, Problem, column_parts
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, column_parts
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
 """Parameters of one Hessian matrix up to which a certificate forms the Hessian: its eigenvalues take P^3 operations."""
@@ -398,9 +398,9 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     else:
         noise += 8 * UNIT_ROUNDOFF * slopes.abs()
         of_penalty, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
-    rounding += theta.rounding
-    if problem.objective.l1:
-        rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
+    rounding += theta.rounding + at.accumulated * (excess + 2 * theta.rounding)
+    if problem.objective.l1:  # only coefficients other than 0 have terms
+        rounding += (8 + 2 * int(coef.count_nonzero())) * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
     rounding += _second_order(problem, at.logits_error) + distance * float(at.logits_error.norm())
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
@@ -617,7 +617,9 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
         if l1 is not None:
             total += float((l1[some] * w.abs() + w * (v - held)).sum())
         steps = off / by
-        total += float((off * steps).sum()) / 2
+        of_l2 = float((off * steps).sum()) / 2
+        total += of_l2
+        rounding += (MAX_COPIED_NUMBERS + len(coef) + 8) * UNIT_ROUNDOFF * of_l2  # the terms of one sum
         rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
     return total, rounding
 

@@ -8,8 +8,7 @@ the same products with the transposes, with the rows split over threads, or with
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from torch.nn import functional as F
 
 from logreg.csr import converted, is_sparse, times, transposed_times
 from logreg.facts import Batch
-
-Array = np.ndarray[Any, Any]
 
 MIN_ROWS_PER_THREAD = 512
 """Rows of each part of a product that is split over threads, at least, so that a part outweighs its overhead."""
@@ -137,10 +134,19 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
 
 def sum_of_parts(left: Tensor, right: Tensor) -> Tensor:
     """Left (n, A).T @ dense right (n, B) as the sum of products over at most `SUM_ROWS` rows each: shape (A, B)."""
-    if left.shape[1] == 1 and _suits_numpy(right, left):
-        return _sum_of_vector_products(left, right, np.matmul)
     parts = -(-len(left) // SUM_ROWS)
-    return _product_over_rows(left, right) if parts <= 1 else _sum_of_equal_parts(left, right, parts)
+    if parts <= 1:
+        return _product_over_rows(left, right)
+    if torch.get_num_threads() > 1 or not _is_plain(left, right):
+        return _sum_of_equal_parts(left, right, parts)
+    # NumPy's BLAS takes half the time for few columns, at least on processors of AMD.
+    length, factors, rows = len(left) // parts, left.numpy(), right.numpy()
+    even = parts * length
+    some = factors[:even].reshape(parts, length, -1).transpose(0, 2, 1)
+    total = np.matmul(some, rows[:even].reshape(parts, length, -1)).sum(0)
+    if even < len(rows):
+        total += factors[even:].T @ rows[even:]
+    return torch.from_numpy(total)
 
 
 def _product_over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -150,24 +156,11 @@ def _product_over_rows(left: Tensor, right: Tensor) -> Tensor:
     return _padded_product(left, right, lambda left, right: left.T @ right)
 
 
-def _sum_of_vector_products(left: Tensor, right: Tensor, product: Callable[[Array, Array], Array]) -> Tensor:
-    """Left (n, 1).T @ right (n, B) as a sum of NumPy's products over at most `SUM_ROWS` rows each."""
-    factors, rows = left[:, 0].numpy(), right.numpy()
-    total = np.zeros_like(rows, shape=rows.shape[1])
-    for first in range(0, len(rows), SUM_ROWS):
-        part = slice(first, first + SUM_ROWS)
-        total += product(factors[part], rows[part])
-    return torch.from_numpy(total).unsqueeze(0)
-
-
 def _sum_of_equal_parts(left: Tensor, right: Tensor, parts: int) -> Tensor:
     """Left (n, A).T @ right (n, B), with the rows in so many parts of one length, and the few that are left over."""
     even = len(left) // parts * parts
     some, others = _split(left[:even], parts), _split(right[:even], parts)
-    if torch.get_num_threads() == 1 and _is_plain(left, right):  # NumPy's BLAS takes half the time for few columns
-        total = torch.from_numpy(np.matmul(some.mT.numpy(), others.numpy()).sum(0))
-    else:
-        total = _padded_product(some, others, lambda left, right: torch.bmm(left.mT, right).sum(0))
+    total = _padded_product(some, others, lambda left, right: torch.bmm(left.mT, right).sum(0))
     return total if even == len(left) else total.add_(left[even:].T @ right[even:])
 
 
@@ -201,7 +194,12 @@ def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
     is_one = left.shape[1] == 1 and _parts(left) == 1
     if not (is_one and right.shape[1] <= MAX_STREAMED_FEATURES and _suits_numpy(right, left)):
         return sum_over_rows(left, right)
-    return _sum_of_vector_products(left, right, partial(np.einsum, "i,ij->j"))
+    factors, rows = left[:, 0].numpy(), right.numpy()
+    total = np.zeros_like(rows, shape=rows.shape[1])
+    for first in range(0, len(rows), SUM_ROWS):
+        part = slice(first, first + SUM_ROWS)
+        total += np.einsum("i,ij->j", factors[part], rows[part])
+    return torch.from_numpy(total).unsqueeze(0)
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:

@@ -22,7 +22,7 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds import bound
 from logreg.solvers.dual.row_space import is_wide
-from logreg.solvers.kernels import SUM_ROWS, sum_of_parts, total_over_rows
+from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, sum_of_parts
 from logreg.solvers.line_search import (
     CURVATURE_CONSTANT,
     MAX_LINE_SEARCH_POINTS,
@@ -217,11 +217,16 @@ class _Rows:
             residuals *= work.of_residual[part]
             if work.weights is not None:
                 spread *= work.weights[part]
-            if exact:
+            if not exact:
+                gradient += residuals @ block
+            elif features < MIN_NUMPY_FEATURES:  # one product takes less time than two for few features only
                 both = torch.from_numpy(np.stack([residuals, spread])).T
                 sums += sum_of_parts(both, torch.from_numpy(block)).numpy()
             else:
-                gradient += residuals @ block
+                for start in range(0, len(block), SUM_ROWS):
+                    some = slice(start, start + SUM_ROWS)
+                    gradient += residuals[some] @ block[some]
+                    by_intercept += spread[some] @ block[some]
         of_ones, own = _total(work.residuals), _total(work.spread)
         loss = _total(self._losses(work)) * share
         shrunk = self._l2 * point
@@ -297,8 +302,11 @@ class _Inverse:
 
 
 def _total(of_rows: Array) -> float:
-    """The sum of numbers of the rows, (n,)."""
-    return float(total_over_rows(torch.from_numpy(of_rows)))
+    """The sum of numbers of the rows, (n,), as that of sums over at most `SUM_ROWS` rows each."""
+    even = len(of_rows) // SUM_ROWS * SUM_ROWS
+    return float(
+        of_rows[:even].reshape(-1, SUM_ROWS).sum(1, dtype=np.float64).sum() + of_rows[even:].sum(dtype=np.float64)
+    )
 
 
 def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
