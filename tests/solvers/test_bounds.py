@@ -288,7 +288,7 @@ def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> Non
         )
         errors.append(known.value_error)
     assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT_ROUNDOFF * 1e10), rel=1e-6)
-    assert errors[1] == errors[0]
+    assert errors[0] <= errors[1] <= (1 + 1e-9) * errors[0]
 
 
 def test_an_evaluation_in_hand_spares_a_pass_unless_it_is_saturated() -> None:

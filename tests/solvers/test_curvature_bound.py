@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
@@ -15,6 +16,8 @@ from logreg.solvers.bounds import evaluated_point
 from logreg.solvers.curvature_bound import (
     EvaluatedPoint,
     InverseHessianNorms,
+    _blocks,
+    _spectrum,
     bound_by_curvature,
     bound_by_held_hessian,
     diagonal_roots,
@@ -156,3 +159,34 @@ def test_the_error_of_a_hessian_in_float32_is_bounded(offset: float, confidence:
     off = torch.linalg.eigvalsh(root.T @ (coarse[0] - fine[0]) @ root).abs().max()
     assert row_norms is not None
     assert off <= row_norms.error[0]
+
+
+@pytest.mark.parametrize("confidence", [1.0, 10.0, 20.0])
+def test_the_error_of_a_softmax_hessian_whose_terms_cancel_is_bounded(confidence: float) -> None:
+    draw = torch.Generator().manual_seed(2)
+    features = torch.randn(1500, 2, generator=draw, dtype=torch.float64)
+    labels = torch.randint(3, (1500,), generator=draw)
+    rows = MemoryRows(features, labels)
+    problem = problem_of(rows, Objective("cross_entropy"), 3)
+    point = torch.zeros(3, 3, dtype=torch.float64)
+    point[0, 2] = confidence  # nearly all rows have a probability near 1 for the first class
+    point[:, :2] = 0.1 * torch.randn(3, 2, generator=draw, dtype=torch.float64)
+    measured = drive(request(EvaluatePrecisely(problem, problem.model, point, hessian=True)), rows)
+    known = EvaluatedPoint(problem, problem.model, point, *measured[:3])
+    blocks = _blocks(known, measured)
+    spectrum = _spectrum(known, blocks)
+    assert spectrum is not None
+    x = F.pad(features, (0, 1), value=1.0).numpy().astype(np.longdouble)
+    logits = F.pad(features, (0, 1), value=1.0) @ point.T
+    c = problem.loss.evaluate_precisely(logits, labels).curvature.numpy().astype(np.longdouble)
+    own = np.einsum("nk,kl->nkl", c, np.eye(3)) - c[:, :, None] * c[:, None, :]
+    exact = np.einsum("nkl,ni,nj->kilj", own, x, x).reshape(9, 9) / 1500
+    units = spectrum.units[0].numpy()
+    off = (blocks.hessian[0].numpy() - exact).astype(float) * units * units[:, None]
+    print(
+        "PROBE",
+        np.linalg.norm(off, 2),
+        float(spectrum.error),
+        9 * (known.accumulated + 20 * UNIT_ROUNDOFF * float(spectrum.values.max())),
+    )
+    assert np.linalg.norm(off, 2) <= float(spectrum.error)

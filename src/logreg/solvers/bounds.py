@@ -57,7 +57,7 @@ from logreg.solvers.passes.precise import (
     uncentered_coordinates,
 )
 from logreg.solvers.passes.sampling import sampled_rows
-from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, column_parts
+from logreg.solvers.problem import Coordinates, Problem, column_parts
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
 """Parameters of one Hessian matrix up to which a certificate forms the Hessian: its eigenvalues take P^3 operations."""
@@ -608,8 +608,8 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
     """
-    total, rounding = 0.0, 0.0
-    for some in column_parts(coef.shape):
+    total, rounding, parts = 0.0, 0.0, list(column_parts(coef.shape))
+    for some in parts:
         w, v, by = coef[:, some], slopes[:, some], l2[some]
         held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
         off = torch.addcmul(held, by, w).abs_()
@@ -619,7 +619,7 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
         steps = off / by
         of_l2 = float((off * steps).sum()) / 2
         total += of_l2
-        rounding += (MAX_COPIED_NUMBERS + len(coef) + 8) * UNIT_ROUNDOFF * of_l2  # the terms of one sum
+        rounding += (w.numel() + len(parts) + 8) * UNIT_ROUNDOFF * of_l2
         rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
     return total, rounding
 

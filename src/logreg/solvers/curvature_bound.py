@@ -41,7 +41,7 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.kernels import SUM_ROWS
 from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, additions_of_penalty
 from logreg.solvers.passes.precise import (
     ROUNDINGS_OF_A_TERM,
     UNIT_ROUNDOFF,
@@ -168,7 +168,8 @@ class EvaluatedPoint:
         computed by `EvaluatePrecisely`, it changes at most by the factor exp(relative Lipschitz constant * error).
         """
         loss, evaluation = self.problem.loss, self.evaluation
-        summed = 2 * self.accumulated * abs(evaluation.value)
+        of_penalty = additions_of_penalty(self.point.shape) * UNIT_ROUNDOFF
+        summed = 2 * (self.accumulated + of_penalty) * abs(evaluation.value)
         if evaluation.loss > SATURATED_LOSS * self.total or loss.relative_lipschitz == math.inf:
             if not math.isfinite(loss.max_curvature):
                 slopes = loss.residual_bound(evaluation.loss, self.total)
@@ -245,7 +246,7 @@ def bound_by_curvature(
         constant = problem.loss.self_concordance_within(measured.farthest + off + LOGIT_ROOM)
         room = constant * LOGIT_ROOM
     grown = math.exp(min(constant * off, 10.0))
-    spectrum = _spectrum(at, blocks.hessian)
+    spectrum = _spectrum(at, blocks)
     if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:
         return NO_BOUND
     grown = grown / (1 - float((spectrum.error * spectrum.roots.square()).max()))
@@ -285,7 +286,7 @@ def half_decrement_by_hessian(
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
     blocks = _blocks(at, measured)
-    spectrum = _spectrum(at, blocks.hessian)
+    spectrum = _spectrum(at, blocks)
     if spectrum is None or bool((spectrum.values < -spectrum.error).any()):
         return math.inf
     slopes = spectrum.vectors.mT @ (spectrum.units * blocks.gradient).unsqueeze(2)
@@ -316,6 +317,8 @@ class _Blocks(NamedTuple):
     """Shape (B, P)."""
     noise: Tensor
     """Upper bound of the rounding errors of the gradient, (B, P)."""
+    terms: Tensor
+    """Sum over the rows of the absolute terms of the diagonal, (B, P)."""
 
 
 def _blocks(at: EvaluatedPoint, measured: PreciseDerivatives) -> _Blocks:
@@ -330,9 +333,11 @@ def _blocks(at: EvaluatedPoint, measured: PreciseDerivatives) -> _Blocks:
     batch, count = (1, k * p) if together else (k, p)
     noise = at.accumulated * measured.slopes[:, :p]
     noise = noise + 4 * UNIT_ROUNDOFF * (gradient[:, :p].abs() + l2 * at.point[:, :p].abs())
-    return _Blocks(
-        p, hessian.reshape(batch, count, count), gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
-    )
+    hessian = hessian.reshape(batch, count, count)
+    terms = hessian.diagonal(dim1=1, dim2=2).abs()
+    if measured.coupled_terms is not None:
+        terms = measured.coupled_terms[:, :p].reshape(batch, count)
+    return _Blocks(p, hessian, gradient[:, :p].reshape(batch, count), noise.reshape(batch, count), terms)
 
 
 class _Spectrum(NamedTuple):
@@ -352,8 +357,13 @@ class _Spectrum(NamedTuple):
     """1 / sqrt(eigenvalue) where the eigenvalue is known above rounding, else 0, (B, P)."""
 
 
-def _spectrum(at: EvaluatedPoint, hessian: Tensor) -> _Spectrum | None:
-    """Decomposes the Hessian (B, P, P) at a point; ``None`` where it is not finite or the decomposition fails."""
+def _spectrum(at: EvaluatedPoint, blocks: _Blocks) -> _Spectrum | None:
+    """Decomposes the Hessian at a point; ``None`` where it is not finite or the decomposition fails.
+
+    The error of its sums has a norm of at most their relative error times the sum of the absolute terms of the
+    diagonal.
+    """
+    hessian = blocks.hessian
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)
     scaled = units.unsqueeze(2) * hessian * units.unsqueeze(1)
@@ -363,7 +373,8 @@ def _spectrum(at: EvaluatedPoint, hessian: Tensor) -> _Spectrum | None:
         values, vectors = torch.linalg.eigh(scaled)
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return None
-    error = values.shape[1] * (at.accumulated + 20 * UNIT_ROUNDOFF * values[:, -1:])
+    terms = (units.square() * blocks.terms).sum(1, keepdim=True)
+    error = at.accumulated * terms + 20 * UNIT_ROUNDOFF * values.shape[1] * values[:, -1:]
     resolved = values > RESOLVED_EIGENVALUE_RATIO * error
     roots = torch.where(resolved, values, 1.0).rsqrt() * resolved
     return _Spectrum(units, values, vectors, error, resolved, roots)

@@ -238,10 +238,7 @@ class Evaluate(Pass[Derivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        squares = (self.point[:, some].square() @ l2[some] for some in column_parts(self.point.shape))
-        penalty = sum(float(of_outputs.sum()) for of_outputs in squares) / 2
-        if problem.objective.l1:
-            penalty += float((self.point.abs() @ l1).sum())
+        penalty = penalty_at(self.point, l2, l1)
         gradient = self.moments(self._gradient, self._residuals).mul_(share).addcmul_(l2, self.point)
         hessian = None
         if self._wants is not None:
@@ -288,6 +285,21 @@ class EvaluateSample(Evaluate):
         """The objective of the problem over the sample."""
         self.problem = self.problem.part(int(self._rows), max(float(self._weight), 1e-300))
         return super().result()
+
+
+def penalty_at(point: Tensor, l2: Tensor, l1: Tensor) -> float:
+    """The penalties of a point (K, D + 1) of strengths l2 and l1, (D + 1,) each; see `additions_of_penalty`."""
+    has_l1, total = bool(l1.any()), 0.0
+    for some in column_parts(point.shape):
+        total += float((point[:, some].square() @ l2[some]).sum()) / 2
+        total += float((point[:, some].abs() @ l1[some]).sum()) if has_l1 else 0.0
+    return total
+
+
+def additions_of_penalty(shape: tuple[int, ...]) -> int:
+    """Largest number of additions from the term of a coefficient to the penalty of a point (K, D + 1)."""
+    parts = list(column_parts(shape))
+    return parts[0].stop + shape[0] + 2 * len(parts)
 
 
 def diagonal_of(hessian: Tensor) -> Tensor:

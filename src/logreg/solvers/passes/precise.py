@@ -27,6 +27,7 @@ from logreg.solvers.passes.evaluate import (
     additions_of,
     diagonal_of,
     longest_sum,
+    penalty_at,
     sums_joint_curvature,
 )
 from logreg.solvers.problem import Coordinates, Problem
@@ -143,6 +144,9 @@ class PreciseDerivatives(NamedTuple):
     """Number of rows of positive weight."""
     farthest: float
     """Largest absolute logit, over all rows."""
+    coupled_terms: Tensor | None = None
+    """Weighted sum of the absolute terms of the Hessian's diagonal where outputs are coupled, whose terms cancel there:
+    of (p_k + p_k^2) x^2, times `Problem.row_sum_scale`, (K, D + 1)."""
 
 
 class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
@@ -165,6 +169,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         "_by_intercept",
         "_least",
         "_hessian",
+        "_terms",
     )
     maxima = ("_reach", "_largest", "_farthest")
 
@@ -180,6 +185,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
+        self._terms = self.zeros(k, p) if hessian and problem.coupled else None
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the terms of these rows."""
@@ -217,7 +223,10 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             return
         # not vector_norm or aminmax, which take ten times as long over columns
         self._largest = torch.maximum(self._largest, torch.maximum(features.amax(0), -features.amin(0)))
-        self._squares += sum_over_rows(weights, features.square())[0]
+        squares = features.square()
+        self._squares += sum_over_rows(weights, squares)[0]
+        if self._terms is not None:
+            self._terms += sum_over_rows(spread * (1 + curvature), squares)
         if not self._wants:
             return
         sizes = features.abs()
@@ -254,7 +263,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
+        penalty = penalty_at(self.point, l2, l1)
         hessian = self._hessian * share if self._wants else None
         if hessian is not None:
             diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
@@ -280,6 +289,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             float(self._reach),
             int(self._rows),
             float(self._farthest),
+            None if self._terms is None else self._terms * share,
         )
 
 
