@@ -183,10 +183,4 @@ def test_the_error_of_a_softmax_hessian_whose_terms_cancel_is_bounded(confidence
     exact = np.einsum("nkl,ni,nj->kilj", own, x, x).reshape(9, 9) / 1500
     units = spectrum.units[0].numpy()
     off = (blocks.hessian[0].numpy() - exact).astype(float) * units * units[:, None]
-    print(
-        "PROBE",
-        np.linalg.norm(off, 2),
-        float(spectrum.error),
-        9 * (known.accumulated + 20 * UNIT_ROUNDOFF * float(spectrum.values.max())),
-    )
     assert np.linalg.norm(off, 2) <= float(spectrum.error)
