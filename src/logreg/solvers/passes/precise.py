@@ -35,6 +35,9 @@ from logreg.solvers.problem import Coordinates, Problem
 UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
 
+MAX_PRECISE_ROWS = 2048
+"""Largest number of rows that a precise pass takes at once: several copies of their features stay in the cache."""
+
 ROUNDINGS_OF_A_TERM = 20
 """Roundings of a row's term before it is added to those of other rows, at most: of its factors, their product and its
 weight, and of what is done with the sum."""
@@ -74,10 +77,11 @@ class PrecisePass(Pass[Result]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        dense, device = not self.takes_sparse, block.features.device
         rows = min(
-            part_rows(block.features.shape[1], self.dtype), logit_rows(self.problem.num_outputs, self.dtype, device)
+            part_rows(block.features.shape[1], self.dtype),
+            logit_rows(self.problem.num_outputs, self.dtype, block.features.device),
         )
+        rows, dense = min(rows, MAX_PRECISE_ROWS), not self.takes_sparse
         if is_sparse(block.features) and self.takes_sparse:
             rows = sparse_part_rows(block.features.shape[1])
         for part in parts(block, rows, dense):
