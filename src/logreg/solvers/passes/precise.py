@@ -203,8 +203,9 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._rows += len(weights)
         self._additions += additions_of(len(weights))
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
-        spread = curvature * weights
-        self._mass += total_over_rows(spread)
+        spread, residuals = curvature * weights, residuals * weights
+        mass = total_over_rows(spread)
+        self._mass += mass
         if self.problem.coupled:
             self._least += self._sum_over_rows(spread.amin(1, keepdim=True), features)[0]
         if self._joint is not None:
@@ -213,11 +214,13 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         elif self.problem.coupled:
             self._own += total_over_rows(spread * (1 - curvature))
         else:
-            self._own += total_over_rows(spread)
-            self._by_intercept += self._sum_over_rows(spread, features)
+            self._own += mass
         self._loss += total_over_rows(values * weights[:, 0])
-        residuals = residuals * weights
-        self._gradient += self._sum_over_rows(residuals, features)
+        factors = residuals if self.problem.coupled else torch.cat([residuals, spread], dim=1)
+        sums = self._sum_over_rows(factors, features)
+        self._gradient += sums[: len(coef)]
+        if not self.problem.coupled:
+            self._by_intercept += sums[len(coef) :]
         if is_sparse(features):
             of_rows = torch.cat([weights, torch.ones_like(weights)], dim=1)
             weighted, plain = F.pad(sum_over_rows(of_rows, squared(features)), (0, 1), value=ones)
