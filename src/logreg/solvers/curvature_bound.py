@@ -482,7 +482,7 @@ def inverse_hessian_norms(
     # Errors of the Hessian: of sums over the rows of products v v', whose error has a norm of at most the relative one
     # times the sum of |v|^2.  For a softmax v is x sqrt(p_k) for each class k, and there are two such sums.
     if problem.coupled:
-        squares, of_ones = values.new_full((len(values),), 2 * reached.mean), 2 * total
+        squares, of_ones = values.new_tensor([2 * reached.mean]), values.new_tensor([2 * total])
     else:
         of_ones = factored_hessian.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
         squares = values.sum(1)

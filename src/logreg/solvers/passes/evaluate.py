@@ -298,8 +298,8 @@ def penalty_at(point: Tensor, l2: Tensor, l1: Tensor) -> float:
 
 def additions_of_penalty(shape: tuple[int, ...]) -> int:
     """Largest number of additions from the term of a coefficient to the penalty of a point (K, D + 1)."""
-    parts = list(column_parts(shape))
-    return parts[0].stop + shape[0] + 2 * len(parts)
+    parts = [part.stop - part.start for part in column_parts(shape)]
+    return max(parts, default=0) + shape[0] + 2 * len(parts)
 
 
 def diagonal_of(hessian: Tensor) -> Tensor:
