@@ -8,12 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds import evaluated_point
 from logreg.solvers.curvature_bound import (
     EvaluatedPoint,
     InverseHessianNorms,
+    _blocks,
+    _spectrum,
     bound_by_curvature,
     bound_by_held_hessian,
     diagonal_roots,
@@ -69,7 +73,7 @@ def test_curvature_that_is_barely_above_rounding_makes_a_bound_wider_by_as_much(
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
     measured = drive(request(EvaluatePrecisely(problem, coordinates, at, hessian=True)), rows)
-    error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
+    error = 3 * (accumulated(30) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
     hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times their rounding error
     gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()
@@ -119,7 +123,9 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str)
             problem, factored_hessian, units, drive(request(RowNorms(problem, problem.model, units)), rows)
         )
         assert row_norms is not None
-        bound = bound_by_held_hessian(factored_hessian, row_norms, now.change, now.gradient)
+        bound = bound_by_held_hessian(
+            factored_hessian, row_norms, now.change, evaluated_point(problem, problem.model, point, now)
+        )
         gap = now.value - best.bound.value
         assert bound >= gap
         ratios.append(bound / gap)
@@ -153,3 +159,28 @@ def test_the_error_of_a_hessian_in_float32_is_bounded(offset: float, confidence:
     off = torch.linalg.eigvalsh(root.T @ (coarse[0] - fine[0]) @ root).abs().max()
     assert row_norms is not None
     assert off <= row_norms.error[0]
+
+
+@pytest.mark.parametrize("confidence", [1.0, 10.0, 20.0])
+def test_the_error_of_a_softmax_hessian_whose_terms_cancel_is_bounded(confidence: float) -> None:
+    draw = torch.Generator().manual_seed(2)
+    features = torch.randn(1500, 2, generator=draw, dtype=torch.float64)
+    labels = torch.randint(3, (1500,), generator=draw)
+    rows = MemoryRows(features, labels)
+    problem = problem_of(rows, Objective("cross_entropy"), 3)
+    point = torch.zeros(3, 3, dtype=torch.float64)
+    point[0, 2] = confidence  # nearly all rows have a probability near 1 for the first class
+    point[:, :2] = 0.1 * torch.randn(3, 2, generator=draw, dtype=torch.float64)
+    measured = drive(request(EvaluatePrecisely(problem, problem.model, point, hessian=True)), rows)
+    known = EvaluatedPoint(problem, problem.model, point, *measured[:3])
+    blocks = _blocks(known, measured)
+    spectrum = _spectrum(known, blocks)
+    assert spectrum is not None
+    x = F.pad(features, (0, 1), value=1.0).numpy().astype(np.longdouble)
+    logits = F.pad(features, (0, 1), value=1.0) @ point.T
+    c = problem.loss.evaluate_precisely(logits, labels).curvature.numpy().astype(np.longdouble)
+    own = np.einsum("nk,kl->nkl", c, np.eye(3)) - c[:, :, None] * c[:, None, :]
+    exact = np.einsum("nkl,ni,nj->kilj", own, x, x).reshape(9, 9) / 1500
+    units = spectrum.units[0].numpy()
+    off = (blocks.hessian[0].numpy() - exact).astype(float) * units * units[:, None]
+    assert np.linalg.norm(off, 2) <= float(spectrum.error)

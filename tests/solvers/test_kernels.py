@@ -11,7 +11,7 @@ from torch import Tensor
 
 from logreg.solvers import kernels
 from logreg.solvers.kernels import (
-    SUM_LENGTH,
+    SUM_ROWS,
     add_lower_triangle,
     affine,
     coupled_gram,
@@ -19,6 +19,7 @@ from logreg.solvers.kernels import (
     gram_of_columns,
     sum_over_cold_rows,
     sum_over_rows,
+    total_over_rows,
     weighted_gram,
 )
 
@@ -148,13 +149,55 @@ def test_a_sum_over_cold_rows_is_the_plain_product(dtype: torch.dtype, outputs: 
     torch.testing.assert_close(sum_over_cold_rows(left, right.T.contiguous().T), left.T @ right)
 
 
+HUGE = 2.0**53
+"""1 that is added to it is lost, so that a sum shows how many terms were added to it in sequence."""
+
+
+def lost(total: Tensor, rows: int) -> float:
+    """How many of ``rows`` - 1 ones were lost in sums that begin with `HUGE`."""
+    return float((HUGE + (rows - 1) - total).max())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [5, 20, 90, 300])
+@pytest.mark.parametrize("outputs", [1, 2, 10, 40])
+def test_a_sum_over_rows_adds_few_terms_in_sequence(
+    outputs: int, width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what decides between libraries
+    for rows in (SUM_ROWS, 3 * SUM_ROWS + 100, 32 * SUM_ROWS):
+        left = torch.ones(rows, outputs, dtype=torch.float64)
+        right = torch.ones(rows, width, dtype=torch.float64)
+        right[0] = HUGE
+        most = SUM_ROWS + rows // SUM_ROWS
+        for some in (left, left.T.contiguous().T):
+            assert lost(sum_over_rows(some, right), rows) <= most
+        assert lost(sum_over_cold_rows(left[:, :1], right), rows) <= most
+        assert lost(total_over_rows(right), rows) <= most
+
+
+@pytest.mark.parametrize(("features", "outputs"), [(5, 3), (20, 3), (150, 2)])
+def test_a_gram_matrix_adds_few_terms_in_sequence(features: int, outputs: int) -> None:
+    rows = 20 * SUM_ROWS
+    x, weights = torch.ones(rows, features, dtype=torch.float64), torch.ones(rows, 1, dtype=torch.float64)
+    x[0] = HUGE**0.5
+    assert lost(weighted_gram(x, weights), rows) <= SUM_ROWS + 20
+    single = 2.0**24 / HUGE  # of float32
+    of_float32 = weighted_gram(torch.cat([x[:1] * single**0.5, x[1:]]).float(), weights.float())
+    assert float((HUGE * single + rows - 1 - of_float32.double()).max()) <= SUM_ROWS + 20
+    # Of a softmax the blocks of two outputs have a sum of one sign.
+    halves = torch.full((rows, outputs), 1 / 2, dtype=torch.float64)
+    gram = coupled_gram(x, halves, None).view(outputs, features, outputs, features)
+    assert lost(-4 * gram[0, :, 1], rows) <= SUM_ROWS + 40
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sum_over_cold_rows_adds_few_terms_in_sequence(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # more threads leave the sum to the BLAS
-    left, right = torch.ones(10 * SUM_LENGTH, 1, dtype=dtype), torch.ones(10 * SUM_LENGTH, 90, dtype=dtype)
+    left, right = torch.ones(10 * SUM_ROWS, 1, dtype=dtype), torch.ones(10 * SUM_ROWS, 90, dtype=dtype)
     right[0] = 2 / torch.finfo(dtype).eps  # 1 that is added to it is lost
-    lost = right.double().sum(0) - sum_over_cold_rows(left, right)[0].double()
-    assert float(lost.max()) <= SUM_LENGTH
+    missing = right.double().sum(0) - sum_over_cold_rows(left, right)[0].double()
+    assert float(missing.max()) <= SUM_ROWS
 
 
 def test_empty_memory_has_the_type_of_another_tensor() -> None:

@@ -53,7 +53,6 @@ from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
     DualObjective,
     EvaluatePrecisely,
-    accumulated,
     centered_coordinates,
     uncentered_coordinates,
 )
@@ -393,15 +392,15 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise = moves.add_(accumulated(problem) * size * at.squares[:-1].sqrt())
+    noise = moves.add_(at.accumulated * size * at.squares[:-1].sqrt())
     if problem.objective.l2:
         of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
         noise += 8 * UNIT_ROUNDOFF * slopes.abs()
         of_penalty, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
-    rounding += theta.rounding
-    if problem.objective.l1:
-        rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
+    rounding += theta.rounding + at.accumulated * (excess + 2 * theta.rounding)
+    if problem.objective.l1:  # only coefficients other than 0 have terms
+        rounding += (8 + 2 * int(coef.count_nonzero())) * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
     rounding += _second_order(problem, at.logits_error) + distance * float(at.logits_error.norm())
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
@@ -517,7 +516,7 @@ def _bound_by_strong_convexity(start: EvaluatedPoint) -> PassRequests[float]:
 def _gradient_error(at: EvaluatedPoint) -> Tensor:
     """Upper bound of the rounding error of the gradient, (K, D + 1)."""
     problem, evaluation = at.problem, at.evaluation
-    summed = accumulated(problem) * problem.loss.residual_bound(evaluation.loss, at.total)
+    summed = at.accumulated * problem.loss.residual_bound(evaluation.loss, at.total)
     of_logits = evaluation.curvature.own.sqrt() * at.curved_error
     of_penalty = 4 * UNIT_ROUNDOFF * (evaluation.gradient.abs() + at.penalties[0] * at.point.abs())
     return (summed + of_logits).unsqueeze(1) * at.largest + of_penalty
@@ -609,8 +608,8 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
     """
-    total, rounding = 0.0, 0.0
-    for some in column_parts(coef.shape):
+    total, rounding, parts = 0.0, 0.0, list(column_parts(coef.shape))
+    for some in parts:
         w, v, by = coef[:, some], slopes[:, some], l2[some]
         held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
         off = torch.addcmul(held, by, w).abs_()
@@ -618,7 +617,9 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
         if l1 is not None:
             total += float((l1[some] * w.abs() + w * (v - held)).sum())
         steps = off / by
-        total += float((off * steps).sum()) / 2
+        of_l2 = float((off * steps).sum()) / 2
+        total += of_l2
+        rounding += (w.numel() + len(parts) + 8) * UNIT_ROUNDOFF * of_l2
         rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
     return total, rounding
 
@@ -653,8 +654,8 @@ def _sums_error(at: EvaluatedPoint, distance: float) -> Tensor:
     own = 2 * MAX_FEASIBLE_SHIFT * evaluation.curvature.own
     if problem.coupled:  # residuals p - y are at most p + y, and the sum of y is that of p less the gradient
         of_classes = 2 * evaluation.curvature.mass + evaluation.gradient[:, -1].abs()
-        return accumulated(problem) * (of_classes.clamp(max=sizes) + own + distance)
-    return accumulated(problem) * (sizes + own + distance)
+        return at.accumulated * (of_classes.clamp(max=sizes) + own + distance)
+    return at.accumulated * (sizes + own + distance)
 
 
 def _balance(
@@ -686,11 +687,11 @@ def _balance(
     if not problem.coupled:
         conductance = curvature.own
     elif with_hub is not None:
-        conductance = with_hub * (1 - accumulated(problem))
+        conductance = with_hub * (1 - at.accumulated)
     elif curvature.joint is None:
         hub, conductance = int(curvature.own.argmax()), torch.zeros_like(off)
     else:
-        conductance = -curvature.joint * (1 - accumulated(problem))
+        conductance = -curvature.joint * (1 - at.accumulated)
         costs, _ = _costs_of_moves(problem, off, conductance, far)
         hub = int(costs.fill_diagonal_(0.0).sum(1).argmin())
         conductance = conductance[hub]

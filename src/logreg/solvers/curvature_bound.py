@@ -35,12 +35,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.rows import BLOCK_ROWS
 from logreg.solvers.dependent_features import RESOLVED_EIGENVALUE_RATIO, rank_of
 from logreg.solvers.exact_sums import moved_to
+from logreg.solvers.kernels import SUM_ROWS
 from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, additions_of_penalty
 from logreg.solvers.passes.precise import (
+    ROUNDINGS_OF_A_TERM,
     UNIT_ROUNDOFF,
     EvaluatePrecisely,
     PreciseDerivatives,
@@ -63,6 +66,10 @@ MAX_SCALED_DECREMENT = 0.9
 
 The bound becomes infinite at 1, where rounding would decide on it.
 """
+
+SINGLE_ADDITIONS = SUM_ROWS + BLOCK_ROWS // SUM_ROWS + 2 * ROUNDINGS_OF_A_TERM
+"""Largest number of roundings to float32 from a row's term to its sum in a Hessian of that type: those of a part of a
+product, one for each part of the rows that a pass takes at once, and the others.  Passes add in float64."""
 
 LOGIT_ROOM = 1.0
 """Distance by which logits may change where the self-concordance of a loss depends on their reach."""
@@ -106,6 +113,11 @@ class EvaluatedPoint:
     def penalties(self) -> tuple[Tensor, Tensor]:
         """See `Problem.penalties`."""
         return self.problem.penalties(self.coordinates)
+
+    @cached_property
+    def accumulated(self) -> float:
+        """Bound on the relative rounding error of the sums over the rows at this point; see `accumulated`."""
+        return accumulated(self.problem.rows, self.evaluation.additions)
 
     @property
     def offset(self) -> float:
@@ -156,7 +168,8 @@ class EvaluatedPoint:
         computed by `EvaluatePrecisely`, it changes at most by the factor exp(relative Lipschitz constant * error).
         """
         loss, evaluation = self.problem.loss, self.evaluation
-        summed = 2 * accumulated(self.problem) * abs(evaluation.value)
+        of_penalty = additions_of_penalty(self.point.shape) * UNIT_ROUNDOFF
+        summed = 2 * (self.accumulated + of_penalty) * abs(evaluation.value)
         if evaluation.loss > SATURATED_LOSS * self.total or loss.relative_lipschitz == math.inf:
             if not math.isfinite(loss.max_curvature):
                 slopes = loss.residual_bound(evaluation.loss, self.total)
@@ -233,7 +246,7 @@ def bound_by_curvature(
         constant = problem.loss.self_concordance_within(measured.farthest + off + LOGIT_ROOM)
         room = constant * LOGIT_ROOM
     grown = math.exp(min(constant * off, 10.0))
-    spectrum = _spectrum(problem, blocks.hessian)
+    spectrum = _spectrum(at, blocks)
     if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:
         return NO_BOUND
     grown = grown / (1 - float((spectrum.error * spectrum.roots.square()).max()))
@@ -273,7 +286,7 @@ def half_decrement_by_hessian(
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
     blocks = _blocks(at, measured)
-    spectrum = _spectrum(problem, blocks.hessian)
+    spectrum = _spectrum(at, blocks)
     if spectrum is None or bool((spectrum.values < -spectrum.error).any()):
         return math.inf
     slopes = spectrum.vectors.mT @ (spectrum.units * blocks.gradient).unsqueeze(2)
@@ -304,6 +317,8 @@ class _Blocks(NamedTuple):
     """Shape (B, P)."""
     noise: Tensor
     """Upper bound of the rounding errors of the gradient, (B, P)."""
+    terms: Tensor
+    """Sum over the rows of the absolute terms of the diagonal, (B, P)."""
 
 
 def _blocks(at: EvaluatedPoint, measured: PreciseDerivatives) -> _Blocks:
@@ -316,11 +331,13 @@ def _blocks(at: EvaluatedPoint, measured: PreciseDerivatives) -> _Blocks:
         hessian = hessian[:, :p, :, :p] if together else hessian[:, :p, :p]
     l2 = problem.penalties(at.coordinates)[0][:p]
     batch, count = (1, k * p) if together else (k, p)
-    noise = accumulated(problem) * measured.slopes[:, :p]
+    noise = at.accumulated * measured.slopes[:, :p]
     noise = noise + 4 * UNIT_ROUNDOFF * (gradient[:, :p].abs() + l2 * at.point[:, :p].abs())
-    return _Blocks(
-        p, hessian.reshape(batch, count, count), gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
-    )
+    hessian = hessian.reshape(batch, count, count)
+    terms = hessian.diagonal(dim1=1, dim2=2).abs()
+    if measured.coupled_terms is not None:
+        terms = measured.coupled_terms[:, :p].reshape(batch, count)
+    return _Blocks(p, hessian, gradient[:, :p].reshape(batch, count), noise.reshape(batch, count), terms)
 
 
 class _Spectrum(NamedTuple):
@@ -340,8 +357,13 @@ class _Spectrum(NamedTuple):
     """1 / sqrt(eigenvalue) where the eigenvalue is known above rounding, else 0, (B, P)."""
 
 
-def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
-    """Decomposes the Hessian (B, P, P); ``None`` where it is not finite or the decomposition fails."""
+def _spectrum(at: EvaluatedPoint, blocks: _Blocks) -> _Spectrum | None:
+    """Decomposes the Hessian at a point; ``None`` where it is not finite or the decomposition fails.
+
+    The error of its sums has a norm of at most their relative error times the sum of the absolute terms of the
+    diagonal.
+    """
+    hessian = blocks.hessian
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)
     scaled = units.unsqueeze(2) * hessian * units.unsqueeze(1)
@@ -351,7 +373,8 @@ def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
         values, vectors = torch.linalg.eigh(scaled)
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return None
-    error = values.shape[1] * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[:, -1:])
+    terms = (units.square() * blocks.terms).sum(1, keepdim=True)
+    error = at.accumulated * terms + 20 * UNIT_ROUNDOFF * values.shape[1] * values[:, -1:]
     resolved = values > RESOLVED_EIGENVALUE_RATIO * error
     roots = torch.where(resolved, values, 1.0).rsqrt() * resolved
     return _Spectrum(units, values, vectors, error, resolved, roots)
@@ -387,7 +410,7 @@ def _on_all_of_space(
     widest = int(measured.evaluation.curvature.diagonal().argmax())
     hessian = blocks.hessian
     gram = hessian.view(k, p, k, p)[widest, :, widest] if together else hessian[widest]
-    rank, seeming, dependent = yield from rank_of(problem, at.coordinates, gram, measured.rows)
+    rank, seeming, dependent = yield from rank_of(problem, at.coordinates, gram, measured.rows, at.accumulated)
     if resolved >= copies * rank:
         return CurvatureBound(total, True)
     if dependent and resolved >= copies * seeming:
@@ -416,8 +439,8 @@ class InverseHessianNorms(NamedTuple):
     """Largest squared norm of a row, (B,)."""
     error: Tensor
     """Rounding error of the Hessian, relative to its smallest curvature, (B,)."""
-    blur: Tensor
-    """Norm of the rounding error of a gradient in float64, (B,)."""
+    terms: Tensor
+    """Norm of the sum over the rows of the absolute terms of a gradient, (B,)."""
     self_concordance: float
     """M of the loss."""
 
@@ -429,7 +452,11 @@ class InverseHessianNorms(NamedTuple):
 
 
 def inverse_hessian_norms(
-    problem: Problem, factored_hessian: FactoredHessian, size: Tensor, reached: RowNormBounds
+    problem: Problem,
+    factored_hessian: FactoredHessian,
+    size: Tensor,
+    reached: RowNormBounds,
+    additions: float | None = None,
 ) -> InverseHessianNorms | None:
     """Bounds norms in the metric of the inverse of a held Hessian by its smallest eigenvalue.
 
@@ -438,6 +465,7 @@ def inverse_hessian_norms(
         factored_hessian: The Hessian.
         size: Units of the coordinates, (D + 1,).
         reached: The result of `RowNorms` in these coordinates and units.
+        additions: `Derivatives.additions` of the Hessian.
 
     Returns:
         The norms; ``None`` where the smallest eigenvalue is not known above rounding.
@@ -450,23 +478,32 @@ def inverse_hessian_norms(
     values = torch.linalg.eigvalsh(matrices)
     smallest, largest = values[:, 0], values[:, -1]
     eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.coupled else 1
-    of_ones = factored_hessian.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
-    # Errors of the Hessian: of sums over the rows, and of a mean that is subtracted from them;
-    summed = 10 * eps if problem.dtype != torch.float64 else accumulated(problem) + 10 * eps
-    error = summed * values.shape[1] * (largest + 2 * reached.far * of_ones)
+    total = problem.row_sum_scale * problem.total_weight
+    # Errors of the Hessian: of sums over the rows of products v v', whose error has a norm of at most the relative one
+    # times the sum of |v|^2.  For a softmax v is x sqrt(p_k) for each class k, and there are two such sums.
+    if problem.coupled:
+        squares, of_ones = values.new_tensor([2 * reached.mean]), values.new_tensor([2 * total])
+    else:
+        of_ones = factored_hessian.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
+        squares = values.sum(1)
+    if reached.far:  # a mean is subtracted from the sums of v: (|x| + 2 |mean|)^2 <= 2 x^2 + 8 mean^2
+        squares = 2 * squares + 8 * problem.num_features * reached.far * of_ones
+    is_double = problem.dtype == torch.float64
+    summed = accumulated(problem.rows, additions) + 10 * eps if is_double else SINGLE_ADDITIONS * eps / 2
+    error = summed * squares
     # of probabilities and of features, which are rounded to the type; and the ridge that made it positive definite.
     error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + factored_hessian.ridge) * largest
     error = error / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
         return None
-    total = problem.row_sum_scale * problem.total_weight * problem.loss.lipschitz**2 * (2 if problem.coupled else 1)
-    blur = accumulated(problem) * (total * (reached.mean + reached.far * total) / smallest).sqrt()
+    total *= problem.loss.lipschitz**2 * (2 if problem.coupled else 1)
+    terms = (total * (reached.mean + reached.far * total) / smallest).sqrt()
     rows = (2 if problem.coupled else 1) * reached.largest / smallest
-    return InverseHessianNorms(rows, error, blur, problem.loss.self_concordance)
+    return InverseHessianNorms(rows, error, terms, problem.loss.self_concordance)
 
 
 def bound_by_held_hessian(
-    factored_hessian: FactoredHessian, row_norms: InverseHessianNorms, change: Tensor, gradient: Tensor
+    factored_hessian: FactoredHessian, row_norms: InverseHessianNorms, change: Tensor, at: EvaluatedPoint
 ) -> float:
     """The bound of `bound_by_curvature` with a Hessian of a point nearby, and without a pass.
 
@@ -475,14 +512,16 @@ def bound_by_held_hessian(
         row_norms: Row norms in the metric of the inverse of the Hessian.
         change: The largest change of a logit since the Hessian's point, `Derivatives.change`: curvature fell at most by
             the factor exp(-M change).
-        gradient: At the point, (K, D + 1), in the coordinates of the Hessian.
+        at: The point, with a gradient in float64 in the coordinates of the Hessian.
 
     Returns:
         An upper bound of f - f* in nats; infinite where there is none.
     """
+    gradient = at.evaluation.gradient
     grown = (row_norms.self_concordance * change).exp() / (1 - row_norms.error)
+    blur = at.accumulated * row_norms.terms + at.curved_error.norm()
     flat = (factored_hessian.step(gradient) * gradient).reshape(len(grown), -1)
-    squared = (flat.sum(1).clamp(min=0).sqrt() + row_norms.blur).square() * grown
+    squared = (flat.sum(1).clamp(min=0).sqrt() + blur).square() * grown
     products = row_norms.self_concordance * (squared * row_norms.rows * grown).sqrt()
     return _sum_of_gaps(squared.tolist(), products.tolist())
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 
 COEFFICIENT_BITS = 12
@@ -44,7 +44,7 @@ RESOLVED_EIGENVALUE_RATIO = 20.0
 
 
 def rank_of(
-    problem: Problem, coordinates: Coordinates, gram: Tensor, rows: int
+    problem: Problem, coordinates: Coordinates, gram: Tensor, rows: int, accumulated: float
 ) -> PassRequests[tuple[int, int, tuple[int, ...]]]:
     """Bounds the rank of the features together with the intercept.
 
@@ -57,6 +57,7 @@ def rank_of(
         coordinates: The coordinates of the features in ``gram``.
         gram: Weighted sums over the rows of the products of two features, (P, P), with the 1 of the intercept if any.
         rows: The number of rows of positive weight.
+        accumulated: Bound on the relative rounding error of the sums.
 
     Returns:
         An upper bound of the rank in exact arithmetic; the rank up to the rounding of the features; the features that
@@ -69,7 +70,7 @@ def rank_of(
         values, vectors = torch.linalg.eigh(units * gram * units.unsqueeze(1))
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return min(p, rows), p, ()
-    null = values <= RESOLVED_EIGENVALUE_RATIO * p * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[-1])
+    null = values <= RESOLVED_EIGENVALUE_RATIO * p * (accumulated + 20 * UNIT_ROUNDOFF * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / coordinates.scale))
     vanish = (yield from request(ExactDependence(problem, combinations))) & (combinations != 0).any(1)

@@ -40,9 +40,12 @@ MIN_NUMPY_FEATURES = 64
 """Features from which NumPy multiplies them with one vector: with 64 its BLAS takes as long as torch's, with 100 three
 quarters of its time and with more two thirds, at least on processors of AMD."""
 
-SUM_LENGTH = 512
-"""Largest number of terms that a matrix product adds in sequence, after which it adds partial sums: an assumption about
-the BLAS, for bounds on rounding errors."""
+SUM_ROWS = 512
+"""Largest number of rows whose terms are left to a library to add up in float64; sums of such parts are added up here.
+
+A bound on the rounding error of a sum of n terms holds whatever their order, and grows with n: so it needs to know
+nothing of a library's order where n is small.  Parts of this size stay in the second-level cache, too.
+"""
 
 MAX_STREAMED_FEATURES = 1024
 """Features up to which einsum adds up rows from memory faster than BLAS does."""
@@ -126,22 +129,69 @@ def logits_of(block: Batch, coef: Tensor, intercept: Tensor) -> Tensor:
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """Left (n, A).T @ right (n, B): shape (A, B), with the rows split into one part for each thread.
-
-    ``right`` may be sparse.
-    """
+    """Left (n, A).T @ right (n, B): shape (A, B); in float64 by `sum_of_parts`.  ``right`` may be sparse."""
     if is_sparse(right):
         return transposed_times(right, left)
-    parts, columns = _parts(left), left.shape[1]
-    if MIN_TILE_FILL <= columns < TILE_OUTPUTS and left.dtype == torch.float64 and left.device.type == "cpu":
-        return sum_over_rows(F.pad(left.T, (0, 0, 0, TILE_OUTPUTS - columns)).T, right)[:columns]
-    if parts == 1 and columns == 1 and _suits_numpy(right, left):
+    if left.dtype == torch.float64:
+        return sum_of_parts(left, right)
+    parts = _parts(left)
+    return _product_over_rows(left, right) if parts == 1 else _sum_of_equal_parts(left, right, parts)
+
+
+def sum_of_parts(left: Tensor, right: Tensor) -> Tensor:
+    """Left (n, A).T @ dense right (n, B) as the sum of products over at most `SUM_ROWS` rows each: shape (A, B)."""
+    number = left.shape[0]
+    parts = -(-number // SUM_ROWS)
+    if parts <= 1:
+        return _product_over_rows(left, right)
+    if torch.get_num_threads() > 1 or not _is_plain(left, right):
+        return _sum_of_equal_parts(left, right, parts)
+    # NumPy's BLAS takes half the time for few columns, at least on processors of AMD.
+    length, factors, rows = number // parts, left.numpy(), right.numpy()
+    even = parts * length
+    some = factors[:even].reshape(parts, length, -1).transpose(0, 2, 1)
+    total = np.matmul(some, rows[:even].reshape(parts, length, -1)).sum(0)
+    if even < number:
+        total += factors[even:].T @ rows[even:]
+    return torch.from_numpy(total)
+
+
+def _product_over_rows(left: Tensor, right: Tensor) -> Tensor:
+    """Left (n, A).T @ right (n, B) as one product."""
+    if left.shape[1] == 1 and _suits_numpy(right, left):
         return torch.from_numpy(left[:, 0].numpy() @ right.numpy()).unsqueeze(0)
-    if parts == 1:
-        return left.T @ right
+    return _padded_product(left, right, lambda left, right: left.T @ right)
+
+
+def _sum_of_equal_parts(left: Tensor, right: Tensor, parts: int) -> Tensor:
+    """Left (n, A).T @ right (n, B), with the rows in so many parts of one length, and the few that are left over."""
     even = len(left) // parts * parts
-    total = torch.bmm(_split(left[:even], parts).mT, _split(right[:even], parts)).sum(0)
-    return total if even == len(left) else total.addmm_(left[even:].T, right[even:])
+    some, others = _split(left[:even], parts), _split(right[:even], parts)
+    total = _padded_product(some, others, lambda left, right: torch.bmm(left.mT, right).sum(0))
+    return total if even == len(left) else total.add_(left[even:].T @ right[even:])
+
+
+def _padded_product(left: Tensor, right: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A product (A, B) of left (..., A) and right, with A padded to a whole tile of torch's BLAS where that pays."""
+    columns = left.shape[-1]
+    if not (MIN_TILE_FILL <= columns < TILE_OUTPUTS and left.dtype == torch.float64 and left.device.type == "cpu"):
+        return product(left, right)
+    return product(F.pad(left.mT, (0, 0, 0, TILE_OUTPUTS - columns)).mT, right)[:columns]
+
+
+def total_over_rows(numbers: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The sum of numbers (n, ...) over the rows, (...): in float64 as a sum of sums over at most `SUM_ROWS` rows each.
+
+    Numbers of another type are added up in ``dtype``, by default their own.
+    """
+    rows, *shape = numbers.shape  # which takes less time than `len`
+    parts = -(-rows // SUM_ROWS)
+    if parts <= 1 or numbers.dtype != torch.float64:
+        return numbers.sum(0, dtype=dtype)
+    even = rows // parts * parts
+    some = numbers if even == rows else numbers[:even]
+    total = some.reshape(parts, -1, *shape).sum(1).sum(0)
+    return total if even == rows else total.add_(numbers[even:].sum(0))
 
 
 def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -155,8 +205,8 @@ def sum_over_cold_rows(left: Tensor, right: Tensor) -> Tensor:
         return sum_over_rows(left, right)
     factors, rows = left[:, 0].numpy(), right.numpy()
     total = np.zeros_like(rows, shape=rows.shape[1])
-    for first in range(0, len(rows), SUM_LENGTH):  # which einsum adds in sequence
-        part = slice(first, first + SUM_LENGTH)
+    for first in range(0, len(rows), SUM_ROWS):
+        part = slice(first, first + SUM_ROWS)
         total += np.einsum("i,ij->j", factors[part], rows[part])
     return torch.from_numpy(total).unsqueeze(0)
 
@@ -171,24 +221,30 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     return torch.from_numpy(np.empty(shape, like[:0].numpy().dtype))
 
 
-def add_lower_triangle(square: Tensor, rows: Tensor, others: Tensor | None = None, sign: float = 1.0) -> None:
-    """Adds ``sign`` times rows (n, B) @ others.T, which is symmetric, to the lower triangle of ``square`` (n, n).
+def add_lower_triangle(square: Tensor, rows: Tensor) -> None:
+    """Adds rows (n, B) @ rows.T to the lower triangle of ``square`` (n, n).
 
     Entries above the diagonal are not complete afterwards: only those within a strip of the diagonal are added to.
-    Without ``others`` the product is rows @ rows.T.
     """
-    others = rows if others is None else others
     for first in range(0, len(rows), TRIANGLE_STRIP_COLUMNS):
         end = first + TRIANGLE_STRIP_COLUMNS
-        square[first:, first:end].addmm_(rows[first:], others[first:end].T, alpha=sign)
+        square[first:, first:end].addmm_(rows[first:], rows[first:end].T)
+
+
+def _add_sum_of_parts(square: Tensor, left: Tensor, right: Tensor, sign: float = 1.0) -> None:
+    """Adds ``sign`` times left (n, P).T @ right (n, P), which is symmetric, to the lower triangle as above."""
+    for first in range(0, len(square), TRIANGLE_STRIP_COLUMNS):
+        end = first + TRIANGLE_STRIP_COLUMNS
+        square[first:, first:end].add_(sum_of_parts(left[:, first:], right[:, first:end]), alpha=sign)
 
 
 def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
-    """Sum over the rows of weight x x', for features (n, D) and weights (n, 1): shape (D, D)."""
+    """Sum over the rows of weight x x', for features (n, D) and weights (n, 1), by `sum_of_parts`: shape (D, D)."""
+    weighted = features * weights
     if features.shape[1] <= TRIANGLE_STRIP_COLUMNS:
-        return sum_over_rows(features, features * weights)
+        return sum_of_parts(features, weighted)
     gram = features.new_zeros(features.shape[1], features.shape[1])
-    add_lower_triangle(gram, features.T, (features * weights).T)
+    _add_sum_of_parts(gram, features, weighted)
     return mirrored(gram)
 
 
@@ -221,6 +277,7 @@ def coupled_gram(features: Tensor, curvature: Tensor, weights: Tensor | None) ->
     """Sum over the rows of s (diag(c) - c c') x x', the Kronecker product of two matrices: shape (K * D, K * D).
 
     The second term is one symmetric product of the matrix with the rows sqrt(s) c x, as fast as a product can be.
+    All sums are those of `sum_of_parts`.
 
     Args:
         features: Shape (n, D).
@@ -234,8 +291,8 @@ def coupled_gram(features: Tensor, curvature: Tensor, weights: Tensor | None) ->
         x, c = features[first : first + few], curvature[first : first + few]
         x = x if weights is None else x * weights[first : first + few].sqrt()
         outer = (c.unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-        add_lower_triangle(gram, outer.T, sign=-1.0)
-        own.addmm_(outer.T, x)
+        _add_sum_of_parts(gram, outer, outer, sign=-1.0)
+        own += sum_of_parts(outer, x)
     gram.view(k, d, k, d).diagonal(dim1=0, dim2=2).add_(own.view(k, d, d).permute(1, 2, 0))
     return mirrored(gram)
 
@@ -252,11 +309,13 @@ def mirrored(square: Tensor) -> Tensor:
 
 def _suits_numpy(features: Tensor, vector: Tensor) -> bool:
     """Whether NumPy multiplies features (n, D) with one vector, and faster than torch."""
-    return (
-        features.shape[1] >= MIN_NUMPY_FEATURES
-        and features.device.type in NUMPY_DEVICES
-        and features.dtype in (torch.float32, torch.float64)
-        and not _is_recorded(features, vector)
+    return features.shape[1] >= MIN_NUMPY_FEATURES and _is_plain(features, vector)
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether NumPy reads the memory of dense tensors, which torch does not record."""
+    return not _is_recorded(*tensors) and all(
+        one.device.type in NUMPY_DEVICES and one.dtype in (torch.float32, torch.float64) for one in tensors
     )
 
 

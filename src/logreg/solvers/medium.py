@@ -22,6 +22,7 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds import bound
 from logreg.solvers.dual.row_space import is_wide
+from logreg.solvers.kernels import SUM_ROWS, sum_of_parts
 from logreg.solvers.line_search import (
     CURVATURE_CONSTANT,
     MAX_LINE_SEARCH_POINTS,
@@ -31,7 +32,7 @@ from logreg.solvers.line_search import (
 )
 from logreg.solvers.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
-from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.passes.sampling import sampled_rows, thinned
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton_steps import FLOAT32_END_TOL
@@ -201,9 +202,12 @@ class _Rows:
             residuals *= work.of_residual[part]
             if work.weights is not None:
                 spread *= work.weights[part]
-            sums += terms[: len(sums)] @ block  # one product for both
-        of_ones, own = work.terms.sum(1, dtype=np.float64).tolist()
-        loss = float(self._losses(work).sum(dtype=np.float64)) * share
+            if exact:  # one product for both
+                sums += sum_of_parts(torch.from_numpy(terms).T, torch.from_numpy(block)).numpy()
+            else:
+                sums += terms[:1] @ block
+        of_ones, own = (_total(term) for term in work.terms)
+        loss = _total(self._losses(work)) * share
         shrunk = self.l2 * point
         value = loss + float(shrunk @ point) / 2
         whole = self._moments(sums[0], of_ones) * share + shrunk
@@ -212,7 +216,16 @@ class _Rows:
         column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
         by_itself = torch.tensor([own * share], dtype=torch.float64)
         curvature = InterceptCurvature(by_itself, by_itself)
-        derivatives = Derivatives(value, torch.from_numpy(whole).unsqueeze(0), curvature, loss, by_intercept=column)
+        blocks = -(-len(self._labels) // self._block_rows)
+        additions = SUM_ROWS + blocks + additions_of(len(self._labels))
+        derivatives = Derivatives(
+            value,
+            torch.from_numpy(whole).unsqueeze(0),
+            curvature,
+            loss,
+            by_intercept=column,
+            additions=additions,
+        )
         return _Evaluation(value, whole, own * share, derivatives)
 
     @staticmethod
@@ -325,6 +338,14 @@ class _Inverse:
             self._pairs.append((step, change))
             self._log_factors -= float(np.log(change @ self._first(change)))
             self._factor = float(np.exp(self._log_factors / len(self._pairs)))
+
+
+def _total(of_rows: Array) -> float:
+    """The sum of numbers of the rows, (n,), as that of sums over at most `SUM_ROWS` rows each."""
+    even = len(of_rows) // SUM_ROWS * SUM_ROWS
+    return float(
+        of_rows[:even].reshape(-1, SUM_ROWS).sum(1, dtype=np.float64).sum() + of_rows[even:].sum(dtype=np.float64)
+    )
 
 
 def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:

@@ -425,7 +425,7 @@ class _Iteration:
             return
         self.row_norms, self.cheap_bound_limit = None, math.inf
         if self.bounds_cheaply and state.predicted_decrease < CHEAP_BOUND_TOL:
-            self.row_norms = yield from _row_norms(state, self.factored_hessian)
+            self.row_norms = yield from _row_norms(state, self.factored_hessian, now.additions)
         if self.row_norms is not None:
             reach = self.row_norms.reach / max(abs(now.value), 1e-300)
             self.cheap_bound_limit = reach if reach > MIN_CHEAP_BOUND_REACH * self.stop_limit else math.inf
@@ -453,11 +453,11 @@ class _Iteration:
         if self.factored_hessian is None or self.row_norms is None:
             return False
         change = torch.zeros_like(self.row_norms.rows) if now.change is None else now.change
-        gap = bound_by_held_hessian(self.factored_hessian, self.row_norms, change, now.gradient)
+        known = evaluated_point(self.problem, self.coordinates, state.point, now)
+        gap = bound_by_held_hessian(self.factored_hessian, self.row_norms, change, known)
         if not gap <= state.tolerance * abs(now.value):
             return False
         gradient = self.coordinates.gradient_to(self.problem.model, now.gradient)
-        known = evaluated_point(self.problem, self.coordinates, state.point, now)
         rounding, error = conversion_rounding(known, self.coordinates), known.value_error
         state.bound = Bound(now.value, gap, True, gradient, now.loss, rounding, error=error)
         state.best, state.gap = state.point, gap
@@ -510,10 +510,12 @@ def is_finite(evaluation: Derivatives) -> bool:
     return math.isfinite(evaluation.value) and all(math.isfinite(float(one.sum())) for one in tensors)
 
 
-def _row_norms(state: SolverState, factored_hessian: FactoredHessian) -> PassRequests[InverseHessianNorms | None]:
-    """The norms of the rows in the metric of a factored Hessian; one pass, the first time."""
+def _row_norms(
+    state: SolverState, factored_hessian: FactoredHessian, additions: float | None
+) -> PassRequests[InverseHessianNorms | None]:
+    """The norms of the rows in the metric of a factored Hessian, with its additions; one pass, the first time."""
     problem = state.problem
     if state.row_sizes is None:
         size = diagonal_roots(factored_hessian, problem.num_outputs)
         state.row_sizes = size, (yield from request(RowNorms(problem, state.coordinates, size)))
-    return inverse_hessian_norms(problem, factored_hessian, *state.row_sizes)
+    return inverse_hessian_norms(problem, factored_hessian, *state.row_sizes, additions)

@@ -44,7 +44,7 @@ from logreg.solvers.kernels import affine, coupled_gram, gram_of_columns, sum_ov
 from logreg.solvers.newton_steps import factor_hessian, intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of
-from logreg.solvers.passes.precise import accumulated
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_REACH = 0.7
@@ -77,7 +77,7 @@ def bound_by_newton_step(
     if not reach <= MAX_REACH:
         return None
     moves = loss.curvature_product(curvature, change).mul_(weights)
-    excess = kappa_of(reach) * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
+    excess = kappa_of(reach) * float((moves * change).sum()) * (1 + 4 * (moves.numel() + 20) * UNIT_ROUNDOFF)
     moved = sum_over_rows(moves, rows)
     moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
     sums = evaluation.gradient - at.penalties[0] * at.point - moved

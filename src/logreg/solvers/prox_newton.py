@@ -277,8 +277,8 @@ class WorkingSet:
                 yield from lbfgs(state)
                 return
             yield from self.descend()
-            self.slopes = yield from request(DualSlopes(self.rows, torch.float64))
-            if (yield from self._is_certified(self.slopes)) or not (yield from self._extend(self.slopes)):
+            self.slopes, additions = yield from request(DualSlopes(self.rows))
+            if (yield from self._is_certified(self.slopes, additions)) or not (yield from self._extend(self.slopes)):
                 break
         if not state.converged:
             yield from certified(state, None)
@@ -404,7 +404,7 @@ class WorkingSet:
             # Chi squared of the move, which is at least its excess: within it the conjugate is nearly quadratic.
             self._excess += max(float(shift @ curvature @ shift), 0.0)
 
-    def _is_certified(self, slopes: Tensor) -> PassRequests[bool]:
+    def _is_certified(self, slopes: Tensor, additions: float) -> PassRequests[bool]:
         """Estimates the gap, and computes it where it may be within the tolerance; returns whether it is."""
         state, problem, rows, point = self.state, self.problem, self.rows, self.state.point
         penalty = self._penalty(point[:, self._places])
@@ -438,7 +438,8 @@ class WorkingSet:
             return sums * factor, other.excess, other.noise
 
         curvature = InterceptCurvature.of_matrix(problem, held.curvature)
-        now = Derivatives(state.value, gradient, curvature, held.loss)
+        additions = max(additions, held.additions)
+        now = Derivatives(state.value, gradient, curvature, held.loss, additions=additions)
         at = evaluated_point(problem, self._units, state.coordinates.to(self._units, point), now)
         theta = DualPoint(sums * scale, scale, excess, noise, scaled)
         found = yield from bound_at_dual_point(at, state.coordinates, theta)

@@ -140,9 +140,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
         ),
     ),
     SumTheta: lambda p, at: _held(p, at, lambda rows, _: (SumTheta(rows, takes_residuals=True),)),
-    DualSlopes: lambda p, at: _held(
-        p, at, lambda rows, _: (SumTheta(rows, takes_residuals=True), DualSlopes(rows, torch.float64))
-    ),
+    DualSlopes: lambda p, at: _held(p, at, lambda rows, _: (SumTheta(rows, takes_residuals=True), DualSlopes(rows))),
     EvaluateAfterStep: lambda p, at: _after(
         lambda cache: EvaluateAfterStep(p, p.model, at, cache),
         lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
@@ -186,7 +184,9 @@ def comparable(result: Any) -> list[Tensor]:
     if isinstance(result, bool | int | float):
         return [torch.tensor(float(result), dtype=torch.float64)]
     if isinstance(result, tuple):
-        return [number for part in result if part is not None for number in comparable(part)]
+        names = getattr(result, "_fields", [""] * len(result))
+        parts = [part for name, part in zip(names, result, strict=True) if part is not None and name != "additions"]
+        return [number for part in parts for number in comparable(part)]  # more processes add more often
     raise TypeError(type(result))
 
 

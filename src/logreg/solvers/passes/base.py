@@ -137,7 +137,7 @@ class Pass(Generic[Result]):
         of_logits = logit_rows(self.problem.num_outputs, self.dtype, features.device)
         stays_sparse = is_sparse(features) and self.takes_sparse
         if stays_sparse:
-            rows = max(sparse_part_rows(features.shape[1]), of_logits)
+            rows = sparse_part_rows(features.shape[1])
         elif self.copies or self._shift is not None or features.dtype != self.dtype or is_sparse(features):
             rows = min(part_rows(features.shape[1], self.dtype), of_logits)
         else:

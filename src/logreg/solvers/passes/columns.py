@@ -20,8 +20,9 @@ from logreg.facts import Batch
 from logreg.losses import Loss, one_vs_rest
 from logreg.rows import PART_BYTES, parts, row_weights
 from logreg.solvers import kernels
-from logreg.solvers.kernels import empty, gram_of_columns, sum_over_cold_rows, sum_over_rows
+from logreg.solvers.kernels import empty, gram_of_columns, sum_over_cold_rows, sum_over_rows, total_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
+from logreg.solvers.passes.evaluate import additions_of, longest_sum
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -248,6 +249,12 @@ class HeldPass(Pass[Result]):
         """Terms of the rows, (n, K) or (n, 1), times the weights of the rows."""
         return terms if self.rows.weights is None else terms * self.rows.weights[part]
 
+    def joint_curvature(self, part: slice, curvature: Tensor) -> Tensor:
+        """The second derivatives of the loss of some rows by the intercepts, (K, K), from those of each row, (n, K)."""
+        spread = self.weighted(part, curvature)
+        own = torch.diag(total_over_rows(spread))
+        return own - sum_over_rows(spread, curvature) if self.problem.coupled else own
+
     def targets(self, part: slice) -> Tensor:
         """What the loss compares the logits with, (n, K)."""
         return one_vs_rest(self.rows.labels[part], self.problem.num_outputs, torch.float64)
@@ -448,10 +455,8 @@ class SumTheta(HeldPass[tuple[Tensor, Tensor]]):
         if self._takes_residuals:
             _, rows.theta[part], rows.spread[part] = self.problem.loss.evaluate(rows.logits[part], rows.labels[part])
         curvature = rows.spread[part]
-        spread = self.weighted(part, curvature)
-        self._theta += self.weighted(part, rows.theta[part]).sum(0)
-        own = torch.diag(spread.sum(0))
-        self._curvature += own - spread.T @ curvature if self.problem.coupled else own
+        self._theta += total_over_rows(self.weighted(part, rows.theta[part]))
+        self._curvature += self.joint_curvature(part, curvature)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Shapes (K,) and (K, K)."""
@@ -484,24 +489,22 @@ class HeldDual(NamedTuple):
     """The Fenchel-Young excess of ``scale`` times the dual point."""
     noise: float
     """Upper bound of the rounding error of the excess."""
+    additions: float
+    """As of `Derivatives`."""
 
 
 class EvaluateHeld(HeldPass[HeldDual]):
     """The loss at a point, whose logits are computed anew, and the excess of a multiple of the dual point there."""
 
-    sums = ("_loss", "_curvature", "_excess", "_noise")
+    sums = ("_loss", "_curvature", "_excess", "_noise", "_additions")
 
     def __init__(self, rows: HeldRows, point: Tensor | None, scale: float) -> None:
         """``point`` (K, W + 1), the intercept first; ``None`` for the logits as they are."""
         super().__init__(rows)
         self._point, self._scale = point, scale
         k = self.problem.num_outputs
-        self._loss, self._excess, self._noise, self._curvature = (
-            self.zeros(),
-            self.zeros(),
-            self.zeros(),
-            self.zeros(k, k),
-        )
+        self._loss, self._excess, self._noise, self._additions = (self.zeros() for _ in range(4))
+        self._curvature = self.zeros(k, k)
 
     @property
     def needs_columns(self) -> bool:
@@ -518,13 +521,12 @@ class EvaluateHeld(HeldPass[HeldDual]):
         logits, theta = rows.logits[part], rows.theta[part] * self._scale
         values, _, curvature = loss.evaluate(logits, rows.labels[part])
         excess, noise = fenchel_young(loss, values, logits, theta, self.targets(part))
-        sums = self.weighted(part, torch.stack([values, excess, noise], dim=1)).sum(0)
+        sums = total_over_rows(self.weighted(part, torch.stack([values, excess, noise], dim=1)))
         self._loss += sums[0]
         self._excess += sums[1]
         self._noise += sums[2]
-        spread = self.weighted(part, curvature)
-        own = torch.diag(spread.sum(0))
-        self._curvature += own - spread.T @ curvature if self.problem.coupled else own
+        self._curvature += self.joint_curvature(part, curvature)
+        self._additions += additions_of(len(values))
 
     def result(self) -> HeldDual:
         """The sums in units of f."""
@@ -534,21 +536,30 @@ class EvaluateHeld(HeldPass[HeldDual]):
             self._curvature * share,
             float(self._excess) * share,
             float(self._noise) * share,
+            longest_sum(self.problem) + float(self._additions),
         )
 
 
-class DualSlopes(Pass[Tensor]):
+class SumsOfTheta(NamedTuple):
+    """The sums of a dual point over the rows."""
+
+    slopes: Tensor
+    """The sums of theta x and of theta in units of f, (K, D + 1)."""
+    additions: float
+    """As of `Derivatives`."""
+
+
+class DualSlopes(Pass[SumsOfTheta]):
     """The sums of theta x over all rows, for the dual point of held rows and all features."""
 
-    sums = ("_sums", "_ones")
+    sums = ("_sums", "_ones", "_additions")
     takes_sparse = True
 
-    def __init__(self, rows: HeldRows, dtype: torch.dtype) -> None:
-        """``dtype`` is the floating type of the products."""
-        super().__init__(rows.problem, rows.coordinates, dtype)
+    def __init__(self, rows: HeldRows) -> None:
+        super().__init__(rows.problem, rows.coordinates, torch.float64)
         self.rows, self._first = rows, 0
         k, d = self.problem.num_outputs, self.problem.num_features
-        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
+        self._sums, self._ones, self._additions = self.zeros(k, d), self.zeros(k), self.zeros()
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds theta times the features of some rows."""
@@ -560,9 +571,11 @@ class DualSlopes(Pass[Tensor]):
         if is_cold:  # a part that was converted to float64 is in the cache
             is_cold = rows.features.nbytes > PART_BYTES[torch.float64]
         add_up = sum_over_cold_rows if is_cold else sum_over_rows
-        self._sums += add_up(theta.to(self.dtype), rows.features)
-        self._ones += theta.sum(0)
+        self._sums += add_up(theta, rows.features)
+        self._ones += total_over_rows(theta)
+        self._additions += additions_of(len(theta))
 
-    def result(self) -> Tensor:
-        """The sums in units of f, (K, D + 1); the last column is that of the intercept."""
-        return self.moments(self._sums, self._ones) * self.problem.row_sum_scale
+    def result(self) -> SumsOfTheta:
+        """The sums over the rows of all processes."""
+        slopes = self.moments(self._sums, self._ones) * self.problem.row_sum_scale
+        return SumsOfTheta(slopes, longest_sum(self.problem) + float(self._additions))

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
+from logreg.rows import sparse_part_rows
+from logreg.solvers.kernels import (
+    SUM_ROWS,
+    affine,
+    coupled_gram,
+    sum_of_parts,
+    sum_over_rows,
+    total_over_rows,
+    weighted_gram,
+)
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem, column_parts
 
@@ -30,6 +39,19 @@ def sums_joint_curvature(problem: Problem, dtype: torch.dtype) -> bool:
     """
     few = max(MAX_JOINT_OUTPUTS, min(problem.num_features + 1, LARGEST_JOINT_OUTPUTS))
     return problem.coupled and dtype == torch.float64 and problem.num_outputs <= few
+
+
+def longest_sum(problem: Problem) -> int:
+    """Largest number of terms that a library adds up in a pass; those of all rows of a part where these are sparse."""
+    return sparse_part_rows(problem.num_features) if problem.is_sparse else SUM_ROWS
+
+
+def additions_of(rows: int) -> int:
+    """Additions to the sums of a pass that come with a part of so many rows, besides those within `longest_sum`.
+
+    They are one for the part and one for each part of it that a library adds up alone.
+    """
+    return 1 + rows // SUM_ROWS
 
 
 class InterceptCurvature(NamedTuple):
@@ -79,6 +101,9 @@ class Derivatives(NamedTuple):
     difference of two logits, (1,)."""
     of_least: Tensor | None = None
     """Sum over the rows of the least probability of a softmax times the features, (D + 1,)."""
+    additions: float | None = None
+    """Largest number of additions from a row's term to the sums over all rows that these numbers come from, if it is
+    known to be less than the number of rows; see `accumulated`."""
 
 
 class Evaluate(Pass[Derivatives]):
@@ -94,6 +119,7 @@ class Evaluate(Pass[Derivatives]):
         "_hessian",
         "_by_intercept",
         "_least",
+        "_additions",
     )
     maxima = ("_change",)
 
@@ -122,7 +148,7 @@ class Evaluate(Pass[Derivatives]):
             both = zip((self._coef, self._intercept), self.linear(point - since), strict=True)
             self._coef, self._intercept = (torch.cat(pair) for pair in both)
             self._change = torch.zeros(1 if problem.coupled else k, dtype=self.dtype, device=point.device)
-        self._loss = self.zeros()
+        self._loss, self._additions = self.zeros(), self.zeros()
         self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
         self._own, self._mass = self.zeros(k), self.zeros(k)
         self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
@@ -145,21 +171,22 @@ class Evaluate(Pass[Derivatives]):
             elif not loss.is_convex:
                 curvature = loss.curvature(logits, rows.targets)
         self.add_values(values, rows)
+        self._additions += additions_of(len(values))
         if weights is not None:
             residuals *= weights
-        self._residuals += residuals.sum(0)  # pairwise, and so as precise as the products
+        self._residuals += total_over_rows(residuals)
         spread = curvature if weights is None else curvature * weights
-        ones = spread.sum(0)
+        ones = total_over_rows(spread, None if self._wants is None else torch.float64)
         self._mass += ones
         if self.problem.coupled:
             self._gradient += sum_over_rows(residuals, features)
             if self._least is not None:
                 least = spread.amin(1, keepdim=True)
-                self._least += torch.cat([sum_over_rows(least, features)[0], least.sum(0)])
+                self._least += torch.cat([sum_over_rows(least, features)[0], total_over_rows(least)])
             if self._joint is None:
-                self._own += ones - torch.linalg.vecdot(spread, curvature, dim=0)
+                self._own += ones - total_over_rows(spread * curvature)
             else:
-                self._joint += torch.diag(ones) - spread.T @ curvature
+                self._joint += torch.diag(ones) - sum_over_rows(spread, curvature)
             if self._wants is not None:
                 padded = F.pad(features.to(self._wants), (0, 1), value=1.0)
                 scale = None if weights is None else weights.to(self._wants)
@@ -169,7 +196,8 @@ class Evaluate(Pass[Derivatives]):
         if self._wants is None and self._by_intercept is None:
             self._gradient += sum_over_rows(residuals, features)
             return
-        gradient, sums = sum_over_rows(torch.cat([residuals, spread], dim=1), features).chunk(2)
+        add_up = sum_over_rows if self._wants is None else sum_of_parts
+        gradient, sums = add_up(torch.cat([residuals, spread], dim=1), features).chunk(2)
         self._gradient += gradient
         if self._by_intercept is not None:
             self._by_intercept += sums
@@ -178,7 +206,8 @@ class Evaluate(Pass[Derivatives]):
 
     def add_values(self, values: Tensor, rows: PreparedRows) -> None:
         """Adds the loss of each row of a block, (n,)."""
-        self._loss += (values if rows.weights is None else values * rows.weights[:, 0]).sum(dtype=torch.float64)
+        values = values if rows.weights is None else values * rows.weights[:, 0]
+        self._loss += total_over_rows(values, torch.float64)
 
     def logits(self, rows: PreparedRows) -> Tensor:
         """Logits of a block's rows at the point, (n, K)."""
@@ -209,10 +238,7 @@ class Evaluate(Pass[Derivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        squares = (self.point[:, some].square() @ l2[some] for some in column_parts(self.point.shape))
-        penalty = sum(float(of_outputs.sum()) for of_outputs in squares) / 2
-        if problem.objective.l1:
-            penalty += float((self.point.abs() @ l1).sum())
+        penalty = penalty_at(self.point, l2, l1)
         gradient = self.moments(self._gradient, self._residuals).mul_(share).addcmul_(l2, self.point)
         hessian = None
         if self._wants is not None:
@@ -229,7 +255,8 @@ class Evaluate(Pass[Derivatives]):
         own = self._own * share if joint is None else joint.diagonal()
         curvature = InterceptCurvature(own, self._mass * share, joint)
         least = None if self._least is None else self.moments(self._least[:-1], self._least[-1]) * share
-        return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change, least)
+        additions = longest_sum(problem) + float(self._additions)
+        return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change, least, additions)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""
@@ -258,6 +285,21 @@ class EvaluateSample(Evaluate):
         """The objective of the problem over the sample."""
         self.problem = self.problem.part(int(self._rows), max(float(self._weight), 1e-300))
         return super().result()
+
+
+def penalty_at(point: Tensor, l2: Tensor, l1: Tensor) -> float:
+    """The penalties of a point (K, D + 1) of strengths l2 and l1, (D + 1,) each; see `additions_of_penalty`."""
+    has_l1, total = bool(l1.any()), 0.0
+    for some in column_parts(point.shape):
+        total += float((point[:, some].square() @ l2[some]).sum()) / 2
+        total += float((point[:, some].abs() @ l1[some]).sum()) if has_l1 else 0.0
+    return total
+
+
+def additions_of_penalty(shape: tuple[int, ...]) -> int:
+    """Largest number of additions from the term of a coefficient to the penalty of a point (K, D + 1)."""
+    parts = [part.stop - part.start for part in column_parts(shape)]
+    return max(parts, default=0) + shape[0] + 2 * len(parts)
 
 
 def diagonal_of(hessian: Tensor) -> Tensor:

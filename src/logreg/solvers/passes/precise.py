@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from logreg.csr import is_sparse, squared
 from logreg.facts import Batch
 from logreg.rows import (
-    BLOCK_NONZEROS,
-    BLOCK_ROWS,
     chosen_rows,
     logit_rows,
     part_rows,
@@ -21,33 +19,45 @@ from logreg.rows import (
     row_weights,
     sparse_part_rows,
 )
-from logreg.solvers.kernels import SUM_LENGTH, coupled_gram, sum_over_rows, weighted_gram
+from logreg.solvers.kernels import coupled_gram, sum_over_rows, total_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
-from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
+from logreg.solvers.passes.evaluate import (
+    Derivatives,
+    InterceptCurvature,
+    additions_of,
+    diagonal_of,
+    longest_sum,
+    penalty_at,
+    sums_joint_curvature,
+)
 from logreg.solvers.problem import Coordinates, Problem
 
 UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
 
-MAX_PRODUCT_ROWS = 2048
-"""Largest number of rows in one matrix product, so that a partial sum has few terms."""
+MAX_PRECISE_ROWS = 2048
+"""Largest number of rows that a precise pass takes at once: several copies of their features stay in the cache."""
+
+ROUNDINGS_OF_A_TERM = 20
+"""Roundings of a row's term before it is added to those of other rows, at most: of its factors, their product and its
+weight, and of what is done with the sum."""
 
 
-def accumulated(problem: Problem) -> float:
-    """Bound on the relative rounding error of a sum over the rows of products with a few roundings each.
+def accumulated(rows: int, additions: float | None = None) -> float:
+    """Bound on the rounding error of a sum over the rows, relative to the sum of the absolute values of its terms.
 
-    A part of a block has fewer rows than `SUM_LENGTH` where features or outputs are many; then there are more sums of
-    parts to add.
+    It is gamma_n = n u / (1 - n u), with u the unit roundoff and n the largest number of roundings from a term to the
+    sum.  It holds in whatever order the terms are added, also where products are added without a rounding of their own.
+
+    Args:
+        rows: Number of terms, which is the largest number of additions whatever their order.
+        additions: As of `Derivatives.additions`; ``None`` where it is not known.
 
     References:
         Higham (2002), Accuracy and stability of numerical algorithms, sections 3.1 and 4.2.
     """
-    if problem.nonzeros is not None:  # one sum for each feature of a block, and then the sum over the blocks
-        longest = min(problem.rows, sparse_part_rows(problem.num_features))
-        blocks = problem.rows / BLOCK_ROWS + problem.nonzeros / BLOCK_NONZEROS
-        return (longest + blocks + 20) * UNIT_ROUNDOFF
-    part = min(part_rows(problem.num_features, torch.float64), logit_rows(problem.num_outputs, torch.float64))
-    return (min(problem.rows, SUM_LENGTH) + problem.rows / min(SUM_LENGTH, part) + 20) * UNIT_ROUNDOFF
+    roundings = min(rows, rows if additions is None else additions) + ROUNDINGS_OF_A_TERM
+    return roundings * UNIT_ROUNDOFF / (1 - roundings * UNIT_ROUNDOFF)
 
 
 class PrecisePass(Pass[Result]):
@@ -71,7 +81,7 @@ class PrecisePass(Pass[Result]):
             part_rows(block.features.shape[1], self.dtype),
             logit_rows(self.problem.num_outputs, self.dtype, block.features.device),
         )
-        rows, dense = min(rows, MAX_PRODUCT_ROWS), not self.takes_sparse
+        rows, dense = min(rows, MAX_PRECISE_ROWS), not self.takes_sparse
         if is_sparse(block.features) and self.takes_sparse:
             rows = sparse_part_rows(block.features.shape[1])
         for part in parts(block, rows, dense):
@@ -138,6 +148,9 @@ class PreciseDerivatives(NamedTuple):
     """Number of rows of positive weight."""
     farthest: float
     """Largest absolute logit, over all rows."""
+    coupled_terms: Tensor | None = None
+    """Weighted sum of the absolute terms of the Hessian's diagonal where outputs are coupled, whose terms cancel there:
+    of (p_k + p_k^2) x^2, times `Problem.row_sum_scale`, (K, D + 1)."""
 
 
 class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
@@ -150,6 +163,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     sums = (
         "_loss",
         "_rows",
+        "_additions",
         "_gradient",
         "_slopes",
         "_squares",
@@ -159,6 +173,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         "_by_intercept",
         "_least",
         "_hessian",
+        "_terms",
     )
     maxima = ("_reach", "_largest", "_farthest")
 
@@ -167,13 +182,14 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         super().__init__(problem, coordinates)
         self.point, self._wants = point, hessian
         k, p = point.shape
-        self._loss, self._rows, self._reach, self._farthest = (self.zeros() for _ in range(4))
+        self._loss, self._rows, self._additions, self._reach, self._farthest = (self.zeros() for _ in range(5))
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest, self._least = self.zeros(p), self.zeros(p)
         self._own, self._mass, self._by_intercept = self.zeros(k), self.zeros(k), self.zeros(k, p)
         self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
+        self._terms = self.zeros(k, p) if hessian and problem.coupled else None
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the terms of these rows."""
@@ -185,22 +201,26 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             features = F.pad(features, (0, 1), value=ones)
             logits = rows._replace(features=features).logits(coef, coef.new_zeros(len(coef)))
         self._rows += len(weights)
+        self._additions += additions_of(len(weights))
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
-        spread = curvature * weights
-        self._mass += spread.sum(0)
+        spread, residuals = curvature * weights, residuals * weights
+        mass = total_over_rows(spread)
+        self._mass += mass
         if self.problem.coupled:
             self._least += self._sum_over_rows(spread.amin(1, keepdim=True), features)[0]
         if self._joint is not None:
-            pairs = (spread.T @ curvature).fill_diagonal_(0)
+            pairs = sum_over_rows(spread, curvature).fill_diagonal_(0)
             self._joint += torch.diag(pairs.sum(1)) - pairs
         elif self.problem.coupled:
-            self._own += (spread * (1 - curvature)).sum(0)
+            self._own += total_over_rows(spread * (1 - curvature))
         else:
-            self._own += spread.sum(0)
-            self._by_intercept += self._sum_over_rows(spread, features)
-        self._loss += (values * weights[:, 0]).sum()
-        residuals = residuals * weights
-        self._gradient += self._sum_over_rows(residuals, features)
+            self._own += mass
+        self._loss += total_over_rows(values * weights[:, 0])
+        factors = residuals if self.problem.coupled else torch.cat([residuals, spread], dim=1)
+        sums = self._sum_over_rows(factors, features)
+        self._gradient += sums[: len(coef)]
+        if not self.problem.coupled:
+            self._by_intercept += sums[len(coef) :]
         if is_sparse(features):
             of_rows = torch.cat([weights, torch.ones_like(weights)], dim=1)
             weighted, plain = F.pad(sum_over_rows(of_rows, squared(features)), (0, 1), value=ones)
@@ -210,7 +230,10 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             return
         # not vector_norm or aminmax, which take ten times as long over columns
         self._largest = torch.maximum(self._largest, torch.maximum(features.amax(0), -features.amin(0)))
-        self._squares += sum_over_rows(weights, features.square())[0]
+        squares = features.square()
+        self._squares += sum_over_rows(weights, squares)[0]
+        if self._terms is not None:
+            self._terms += sum_over_rows(spread * (1 + curvature), squares)
         if not self._wants:
             return
         sizes = features.abs()
@@ -228,7 +251,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     def _sum_over_rows(self, factors: Tensor, features: Tensor) -> Tensor:
         """Sums over the rows of factors (n, A) times the features and the constant of the intercept, (A, D + 1)."""
         if is_sparse(features):
-            return self.moments(sum_over_rows(factors, features), factors.sum(0))
+            return self.moments(sum_over_rows(factors, features), total_over_rows(factors))
         return sum_over_rows(factors, features)
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
@@ -247,7 +270,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
-        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
+        penalty = penalty_at(self.point, l2, l1)
         hessian = self._hessian * share if self._wants else None
         if hessian is not None:
             diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
@@ -262,6 +285,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             hessian,
             None if problem.coupled else self._by_intercept * share,
             of_least=self._least * share if problem.coupled else None,
+            additions=longest_sum(problem) + float(self._additions),
         )
         squares, largest = self._sizes()
         return PreciseDerivatives(
@@ -272,6 +296,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             float(self._reach),
             int(self._rows),
             float(self._farthest),
+            None if self._terms is None else self._terms * share,
         )
 
 
@@ -331,13 +356,15 @@ class DualObjective(Pass[DualSums]):
         noise = UNIT_ROUNDOFF * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
         if self._with_hub is not None:
             of_hub = curvature[:, self._hub]
-            self._with_hub += curvature.T @ (of_hub if weights is None else of_hub * weights[:, 0])
+            self._with_hub += sum_over_rows(
+                (of_hub if weights is None else of_hub * weights[:, 0]).unsqueeze(1), curvature
+            )[0]
         if weights is not None:
             excess, noise, theta = excess * weights[:, 0], noise * weights[:, 0], theta * weights
-        self._fit += excess.sum()
-        self._noise += noise.sum()
+        self._fit += total_over_rows(excess)
+        self._noise += total_over_rows(noise)
         self._sums += sum_over_rows(theta, features)
-        self._ones += theta.sum(0)
+        self._ones += total_over_rows(theta)
 
     def result(self) -> DualSums:
         """The sums, times `Problem.row_sum_scale`."""
