@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import logging
 import os
 import pickle
@@ -9,6 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # it only starts the processes that run the tests
     from logreg.training.fast_import import import_lightning
 
+    gc.disable()  # of the millions of objects that imports and the collection of tests make, nearly all stay
     import_lightning()  # as every script does, which also starts the tests seconds sooner
 
 
@@ -66,6 +70,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="gpu: torch.cuda finds no GPU"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # which spares the collector what stays anyway
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +105,16 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def conf_is_read_once() -> Iterator[None]:
-    """Hydra reads each file of conf/, and merges each choice of them, once, and not in each of a thousand commands."""
+    """Hydra reads each file of conf/, and lists and merges each choice of them, once, not in each of 1000 commands."""
+    from hydra._internal import config_loader_impl
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
+    from hydra._internal.defaults_list import DefaultsList, Overrides
 
     from logreg.commands.overrides import CONF
 
     load, compose, known = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list, {}
+    list_defaults = config_loader_impl.create_defaults_list
 
     def once(repository: Any, what: str, make: Callable[[], Any]) -> Any:
         sources = [(source.scheme(), source.path) for source in repository.get_sources()]
@@ -112,6 +124,13 @@ def conf_is_read_once() -> Iterator[None]:
         if key not in known:
             known[key] = pickle.dumps(make())
         return pickle.loads(known[key])
+
+    def list_once(repo: Any, config_name: str, overrides_list: list[Any], **how: bool) -> DefaultsList:
+        values = Overrides(repo, overrides_list).config_overrides  # which change no list
+        choices = [one for one in overrides_list if not any(one is other for other in values)]
+        key = repr((config_name, [one.input_line for one in choices], how))
+        found = once(repo, key, lambda: list_defaults(repo, config_name, choices, **how))
+        return dataclasses.replace(found, config_overrides=values)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
@@ -124,6 +143,17 @@ def conf_is_read_once() -> Iterator[None]:
             "_compose_config_from_defaults_list",
             lambda self, defaults, repo: once(repo, repr(defaults), lambda: compose(self, defaults, repo)),
         )
+        patched.setattr(config_loader_impl, "create_defaults_list", list_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_packages_are_searched_once() -> Iterator[None]:
+    """Lightning looks for callbacks among the entry points of all installed packages, for each Trainer anew."""
+    from lightning.fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(registry, "entry_points", cache(registry.entry_points))
         yield
 
 
