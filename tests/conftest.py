@@ -52,8 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validating", "test_sparse_runs"),
-    *("test_search", "test_command_line_errors", "test_cross_validated", "test_text_runs", "test_memory", "test_fit"),
+    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validated", "test_cross_validating"),
+    *("test_several_processes", "test_search", "test_mapped", "test_command_line_errors", "test_sparse_runs"),
+    *("test_shared_runs", "test_bootstrapping", "test_memory", "test_fit", "test_path_selection", "test_bad_data"),
 )
 """Files that begin first, so that no worker is left alone with one at the end."""
 
@@ -75,6 +76,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     gc.freeze()  # which spares the collector what stays anyway
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries would complain of what they find at the end of the process
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +183,10 @@ def draw() -> torch.Generator:
 def run_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[str], Answer]]:
-    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state."""
+    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state.
+
+    Without pictures, which take longer than a small run, unless ``report`` or an option is typed.
+    """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -189,7 +197,8 @@ def run_train(
         monkeypatch.setattr(sys, "argv", ["train.py"])
         capfd.readouterr()
         GlobalHydra.instance().clear()
-        code = main(shlex.split(command))
+        words = shlex.split(command)
+        code = main(words if any(word.startswith(("-", "report=")) for word in words) else [*words, "report=brief"])
         return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
 
     with working_in(tmp_path):
