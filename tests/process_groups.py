@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from multiprocessing import set_forkserver_preload
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -198,13 +199,17 @@ def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:
     return parts
 
 
-def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
-    """Exit codes of real processes that do the same work, a function of a module, see `in_processes`."""
+def begun(work: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """A real process that has begun some work, a function of a module, see `in_processes`."""
     set_forkserver_preload(PRELOADED)
-    context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=work, args=arguments) for _ in range(number)]
-    for process in processes:
-        process.start()
+    process = multiprocessing.get_context("forkserver").Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Exit codes of real processes that do the same work, see `begun`."""
+    processes = [begun(work, *arguments) for _ in range(number)]
     for process in processes:
         process.join()
     return [process.exitcode or 0 for process in processes]
