@@ -114,12 +114,11 @@ def conf_is_read_once() -> Iterator[None]:
     from hydra._internal import config_loader_impl
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
-    from hydra._internal.defaults_list import DefaultsList, Overrides
+    from hydra._internal.defaults_list import Overrides, create_defaults_list
 
     from logreg.commands.overrides import CONF
 
     load, compose, known = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list, {}
-    list_defaults = config_loader_impl.create_defaults_list
 
     def once(repository: Any, what: str, make: Callable[[], Any]) -> Any:
         sources = [(source.scheme(), source.path) for source in repository.get_sources()]
@@ -130,11 +129,11 @@ def conf_is_read_once() -> Iterator[None]:
             known[key] = pickle.dumps(make())
         return pickle.loads(known[key])
 
-    def list_once(repo: Any, config_name: str, overrides_list: list[Any], **how: bool) -> DefaultsList:
+    def list_once(repo: Any, config_name: str, overrides_list: list[Any], **how: bool) -> Any:
         values = Overrides(repo, overrides_list).config_overrides  # which change no list
         choices = [one for one in overrides_list if not any(one is other for other in values)]
         key = repr((config_name, [one.input_line for one in choices], how))
-        found = once(repo, key, lambda: list_defaults(repo, config_name, choices, **how))
+        found = once(repo, key, lambda: create_defaults_list(repo, config_name, choices, **how))
         return dataclasses.replace(found, config_overrides=values)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -155,10 +154,10 @@ def conf_is_read_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def installed_packages_are_searched_once() -> Iterator[None]:
     """Lightning looks for callbacks among the entry points of all installed packages, for each Trainer anew."""
-    from lightning.fabric.utilities import registry
+    from importlib.metadata import entry_points
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(registry, "entry_points", cache(registry.entry_points))
+        patched.setattr("lightning.fabric.utilities.registry.entry_points", cache(entry_points))
         yield
 
 
