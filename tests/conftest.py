@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import logging
 import os
 import pickle
@@ -9,6 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # it only starts the processes that run the tests
     from logreg.training.fast_import import import_lightning
 
+    gc.disable()  # of the millions of objects that imports and the collection of tests make, nearly all stay
     import_lightning()  # as every script does, which also starts the tests seconds sooner
 
 
 LONGEST = (
-    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validating", "test_sparse_runs"),
-    *("test_search", "test_command_line_errors", "test_cross_validated", "test_text_runs", "test_memory", "test_fit"),
+    *("test_run_lifecycle", "test_docs", "test_coefficients", "test_cross_validated", "test_cross_validating"),
+    *("test_several_processes", "test_search", "test_mapped", "test_command_line_errors", "test_sparse_runs"),
+    *("test_shared_runs", "test_bootstrapping", "test_memory", "test_fit", "test_path_selection", "test_bad_data"),
 )
 """Files that begin first, so that no worker is left alone with one at the end."""
 
@@ -66,6 +71,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="gpu: torch.cuda finds no GPU"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # which spares the collector what stays anyway
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries would complain of what they find at the end of the process
 
 
 @pytest.fixture(autouse=True)
@@ -96,9 +110,11 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def conf_is_read_once() -> Iterator[None]:
-    """Hydra reads each file of conf/, and merges each choice of them, once, and not in each of a thousand commands."""
+    """Hydra reads each file of conf/, and lists and merges each choice of them, once, not in each of 1000 commands."""
+    from hydra._internal import config_loader_impl
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
+    from hydra._internal.defaults_list import Overrides, create_defaults_list
 
     from logreg.commands.overrides import CONF
 
@@ -113,6 +129,13 @@ def conf_is_read_once() -> Iterator[None]:
             known[key] = pickle.dumps(make())
         return pickle.loads(known[key])
 
+    def list_once(repo: Any, config_name: str, overrides_list: list[Any], **how: bool) -> Any:
+        values = Overrides(repo, overrides_list).config_overrides  # which change no list
+        choices = [one for one in overrides_list if not any(one is other for other in values)]
+        key = repr((config_name, [one.input_line for one in choices], how))
+        found = once(repo, key, lambda: create_defaults_list(repo, config_name, choices, **how))
+        return dataclasses.replace(found, config_overrides=values)
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
             ConfigRepository,
@@ -124,6 +147,17 @@ def conf_is_read_once() -> Iterator[None]:
             "_compose_config_from_defaults_list",
             lambda self, defaults, repo: once(repo, repr(defaults), lambda: compose(self, defaults, repo)),
         )
+        patched.setattr(config_loader_impl, "create_defaults_list", list_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_packages_are_searched_once() -> Iterator[None]:
+    """Lightning looks for callbacks among the entry points of all installed packages, for each Trainer anew."""
+    from importlib.metadata import entry_points
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lightning.fabric.utilities.registry.entry_points", cache(entry_points))
         yield
 
 
@@ -148,7 +182,10 @@ def draw() -> torch.Generator:
 def run_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[str], Answer]]:
-    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state."""
+    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state.
+
+    Without pictures, which take longer than a small run, unless ``report`` or an option is typed.
+    """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -159,7 +196,8 @@ def run_train(
         monkeypatch.setattr(sys, "argv", ["train.py"])
         capfd.readouterr()
         GlobalHydra.instance().clear()
-        code = main(shlex.split(command))
+        words = shlex.split(command)
+        code = main(words if any(word.startswith(("-", "report=")) for word in words) else [*words, "report=brief"])
         return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
 
     with working_in(tmp_path):

@@ -11,7 +11,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from multiprocessing import set_forkserver_preload
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -20,11 +22,16 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from logreg.__main__ import COMMANDS
+from logreg.commands import several_processes
 from logreg.processes import Accumulators, ProcessGroup, share
 from logreg.rows import MemoryRows
 from logreg.training.fast_import import import_lightning
 
 import_lightning()  # before all else in the process that the others are forked from, which saves seconds
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+"""The script that trains."""
 
 PRELOADED = [__name__, "pytest", "hydra.main", "logreg.data", "logreg.run.train", "logreg.commands.train"]
 """What the process that all others are forked from imports, once, which takes seconds."""
@@ -140,28 +147,39 @@ def _work(rank: int, size: int, port: int, folder: str, work: Callable[..., Any]
 
 
 def typed_in_processes(
-    folder: Path, environments: Sequence[Mapping[str, str]], *typed: str
+    folder: Path, environments: Sequence[Mapping[str, str]], *typed: str, script: Path = SCRIPT
 ) -> list[tuple[int, str, str]]:
-    """What ``python scripts/train.py`` answers in each of several processes that a launcher has started.
+    """What a command answers in each of several processes that a launcher has started.
 
     Args:
         folder: The working folder.
         environments: What the launcher sets in each process.
         typed: The settings.
+        script: What is typed after ``python``.  The command is that of its name, or ``train``; this is what a command
+            that starts others starts.
 
     Returns:
         Exit code, output, and what was written to stderr, of each process.
     """
     with tempfile.TemporaryDirectory() as said:
-        started(_type, (folder, Path(said), environments, typed), len(environments))
+        started(_type, (folder, Path(said), environments, script, typed), len(environments))
         texts = [[(Path(said) / f"{rank}-{to}").read_text() for to in range(3)] for rank in range(len(environments))]
     return [(int(code), out, err) for code, out, err in texts]
 
 
-def _type(rank: int, folder: Path, said: Path, environments: Sequence[Mapping[str, str]], typed: Sequence[str]) -> None:
-    from logreg.commands.train import main
-
+def _type(
+    rank: int,
+    folder: Path,
+    said: Path,
+    environments: Sequence[Mapping[str, str]],
+    script: Path,
+    typed: Sequence[str],
+) -> None:
+    command = script.stem if script.stem in COMMANDS else "train"
+    main = import_module(f"logreg.commands.{command}").main
+    several_processes.LAUNCHER_S = 0.0  # there is none that would end a process which is left
     torch.set_num_threads(1)
+    sys.argv = [str(script)]
     os.environ.update(environments[rank])
     os.chdir(folder)
     for number in (1, 2):
@@ -181,13 +199,17 @@ def shared(memory: MemoryRows, processes: int) -> list[MemoryRows]:
     return parts
 
 
-def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
-    """Exit codes of real processes that do the same work, a function of a module, see `in_processes`."""
+def begun(work: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """A real process that has begun some work, a function of a module, see `in_processes`."""
     set_forkserver_preload(PRELOADED)
-    context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=work, args=arguments) for _ in range(number)]
-    for process in processes:
-        process.start()
+    process = multiprocessing.get_context("forkserver").Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Exit codes of real processes that do the same work, see `begun`."""
+    processes = [begun(work, *arguments) for _ in range(number)]
     for process in processes:
         process.join()
     return [process.exitcode or 0 for process in processes]

@@ -145,6 +145,47 @@ def test_what_cannot_go_with_several_processes_is_one_line(
     assert answer.left == []
 
 
+PROGRAM = """
+import os, sys, time
+
+from logreg.commands import train
+from logreg.commands.process import run_process
+
+rank = int(os.environ.get("RANK", "-1"))
+
+
+def disturbed(*_):
+    {disturbance}
+
+
+if {in_training}:
+    from logreg.training.fast_import import import_lightning
+
+    import_lightning()
+    from logreg.training.callbacks import Certificates
+
+    Certificates.on_train_epoch_end = disturbed
+else:
+    train._fit = disturbed
+run_process(train.main)
+"""
+"""The command with a disturbance: at the end of the first epoch, or before torch is imported."""
+
+IN_TRAINING = pytest.mark.parametrize("in_training", [False, pytest.param(True, marks=SLOW)])
+
+
+def disturbing(folder: Path, disturbance: str, in_training: bool) -> Path:
+    """A script that runs a disturbed command."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM.format(disturbance=disturbance, in_training=in_training))
+    return program
+
+
+SETTINGS = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "devices=2"]
+"""A run of two processes."""
+
+
+@SLOW
 def test_a_mistake_that_all_processes_meet_is_one_line_once(tmp_path: Path) -> None:
     settings = ["dataset=table", "dataset.path=none.csv", "dataset.target=y", "optimizer=newton", "devices=2"]
     answer = typed(tmp_path, sys.executable, str(SCRIPT), *settings)
@@ -155,49 +196,44 @@ def test_a_mistake_that_all_processes_meet_is_one_line_once(tmp_path: Path) -> N
     assert left_in(tmp_path) == []
 
 
-PROGRAM = """
-import os, sys, time
-
-from logreg.commands.process import run_process
-from logreg.commands.train import main
-from logreg.training.fast_import import import_lightning
-
-import_lightning()
-
-from logreg.training.callbacks import Certificates
-
-rank = int(os.environ.get("RANK", "-1"))
-
-
-def disturbed(self, trainer, module):
-    {disturbance}
-
-
-Certificates.on_train_epoch_end = disturbed
-run_process(main)
-"""
-"""The command with a disturbance at the end of the first epoch."""
-
-
-def disturbing(folder: Path, disturbance: str) -> list[str]:
-    """The words that start a disturbed run of two processes."""
-    program = folder / "program.py"
-    program.write_text(PROGRAM.format(disturbance=disturbance))
-    return [sys.executable, str(program), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "devices=2"]
+@pytest.mark.parametrize(
+    ("disturbance", "code", "said"),
+    [
+        ("from logreg.errors import ConfigError; raise ConfigError('a mistake of each')", 2, "a mistake of each\n"),
+        ("assert rank != 1, 'a fault of process 1'; time.sleep(600)", 1, "AssertionError: a fault of process 1\n"),
+        (
+            "rank or os.kill(os.getpid(), 9); time.sleep(600)",
+            128 + 9,
+            "Stopped: the process of rank 0 was ended by SIGKILL. The system does so where memory",
+        ),
+    ],
+    ids=["mistake", "fault", "killed"],
+)
+def test_the_end_of_a_process_ends_all_with_its_message_and_code(
+    tmp_path: Path, disturbance: str, code: int, said: str
+) -> None:
+    program = disturbing(tmp_path, disturbance, in_training=False)
+    ((found, out, err),) = typed_in_processes(tmp_path, [{}], *SETTINGS, script=program)
+    assert found == code, err
+    assert err.count(said) == 1
+    assert err.count("Traceback") == (code == 1)
+    assert code == 1 or err.count("\n") == 1
+    assert out == ""
 
 
 @SLOW
 def test_the_crash_of_a_process_ends_all_with_its_message(tmp_path: Path) -> None:
-    words = disturbing(tmp_path, "assert rank != 1, 'a fault of process 1'")
-    answer = typed(tmp_path, *words)
+    program = disturbing(tmp_path, "assert rank != 1, 'a fault of process 1'", in_training=True)
+    answer = typed(tmp_path, sys.executable, str(program), *SETTINGS)
     assert answer.returncode == 1
     assert answer.stderr.count("Traceback") == 1
     assert "AssertionError: a fault of process 1" in answer.stderr
 
 
+@SLOW
 def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
-    words = disturbing(tmp_path, "rank or os.kill(os.getpid(), 9)")
-    answer = typed(tmp_path, *words)
+    program = disturbing(tmp_path, "rank or os.kill(os.getpid(), 9)", in_training=True)
+    answer = typed(tmp_path, sys.executable, str(program), *SETTINGS)
     assert answer.returncode == 128 + 9
     assert "Stopped: the process of rank 0 was ended by SIGKILL. The system does so where memory" in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -205,8 +241,10 @@ def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
 
 # tests/commands/test_restarts.py always sends SIGTERM
 @pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=SLOW), (signal.SIGINT, 130)])
-def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    words = disturbing(tmp_path, "open(f'{rank}-{os.getpid()}', 'w').close(); time.sleep(600)")
+@IN_TRAINING
+def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int, in_training: bool) -> None:
+    disturbance = "open(f'{rank}-{os.getpid()}', 'w').close(); time.sleep(600)"
+    words = [sys.executable, str(disturbing(tmp_path, disturbance, in_training)), *SETTINGS]
     process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + SECONDS
     while len(there := [*tmp_path.glob("[01]-*")]) < 2:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -35,8 +34,8 @@ from logreg.errors import ConfigError
 from logreg.run.train import train as run_training
 from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.module import LogisticModule
-from process_groups import started
-from whole_runs import SCRIPT, Run, composed, data_of, newest, train, working_in
+from process_groups import begun, started
+from whole_runs import Run, composed, data_of, newest, train, working_in
 
 
 @pytest.fixture(scope="module")
@@ -766,12 +765,17 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
 # Killed
 
 
-def _killed(rank: int, typed: Sequence[str], here: Path, place: str, calls: int) -> None:
-    """Types a command in a process that is killed when it calls a function for the n-th time."""
+def _in_silence(typed: Sequence[str], here: Path) -> int:
+    """Types a command in a process of its own."""
     os.chdir(here)
     sys.argv = ["train.py"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # its results, shown before its pictures
     os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT), 2)
+    return main(list(typed))
+
+
+def _killed(rank: int, typed: Sequence[str], here: Path, place: str, calls: int) -> None:
+    """Types a command in a process that is killed when it calls a function for the n-th time."""
     module, _, names = place.partition(":")
     *holder, name = names.split(".")
     owner: Any = import_module(module)
@@ -787,7 +791,7 @@ def _killed(rank: int, typed: Sequence[str], here: Path, place: str, calls: int)
         return true(*arguments, **named)
 
     setattr(owner, name, hook)
-    main(list(typed))
+    _in_silence(typed, here)
 
 
 CANCER = ("dataset=breast_cancer", "l2=0.01")
@@ -983,11 +987,11 @@ def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     typed = ("dataset=digits", "optimizer=sgd", "max_epochs=100000", "report=brief", "hydra.run.dir=mine")
-    process = subprocess.Popen([sys.executable, SCRIPT, *typed], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = begun(_in_silence, typed, tmp_path)
     try:
         deadline = time.monotonic() + 300
         while not (tmp_path / "runs" / "latest").exists():
-            assert process.poll() is None
+            assert process.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         with working_in(tmp_path):
@@ -1002,7 +1006,7 @@ def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
             assert main(["max_epochs=1", "hydra.run.dir=mine"]) == 2
     finally:
         process.kill()
-        process.wait()
+        process.join()
     said = capfd.readouterr().err
     assert said.startswith("`hydra.run.dir` must ")
     assert said.count("\n") == 1

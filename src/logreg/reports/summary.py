@@ -10,6 +10,7 @@ import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,7 @@ def _expected(expected: Mapping[str, Any], scores: Mapping[str, Scores]) -> tupl
     return tuple(checks) or None
 
 
+@cache  # of the code that this process has imported
 def _git_commit() -> str | None:
     """The commit of the code, where the code is a git checkout; with "+changes" if it is not clean."""
     here = os.fspath(Path(__file__).parent)
