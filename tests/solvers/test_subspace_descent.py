@@ -372,12 +372,13 @@ def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) 
 
 def test_drawn_rows_have_the_small_eigenvalues_too() -> None:
     # Two rows alone have the last feature, at which the curvature is small.
-    features, labels = correlated_rows(20_000, 40, 3, torch.float64)
+    features, labels = correlated_rows(20_000, 80, 3, torch.float64)
     features = torch.nn.functional.pad(features, (0, 1))
     features[:2, -1] = 1.0
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, Objective("cross_entropy", l2=1e-9))
-    point = torch.randn(3, 42, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    point = torch.randn(3, 82, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 10
+    point[0, -2] = 9.0
     diagonal = drive(request(HessianDiagonal(problem, problem.model, point)), memory)
     every, some = (
         drive(request(SampledCurvature(problem, problem.model, point, diagonal, number, 0)), memory)[0]
