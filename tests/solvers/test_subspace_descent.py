@@ -22,8 +22,9 @@ from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample, InterceptCurvature
-from logreg.solvers.passes.hessian import SampledCurvature
+from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
 from logreg.solvers.path import fit_path
+from logreg.solvers.preconditioner import inverse_of_blocks
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import MAX_STORED_PAIRS, SMALL_PAIRS_NUMEL, LimitedMemoryInverse
 from logreg.solvers.starting_point import start
@@ -133,7 +134,7 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
 def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
-    problem = problem_of(memory, objective, 8)
+    problem = problem_of(memory, replace(objective, l2=1e-5), 8)
     state = SolverState(problem, problem.zeros(), tolerance=1e-5)
     drive(start(state, newton), memory)
     slopes, ends = [], []
@@ -357,11 +358,38 @@ def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) 
     memory.block_rows = 400
     problem = problem_of(memory, objective, classes)
     point = torch.randn(problem.num_outputs, 201, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 50
-    mass = torch.full((problem.num_outputs,), 1e-9, dtype=torch.float64)  # so that all rows are wanted
-    blocks = drive(request(SampledCurvature(problem, problem.model, point, mass, 4000, 0)), memory)
+    diagonal = drive(request(HessianDiagonal(problem, problem.model, point)), memory)
+    blocks, border = drive(request(SampledCurvature(problem, problem.model, point, diagonal, 900, 0)), memory)
     hessian = torch.autograd.functional.hessian(partial(objective_at, problem, memory), point)
     for output, block in enumerate(blocks):
         torch.testing.assert_close(block.tril(), hessian[output, :-1, output, :-1].tril(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(border[output], hessian[output, -1, output], rtol=1e-9, atol=1e-12)
+    inverse = drive(inverse_of_blocks(problem, problem.model, point, border[:, -1], 900, 0), memory)
+    gradient = torch.randn(point.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for output, step in enumerate(inverse(gradient)):
+        torch.testing.assert_close(hessian[output, :, output] @ step, gradient[output], rtol=1e-3, atol=1e-5)
+
+
+def test_drawn_rows_have_the_small_eigenvalues_too() -> None:
+    # Two rows alone have the last feature, at which the curvature is small.
+    features, labels = correlated_rows(20_000, 80, 3, torch.float64)
+    features = torch.nn.functional.pad(features, (0, 1))
+    features[:2, -1] = 1.0
+    memory = MemoryRows(features, labels)
+    problem = problem_of(memory, Objective("cross_entropy", l2=1e-9))
+    point = torch.randn(3, 82, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 10
+    point[0, -2] = 9.0
+    diagonal = drive(request(HessianDiagonal(problem, problem.model, point)), memory)
+    every, some = (
+        drive(request(SampledCurvature(problem, problem.model, point, diagonal, number, 0)), memory)[0]
+        for number in (20_000, 2000)
+    )
+    for whole, block in zip(every, some, strict=True):
+        whole, block = (one.tril() + one.tril(-1).T for one in (whole, block))
+        root = torch.linalg.inv(torch.linalg.cholesky(whole))
+        ratios = torch.linalg.eigvalsh(root @ block @ root.T)
+        assert ratios[0] > 0.5
+        assert ratios[-1] < 2
 
 
 def test_an_empty_block_changes_nothing() -> None:

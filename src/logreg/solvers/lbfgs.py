@@ -307,13 +307,13 @@ def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequest
         apply_inverse = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
         return lambda gradient, _: apply_inverse(gradient)
     by_intercept = now.curvature.diagonal().clamp(min=1e-30)
+    metric = yield from request(HessianDiagonal(problem, coordinates, point))
     max_numel = max(BLOCKS_MEMORY_FRACTION * problem.numel, SMALL_BLOCKS_NUMEL)
     if d > min(MAX_BLOCK_FEATURES, problem.rows) or k * d * d > max_numel:
-        metric = yield from request(HessianDiagonal(problem, coordinates, point))
         usual = by_intercept.unsqueeze(1)
         metric = torch.where(metric > ZERO_DIAGONAL_RTOL * usual, metric, usual)
         return lambda gradient, _: gradient / metric
-    blocks = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, SAMPLED_ROWS, state.seed))
+    blocks, _ = yield from request(SampledCurvature(problem, coordinates, point, metric, SAMPLED_ROWS, state.seed))
     diagonal = blocks.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax(1, keepdim=True)
     has_curvature = diagonal > ZERO_DIAGONAL_RTOL * largest

@@ -18,10 +18,9 @@ SAMPLED_ROWS = 4000
 """Rows per output that a preconditioner is estimated from: about twice `MAX_BLOCK_FEATURES`, so that a sample
 determines the largest blocks too."""
 
-SAMPLING_RIDGE = 8
-"""Added to the diagonal of a sampled block: this multiple of its mean, divided by the number of sampled rows.
-
-A sample makes the smallest eigenvalues too small, the more so the fewer rows it has."""
+FACTOR_RIDGE = 1e-7
+"""Multiple of its diagonal that is added to a block before it is factored: about the rounding of float32.  Where a
+factorization fails, ten times as much is tried."""
 
 SAMPLED_BLOCK_RIDGE = 1e-5
 """Multiple of the diagonal that is added to a sampled block so that Cholesky succeeds: above the rounding of
@@ -94,8 +93,8 @@ def preconditioner(
         seed: Fixes which rows are drawn.
     """
     by_intercept = curvature.diagonal().clamp(min=1e-30)
-    diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
-    diagonal = diagonal.clamp(min=1e-300).maximum(ZERO_DIAGONAL_RATIO * diagonal[:, :-1].mean(1, keepdim=True))
+    measured = yield from request(HessianDiagonal(problem, coordinates, point))
+    diagonal = measured.clamp(min=1e-300).maximum(ZERO_DIAGONAL_RATIO * measured[:, :-1].mean(1, keepdim=True))
     number, mass = _rows_to_draw(problem), float(by_intercept.sum())
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
@@ -103,7 +102,7 @@ def preconditioner(
     d = problem.num_features
     few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
     if few and holds_blocks(problem) and len(spikes.values):
-        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed))
+        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed, measured))
     return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
 
 
@@ -226,22 +225,32 @@ class BlockInverse:
     """The inverse of each output's Hessian block."""
 
     factors: Tensor
-    """Cholesky factors of the blocks by the coefficients, (K, D, D)."""
+    """Cholesky factors of the blocks by the coefficients at the best intercepts, (K, D, D): the Schur complements."""
+    center: Tensor
+    """Mean of the features for each output, weighted by its curvature, (K, D); 0 without an intercept."""
     by_intercept: Tensor
-    """Second derivatives by the intercepts, (K,), each of which counts as a block of its own."""
+    """Second derivatives by the intercepts, (K,)."""
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The step to be subtracted, (K, D + 1) as the gradient is."""
-        slopes = gradient[:, :-1].to(self.factors.dtype).unsqueeze(2)
+        of_intercept = gradient[:, -1:]
+        slopes = (gradient[:, :-1] - of_intercept * self.center).to(self.factors.dtype).unsqueeze(2)
         half = torch.linalg.solve_triangular(self.factors, slopes, upper=False)
-        coef = torch.linalg.solve_triangular(self.factors.mT, half, upper=True)[..., 0]
-        return torch.cat([coef.double(), (gradient[:, -1] / self.by_intercept).unsqueeze(1)], dim=1)
+        coef = torch.linalg.solve_triangular(self.factors.mT, half, upper=True)[..., 0].double()
+        intercept = of_intercept / self.by_intercept.unsqueeze(1) - (coef * self.center).sum(1, keepdim=True)
+        return torch.cat([coef, intercept], dim=1)
 
 
 def inverse_of_blocks(
-    problem: Problem, coordinates: Coordinates, point: Tensor, by_intercept: Tensor, number: int, seed: int
+    problem: Problem,
+    coordinates: Coordinates,
+    point: Tensor,
+    by_intercept: Tensor,
+    number: int,
+    seed: int,
+    diagonal: Tensor | None = None,
 ) -> PassRequests[BlockInverse]:
-    """The inverse of each output's block, estimated from rows that are drawn in proportion to their curvature.
+    """The inverse of each output's block, estimated from rows that are drawn in proportion to about their leverage.
 
     Args:
         problem: The problem, over whose rows the pass goes.
@@ -250,19 +259,24 @@ def inverse_of_blocks(
         by_intercept: Second derivatives of f by the intercepts at the point, (K,).
         number: Rows that are drawn for each output.
         seed: Fixes which rows are drawn.
+        diagonal: The diagonal of the Hessian at the point, (K, D + 1); ``None`` for another pass that computes it.
     """
-    mass = by_intercept if number < problem.rows else torch.zeros_like(by_intercept)  # few rows are all drawn
-    factors = yield from request(SampledCurvature(problem, coordinates, point, mass, number, seed))
-    ridge = SAMPLING_RIDGE / number if number < problem.rows else ZERO_DIAGONAL_RATIO
-    for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
-        block.diagonal().add_(ridge * block.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(block)
-        if bool(failed):
-            block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)
-            factor = torch.linalg.cholesky_ex(block)[0]
-        block.copy_(factor)
+    if diagonal is None:
+        diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
+    factors, border = yield from request(SampledCurvature(problem, coordinates, point, diagonal, number, seed))
+    mass = border[:, -1:]
+    center = torch.where(mass > 0, border[:, :-1] / mass.clamp(min=1e-300), 0.0)
+    for block, mean, weight in zip(factors, center.to(factors.dtype), mass.flatten().tolist(), strict=True):
+        # In place: all blocks together take a good part of the memory of a fit.
+        block.addr_(mean, mean, alpha=-weight)
+        own, ridge, failed = block.diagonal().clamp(min=1e-30), FACTOR_RIDGE, True
+        while failed and ridge < 1:
+            block.diagonal().copy_(own * (1 + ridge))
+            factor, info = torch.linalg.cholesky_ex(block)
+            failed, ridge = bool(info), 10 * ridge
+        block.copy_(own.sqrt().diag() if failed else factor)
 
-    return BlockInverse(factors, by_intercept)
+    return BlockInverse(factors, center, by_intercept)
 
 
 def centered(problem: Problem, point: Tensor) -> Tensor:

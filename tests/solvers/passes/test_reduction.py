@@ -117,7 +117,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
         lambda cache: HessianProduct(p, p.model, at, at + 1, cache),
     ),
     SampledCurvature: lambda p, at: (
-        SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9, dtype=torch.float64), 4000, 0),  # all rows
+        SampledCurvature(p, p.model, at, torch.ones_like(at), p.rows, 0),  # all rows
     ),
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
     ColumnMoments: lambda p, at: (ColumnMoments(p),),
@@ -365,7 +365,8 @@ def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> N
 def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, processes: int) -> None:
     memory = rows_of(3, weighted=True)
     problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
-    mass = drive(request(Evaluate(problem, problem.model, problem.zeros())), memory).curvature.own
+    diagonal = drive(request(HessianDiagonal(problem, problem.model, problem.zeros())), memory)
+    mass = diagonal[:, -1]
 
     def drawn(source: MemoryRows) -> tuple[Tensor, Tensor]:
         if kind == "rows":
@@ -373,8 +374,9 @@ def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, proces
                 request(CurvatureSample(problem, problem.model, problem.zeros(), float(mass.sum()), 40, seed=3)), source
             )
             return rows.T @ (weights.unsqueeze(1) * rows), weights.sum()
-        blocks = drive(request(SampledCurvature(problem, problem.model, problem.zeros(), mass, 40, seed=3)), source)
-        return blocks.tril(), blocks.sum()
+        sampled = SampledCurvature(problem, problem.model, problem.zeros(), diagonal, 40, seed=3)
+        blocks, border = drive(request(sampled), source)
+        return blocks.tril(), border
 
     expected = drawn(memory)
     assert not torch.allclose(expected[0], drawn(memory.at(torch.arange(memory.num_rows).flip(0)[:200]))[0])
@@ -522,7 +524,7 @@ MANY_OUTPUTS: dict[str, Callable[[Problem, Tensor], Pass[Any]]] = {
     "Evaluate": lambda p, at: Evaluate(p, p.model, at),
     "EvaluatePrecisely": lambda p, at: EvaluatePrecisely(p, p.model, at),
     "DualObjective": lambda p, at: DualObjective(p, p.model, at, 0.1 * torch.arange(1, len(at) + 1).double(), hub=1),
-    "SampledCurvature": lambda p, at: SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9).double(), 4000, 0),
+    "SampledCurvature": lambda p, at: SampledCurvature(p, p.model, at, torch.ones_like(at), p.rows, 0),
 }
 """Passes that compute something else where outputs are many."""
 
@@ -540,7 +542,7 @@ def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pyte
 
     def numbers(result: Any) -> list[Tensor]:
         if name == "SampledCurvature":
-            return [result.tril()]
+            return [result[0].tril(), result[1]]
         curvature = getattr(getattr(result, "evaluation", result), "curvature", None)
         without = result if curvature is None else (getattr(result, "evaluation", result)._replace(curvature=None))
         return comparable(without) + ([] if curvature is None else [curvature.own, curvature.mass])

@@ -26,6 +26,11 @@ MAX_PAIRED_FEATURES = 64
 rows."""
 
 
+MEAN_ROUNDING = 8
+"""Rounding errors of a sum of squares of features, from which the square of the mean is subtracted, in machine epsilons
+of that square: a smaller variance is none."""
+
+
 class BlockCache(Generic[Cached]):
     """Values of each block that one pass stores for later passes; every pass must read the same blocks."""
 
@@ -134,15 +139,20 @@ def uniform(rows: PreparedRows, seed: int) -> Tensor:
     return (bits >> 11 & (1 << 53) - 1).double() * 2.0**-53
 
 
-class SampledCurvature(Pass[Tensor]):
-    """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
+class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
+    """Each output's own Hessian block at a point, from rows drawn in proportion to about their leverage.
 
     Importance sampling: row i, of curvature w_ik, is drawn for output k with probability
-    q = min(1, rows * w_ik / sum_i w_ik), and then has weight w_ik / q.  The estimate is unbiased, and most drawn rows
-    have a large curvature.  A row has one random number for all outputs.
+    q = min(1, rows * h_ik / sum_i h_ik), and then has weight w_ik / q.  The estimate is unbiased.  The leverage
+    w_ik x_i' H_k^-1 x_i, with the penalty in the block H_k, would make the relative error of all its eigenvalues small;
+    h_ik has the diagonal of the block in place of the block.  Rows drawn by their curvature alone would miss those that
+    have a rare feature, and with them the small eigenvalues.  A row has one random number for all outputs.
 
     Where outputs are many and features few, a matrix product of the curvatures with the products of two features takes
     less time for all rows than a loop over the outputs for a sample; then all rows count.
+
+    References:
+        Alaoui and Mahoney (2015), Fast randomized kernel ridge regression with statistical guarantees: leverage.
     """
 
     sums = ("_blocks", "_sums", "_ones", "_pairs")
@@ -150,13 +160,23 @@ class SampledCurvature(Pass[Tensor]):
     """Least and about the largest number of drawn rows in one matrix product."""
 
     def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, mass: Tensor, rows: int, seed: int
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, diagonal: Tensor, rows: int, seed: int
     ) -> None:
-        """``rows`` is the expected number per output; ``mass`` (K,) the second derivative of f by each intercept."""
+        """``rows`` is the expected number per output, at most; ``diagonal`` is that of the Hessian, (K, D + 1)."""
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(point)
-        self._rate = (rows * problem.row_sum_scale / mass.clamp(min=1e-300)).to(self.dtype)
-        self._seed = seed
+        self._seed, self._draws = seed, rows < problem.rows
+        center, scale = self._fold
+        curvature = diagonal[:, :-1] - problem.penalties(coordinates)[0][:-1]
+        known = curvature > torch.finfo(self.dtype).eps * MEAN_ROUNDING * (center / scale).square() * diagonal[:, -1:]
+        inverse = torch.where(known, 1 / diagonal[:, :-1], 0.0) / scale.square()
+        ones = 1 / diagonal[:, -1].clamp(min=1e-300) + inverse @ center.square()
+        rate = rows * problem.row_sum_scale / diagonal.shape[1]
+        self._of_squares, self._of_features = (
+            (rate * inverse).to(self.dtype),
+            (-2 * rate * inverse * center).to(self.dtype),
+        )
+        self._of_ones = (rate * ones).to(self.dtype)
         k, d = problem.num_outputs, problem.num_features
         self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
         self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
@@ -178,7 +198,7 @@ class SampledCurvature(Pass[Tensor]):
             self._sums += sum_over_rows(spread, features)
             self._ones += spread.sum(0, dtype=torch.float64)
             return
-        chance = (spread * self._rate).clamp(max=1)
+        chance = self._chance(features, spread) if self._draws else (spread > 0).to(spread)
         drawn = uniform(rows, self._seed).unsqueeze(1) < chance
         for output in range(self.problem.num_outputs):
             which = drawn[:, output].nonzero()[:, 0]
@@ -191,6 +211,12 @@ class SampledCurvature(Pass[Tensor]):
                 if sum(map(len, self._waiting[output])) >= self.enough:
                     self._add_up(output)
 
+    def _chance(self, features: Tensor, spread: Tensor) -> Tensor:
+        """The probability of each row to be drawn for each output, (n, K)."""
+        sizes = affine(squared(features), self._of_squares, self._of_ones)
+        sizes += affine(features, self._of_features, torch.zeros_like(self._of_ones))
+        return sizes.clamp_(min=0).mul_(spread).clamp_(max=1)
+
     def _add_up(self, output: int) -> None:
         if some := self._waiting[output]:
             rows = some[0] if len(some) == 1 else torch.cat(some)
@@ -202,8 +228,11 @@ class SampledCurvature(Pass[Tensor]):
         for output in range(self.problem.num_outputs):
             self._add_up(output)
 
-    def result(self) -> Tensor:
-        """Lower triangles of the diagonal blocks by the coefficients, (K, D, D), with the penalty."""
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Lower triangles of the diagonal blocks by the coefficients, (K, D, D), with the penalty.
+
+        And the rest of each block: the derivatives by the coefficients and the intercept, (K, D + 1).
+        """
         center, scale = self._fold
         share, (l2, _) = self.problem.row_sum_scale, self.problem.penalties(self.coordinates)
         if self._pairs is not None:
@@ -215,7 +244,7 @@ class SampledCurvature(Pass[Tensor]):
         blocks *= (share / scale.unsqueeze(1)).to(self.dtype)
         blocks *= (1 / scale).to(self.dtype)
         blocks.diagonal(dim1=1, dim2=2).add_(l2[:-1].to(self.dtype))
-        return blocks
+        return blocks, self.moments(self._sums, self._ones) * share
 
 
 class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
