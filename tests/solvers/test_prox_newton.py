@@ -16,7 +16,7 @@ from logreg.solvers import prox_newton as module
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import sum_over_cold_rows
 from logreg.solvers.passes import columns
-from logreg.solvers.passes.base import Pass, drive
+from logreg.solvers.passes.base import Pass, PassRequests, drive
 from logreg.solvers.prox_newton import prox_newton
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -101,6 +101,48 @@ def test_a_hessian_from_a_sample_and_one_that_is_extended_lead_to_the_same_optim
     assert found.converged
     assert other.converged
     torch.testing.assert_close(found.coef, other.coef, rtol=0, atol=1e-4)
+
+
+def drawn(rows: int, features: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Normal features, and labels that depend on ten of them."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64)
+    logits = x[:, :10] @ torch.randn(10, generator=draw, dtype=torch.float64)
+    return x, (torch.rand(rows, generator=draw, dtype=torch.float64) < logits.sigmoid()).long()
+
+
+def test_a_loose_tolerance_takes_fewer_hessians_of_samples() -> None:
+    features, labels = drawn(6000, 100, 0)
+    numbers = []
+    for tolerance in (1e-2, 1e-3, 1e-6):
+        every: list[int] = []
+
+        def keep(_: SolverState, one: Pass[object], every: list[int] = every) -> None:
+            if isinstance(one, columns.DifferentiateHeld):
+                every.append(one._every)
+
+        found = fit(features, labels, Objective("bce", l1=0.02), tolerance=tolerance, optimizer="newton", watch=keep)
+        assert found.converged
+        assert every[-1] == 1
+        numbers.append(sum(one > 1 for one in every))
+    assert numbers[0] < numbers[1] < numbers[2]
+
+
+def test_coefficients_whose_slopes_are_near_l1_join_with_those_that_exceed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    extend, joined = module.WorkingSet._extend, []
+
+    def counted(self: module.WorkingSet, slopes: Tensor) -> PassRequests[bool]:
+        before = self.wanted
+        goes_on = yield from extend(self, slopes)
+        ratios, new = slopes[:, :-1].abs() / self._l1[:-1], self.wanted & ~before
+        assert bool((ratios[new] > module.NEAR_RATIO).all())
+        assert bool((ratios[new] > 1).any()) or not bool(new.any())
+        joined.append(int((ratios[new] <= 1).sum()))
+        return goes_on
+
+    monkeypatch.setattr(module.WorkingSet, "_extend", counted)
+    assert fit(*drawn(200, 1000, 0), Objective("bce", l1=0.02)).converged
+    assert max(joined) > 0
 
 
 def test_more_coefficients_than_a_model_may_have_are_left_to_lbfgs(monkeypatch: pytest.MonkeyPatch) -> None:

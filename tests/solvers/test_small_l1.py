@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from logreg.losses.base import RowTerms
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers import small_l1
+from logreg.solvers import bounds, curvature_bound, small_l1
+from logreg.solvers.bounds import DualPoint, bound_at_dual_point
+from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.small import is_small
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.small import is_small, padded, standardized_rows
 from logreg.solvers.small_l1 import solve_small_l1
+from logreg.solvers.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
 from logreg.solvers.state import SolverState
 from reference import Reference
 
@@ -97,6 +104,70 @@ def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
         assert -1e-14 <= gap <= state.bound.gap + state.bound.rounding <= tolerance * state.bound.value
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("l2", [0.0, 1e-2])
+def test_the_bound_in_numpy_is_that_of_torch(
+    classes: int, intercept: bool, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (bounds, curvature_bound):  # the error of a sum that is taken in any order
+        monkeypatch.setattr(module, "accumulated", lambda problem: (problem.rows + 20) * UNIT_ROUNDOFF)
+    features, labels = drawn(0, classes=classes)
+    source = MemoryRows(features, labels, torch.rand(80, generator=torch.Generator().manual_seed(0)).double())
+    problem = problem_of(source, Objective("bce", l1=1e-2, l2=l2), classes, intercept=intercept)
+    rows, weights, coordinates = standardized_rows(problem, source)
+    small = small_l1.LogisticL1(problem, rows, labels, weights, coordinates)
+    point = np.zeros((problem.num_outputs, rows.shape[1]))
+    for _ in range(3):
+        before = small.evaluate(point)
+        point, _ = small.model_minimum(before, point)
+    now, dual = small.evaluate(point), []
+    bound_at = small.bound_at
+    monkeypatch.setattr(small, "bound_at", lambda *arguments: dual.extend(arguments[1:]) or bound_at(*arguments))
+    ours = small.gap_bound(point, now, before, math.inf)
+    assert ours is not None
+    at_dual, sums, excess, rounding = dual
+    spread = torch.from_numpy(at_dual.spread.sum(1))
+    tensors = (padded(problem, torch.from_numpy(part)) for part in (point, now.gradient, sums))
+    at_point, gradient, of_dual = tensors
+    evaluation = Derivatives(now.value, gradient, InterceptCurvature(spread, spread), now.loss)
+    largest = padded(problem, rows.abs().amax(0))
+    squares = torch.where(largest > 0, problem.row_sum_scale * problem.total_weight * SQUARES_MARGIN, 0.0).double()
+    at = EvaluatedPoint(problem, coordinates, at_point, evaluation, squares, largest)
+    theirs = drive(bound_at_dual_point(at, coordinates, DualPoint(of_dual, 1.0, excess, rounding)), source)
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13)
+    assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
+    assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
+    assert ours.error == pytest.approx(theirs.error, rel=1e-6, abs=0)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_bound_holds_where_a_prediction_is_no_probability(classes: int, intercept: bool) -> None:
+    clipped = 0
+    for seed in range(10):
+        features, labels = drawn(seed, classes=classes)
+        source, objective = MemoryRows(features, labels), Objective("bce", l1=1e-4)
+        problem = problem_of(source, objective, classes, intercept=intercept)
+        rows, weights, coordinates = standardized_rows(problem, source)
+        small = small_l1.LogisticL1(problem, rows, labels, weights, coordinates)
+        least = fit(features, labels, objective, tolerance=1e-10, optimizer="newton", intercept=intercept).bound.value
+        point = np.zeros((problem.num_outputs, rows.shape[1]))
+        for _ in range(4):
+            before = small.evaluate(point)
+            point, _ = small.model_minimum(before, point)
+            now = small.evaluate(point)
+            q = before.wrong + before.wrong * (1 - before.wrong) * (now.negated - before.negated)
+            bound = small.gap_bound(point, now, before, math.inf)
+            assert bound is not None
+            assert bound.gap + bound.rounding >= now.value - least - 1e-9
+            if bool((q < 0).any() or (q > 1).any()):
+                clipped += 1
+                assert bound.rounding < 1e-7  # the sums over the rows are 0 up to rounding
+    assert clipped > 10
+
+
 def test_a_loose_tolerance_takes_fewer_evaluations() -> None:
     features, labels = drawn(0)
     passes = [fit(features, labels, Objective("bce", l1=1e-3), tolerance=t).passes for t in (1e-1, 1e-3, 1e-10)]
@@ -138,14 +209,14 @@ def test_without_an_intercept_all_zeros_are_certified() -> None:
 
 def test_a_step_that_increases_f_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = drawn(0)
-    minimum, lengths = small_l1._SmallL1Problem.model_minimum, []
+    minimum, lengths = small_l1.LogisticL1.model_minimum, []
 
-    def beyond(self: small_l1._SmallL1Problem, now: RowTerms, point: Tensor) -> tuple[Tensor, float]:
+    def beyond(self: small_l1.LogisticL1, now: LogisticEvaluation, point: Array) -> tuple[Array, float]:
         target, decrease = minimum(self, now, point)
-        lengths.append(float((target - point).norm()))
+        lengths.append(float(abs(target - point).max()))
         return point + 8 * (target - point), decrease
 
-    monkeypatch.setattr(small_l1._SmallL1Problem, "model_minimum", beyond)
+    monkeypatch.setattr(small_l1.LogisticL1, "model_minimum", beyond)
     state = solved(features, labels, Objective("bce", l1=1e-2), 1e-6)
     best = fit(features, labels, Objective("bce", l1=1e-2), tolerance=1e-10, optimizer="newton")
     assert len(lengths) > 1
@@ -162,7 +233,7 @@ def test_passes_end_it(max_passes: int) -> None:
 
 
 def test_what_it_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_l1._SmallL1Problem, "model_minimum", lambda self, now, point: (point, 0.0))
+    monkeypatch.setattr(small_l1.LogisticL1, "model_minimum", lambda self, now, point: (point, 0.0))
     features, labels = drawn(0)
     kinds: list[str] = []
     found = fit(features, labels, Objective("bce", l1=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))

@@ -183,10 +183,10 @@ def move_to_minimum_norm(state: SolverState, null: NullSpace | None = None) -> P
         state: The state at the end of the optimizer; its point, coordinates and bound are updated.
         null: The directions that change no logit, if they are known; without a penalty they are looked for else.
     """
-    problem, before, model = state.problem, state.solution, state.problem.model
-    if problem.objective.l2 and not problem.coupled:
+    problem, model = state.problem, state.problem.model
+    if (problem.objective.l2 or problem.objective.l1) and not problem.coupled:
         return
-    point = before
+    point = before = state.solution
     if not (problem.objective.l2 or problem.objective.l1):
         if null is None and problem.num_features < MAX_NULL_SPACE_FEATURES:
             null = yield from find_null_space(problem)

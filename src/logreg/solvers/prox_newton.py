@@ -67,8 +67,9 @@ ROWS_PER_NEW_COEFFICIENT = 100
 """Rows for each coefficient that may join in a round: with many rows, a pass over all columns outweighs a few
 coefficients that leave again."""
 
-MIN_KEPT_RATIO = 0.95
-"""Slope of a coefficient of 0, relative to l1, from which it stays in the working set: it may become nonzero again."""
+NEAR_RATIO = 0.95
+"""Slope of a coefficient of 0, relative to l1, from which it stays in the working set, and joins it where others join:
+it may become nonzero, which a later round would only find out."""
 
 # Coordinates
 
@@ -116,6 +117,9 @@ MIN_SAMPLE_DIVISOR = 4
 
 MIN_SAMPLE_DECREASE = 1e-2
 """Predicted decrease of the last step, relative to f, down to which Hessians come from a sample."""
+
+HESSIAN_SPEED = 4.0
+"""Multiplications of a Hessian in the time of one in a pass over all columns, at least: the pass waits for memory."""
 
 # Stopping
 
@@ -304,10 +308,12 @@ class WorkingSet:
         """Takes steps on the working set, and leaves a dual point of the last one."""
         state, rows = self.state, self.rows
         point, has_prediction, excess = state.point[:, self._places], False, 0.0
-        penalty, work = self._penalty(point), 0
+        penalty, work = self._penalty(point), 0.0
         for _ in range(MAX_STEPS_PER_ROUND if self._model_size else 0):
             found, is_new = yield from self._differentiate()
-            work += self._model_size**2 if is_new else self._model_size
+            assert self._hessian is not None
+            of_hessian = self._model_size / (HESSIAN_SPEED * self._hessian.every) if is_new else 0.0
+            work += self._model_size * (1 + of_hessian)
             value = found.loss + penalty
             target, decrease = self._model_minimum(found, point)
             last, state.predicted_decrease = self._decrease, decrease / max(value, 1e-300)
@@ -316,7 +322,6 @@ class WorkingSet:
                     break
                 self._hessian = None
                 continue
-            assert self._hessian is not None
             has_prediction = self._hessian.every == 1 and self._tolerance > MIN_PREDICTED_TOL
             length, new, new_penalty = 1.0, target, self._penalty(target)
             trial = yield from request(TryStep(rows, target - point, 1.0, has_prediction))
@@ -370,8 +375,10 @@ class WorkingSet:
                 self._hessian = known.extended(found.hessian, new, problem.coupled)
                 return found, False
         every = problem.rows // (SAMPLE_ROWS_PER_PARAMETER * self._model_size)
-        few = self._samples_rows and every >= MIN_SAMPLE_DIVISOR and self._decrease > MIN_SAMPLE_DECREASE
-        every = every if few else 1
+        # With a Hessian of all rows, the excess of a step's prediction is at most about the cube of twice the decrease
+        # before.  Where that is within the tolerance, the step may be the last one.
+        is_far = self._decrease > MIN_SAMPLE_DECREASE and (2 * self._decrease) ** 3 > self.state.tolerance
+        every = every if self._samples_rows and every >= MIN_SAMPLE_DIVISOR and is_far else 1
         found = yield from request(DifferentiateHeld(rows, self._free, self._free, every))
         self._hessian = _Hessian(found.hessian, self._free, every)
         return found, True
@@ -453,8 +460,7 @@ class WorkingSet:
         """Chooses the next working set; returns False to give up."""
         ratios = self._ratios
         outside = torch.where(self.wanted, 0.0, ratios)
-        missing = int((outside > 1).sum())
-        if not missing:
+        if not bool((outside > 1).any()):
             if self._is_settled:
                 self._failures += 1
                 self._tolerance /= 10
@@ -463,8 +469,8 @@ class WorkingSet:
         self._is_settled = False
         rows = self.problem.rows
         most = min(max(NEW_COEFFICIENTS, rows // ROWS_PER_NEW_COEFFICIENT), max(rows // 2, MIN_NEW_COEFFICIENTS))
-        new = outside.flatten().topk(min(missing, most)).indices
-        kept = (self.state.point[:, :-1] != 0) | (self.wanted & (ratios > MIN_KEPT_RATIO))
+        new = outside.flatten().topk(min(int((outside > NEAR_RATIO).sum()), most)).indices
+        kept = (self.state.point[:, :-1] != 0) | (self.wanted & (ratios > NEAR_RATIO))
         self.wanted = kept.flatten().index_fill(0, new, True).view_as(kept)
         yield from self._hold()
         return True

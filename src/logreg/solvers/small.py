@@ -101,10 +101,10 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapter 3.3.
     """
-    problem, (padded, weights, coordinates) = state.problem, standardized_rows(state.problem, rows)
+    problem, (all_rows, weights, coordinates) = state.problem, standardized_rows(state.problem, rows)
     kind: type[_SmallProblem] = SmallSoftmax if problem.coupled else SmallLogistic
-    small = kind(problem, padded, rows.labels, weights, coordinates)
-    trial = centered(problem, problem.model.to(coordinates, state.point))[:, : padded.shape[1]].numpy()
+    small = kind(problem, all_rows, rows.labels, weights, coordinates)
+    trial = centered(problem, problem.model.to(coordinates, state.point))[:, : all_rows.shape[1]].numpy()
     state.coordinates, value, point, step, limit = coordinates, math.inf, trial, trial, state.tolerance
     passes, halvings, smallest_decrease, stalled = 0, 0, math.inf, 0
     while passes < max_passes:
@@ -117,7 +117,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
             trial = point - step
             continue
         point, value, halvings = trial, now.value, 0
-        state.point, state.value = _padded(problem, torch.from_numpy(point)), value
+        state.point, state.value = padded(problem, torch.from_numpy(point)), value
         enough = ROOM * limit * abs(value)
         found = small.newton_step(now, enough, max_passes - passes)
         if found is None:
@@ -162,25 +162,25 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
     """All rows, standardized, with a column of ones for the intercept if there is one: (n, D + 1) or (n, D).
 
     Returns:
-        The rows; the weight of each row's loss in f, (n, 1); and the coordinates.
+        The rows, a view of their columns; the weight of each row's loss in f, (n, 1); and the coordinates.
     """
-    features = rows.features.double()
-    weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
-    shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-    columns = features.T.contiguous().numpy()  # NumPy's extremes take a third of the time, and less along memory
-    least, largest = (torch.from_numpy(extreme) for extreme in (columns.min(1), columns.max(1)))
-    center = (shares @ features).clamp(least, largest)  # exact for a constant column
-    if not problem.intercept:  # a shift of the features would need an intercept
-        center = torch.zeros_like(center)
-    features = features - center
-    scale = (shares @ features.square()).sqrt()
-    scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
-    features /= scale
-    padded = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
-    of_rows = (shares * problem.row_sum_scale * problem.total_weight).unsqueeze(1)
-    return padded, of_rows, Coordinates(center, scale)
+    weights = row_weights(Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
+    features, size = problem.num_features, problem.rows
+    shares = np.full(size, 1 / size) if weights is None else (weights / weights.sum()).numpy()
+    columns = np.empty((features + problem.intercept, size))
+    columns[features:] = 1.0
+    own, center = columns[:features], np.zeros(features)
+    own[:] = rows.features.double().numpy().T
+    if problem.intercept:  # a shift of the features would need one
+        center = np.clip(own @ shares, own.min(1), own.max(1))  # exact for a constant column
+        own -= center[:, None]
+    scale = np.sqrt(np.square(own) @ shares)
+    scale = np.where(scale > 1e-9 * np.abs(center), scale, 1.0)
+    own /= scale[:, None]
+    of_rows = torch.from_numpy(shares * (problem.row_sum_scale * problem.total_weight)).unsqueeze(1)
+    return torch.from_numpy(columns).T, of_rows, Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
 
 
-def _padded(problem: Problem, point: Tensor) -> Tensor:
+def padded(problem: Problem, point: Tensor) -> Tensor:
     """A point (K, P) with its intercept, which is 0 where there is none: (K, D + 1)."""
     return point if problem.intercept else F.pad(point, (0, 1))

@@ -26,20 +26,20 @@ SQUARES_MARGIN = 1 + 1e-9
 """Factor that covers the rounding of the weighted mean square of a standardized feature, which is 1 or 0."""
 
 
-def logistic_terms(negated: Array, minus_sign: Array) -> tuple[Array, Array, Array]:
+def logistic_terms(negated: Array) -> tuple[Array, Array, Array]:
     """`LogisticLoss.evaluate_precisely` of each logit alone.
 
     Args:
         negated: Minus the margins, of any shape, float64.
-        minus_sign: 1 where the target is 0 and -1 where it is 1, of the same shape.
 
     Returns:
-        Value, residual and curvature, of the same shape.
+        Value, probability of the wrong class and curvature, of the same shape.  The residual is that probability where
+        the target is 0, and minus it where the target is 1.
     """
     small = np.exp(-np.abs(negated))
     larger = 1 + small
     wrong = np.where(negated > 0, 1.0, small) / larger
-    return np.maximum(negated, 0.0) + np.log1p(small), wrong * minus_sign, small / (larger * larger)
+    return np.maximum(negated, 0.0) + np.log1p(small), wrong, small / (larger * larger)
 
 
 class LogisticEvaluation(NamedTuple):
@@ -50,9 +50,13 @@ class LogisticEvaluation(NamedTuple):
     loss: float
     """f without the penalty."""
     gradient: Array
-    """Shape (K, P)."""
+    """Gradient of f without l1, (K, P)."""
     spread: Array
     """Second derivative of each row's term of f by its logit, (K, n)."""
+    negated: Array
+    """Minus the margins, (K, n)."""
+    wrong: Array
+    """Probability of the wrong class, (K, n)."""
 
 
 class NewtonStep(NamedTuple):
@@ -69,36 +73,50 @@ class NewtonStep(NamedTuple):
 
 
 class SmallLogistic:
-    """The rows of a small problem with separate logistic losses, standardized."""
+    """The rows of a small problem with separate logistic losses, standardized.
+
+    Attributes:
+        problem: The problem.
+        columns: The rows, transposed, (P, n).
+        weights: Weight of each row in f, (n,).
+        signed_weights: The same, and negative where the target is 1, (K, n).
+        l1: Strength of l1 by each coordinate, (P,).
+    """
 
     def __init__(self, problem: Problem, rows: Tensor, labels: Tensor, weights: Tensor, at: Coordinates) -> None:
         """The rows (n, P) are standardized, with a last column of ones if there is an intercept; weights are (n, 1)."""
         self.problem, self._coordinates = problem, at
-        self._columns, self._weights = np.ascontiguousarray(rows.numpy().T), weights.numpy()[:, 0]
+        self.columns, self.weights = np.ascontiguousarray(rows.numpy().T), weights.numpy()[:, 0]
         self._minus_sign = 1 - 2 * one_vs_rest(labels, problem.num_outputs, torch.float64).numpy().T
-        self._l2 = problem.penalties(at)[0].numpy()[: len(self._columns)]
+        self.signed_weights = self._minus_sign * self.weights
+        self._l2, self.l1 = (strength.numpy()[: len(self.columns)] for strength in problem.penalties(at))
 
     def evaluate(self, point: Array) -> LogisticEvaluation:
         """The objective and its derivatives at a point (K, P)."""
-        negated = point @ self._columns
+        negated = point @ self.columns
         negated *= self._minus_sign
-        values, residuals, curvature = logistic_terms(negated, self._minus_sign)
-        residuals *= self._weights
-        curvature *= self._weights
-        values *= self._weights
-        loss, shrunk = float(values.sum()), self._l2 * point
-        gradient = residuals @ self._columns.T + shrunk
-        return LogisticEvaluation(loss + float(np.vdot(shrunk, point)) / 2, loss, gradient, curvature)
+        values, wrong, curvature = logistic_terms(negated)
+        curvature *= self.weights
+        loss, shrunk = float((values @ self.weights).sum()), self._l2 * point
+        gradient = (wrong * self.signed_weights) @ self.columns.T + shrunk
+        value = loss + float(np.vdot(shrunk, point)) / 2
+        if self.problem.objective.l1:
+            value += float((np.abs(point) @ self.l1).sum())
+        return LogisticEvaluation(value, loss, gradient, curvature, negated, wrong)
+
+    def hessian(self, now: LogisticEvaluation) -> Array:
+        """The Hessian by the coefficients of each output, (K, P, P)."""
+        order = len(self.columns)
+        hessian = np.empty((len(now.gradient), order, order))
+        for of_output, roots in zip(hessian, np.sqrt(now.spread), strict=True):
+            scaled = self.columns * roots
+            np.matmul(scaled, scaled.T, out=of_output)  # NumPy sees that the product is symmetric
+            of_output.reshape(-1)[:: order + 1] += self._l2
+        return hessian
 
     def newton_step(self, now: LogisticEvaluation, enough: float, max_products: int) -> NewtonStep | None:
         """Newton's step, precise whatever is ``enough``; ``None`` where the Hessian is not positive definite."""
-        columns, order = self._columns, len(self._columns)
-        hessian = np.empty((len(now.gradient), order, order))
-        for of_output, roots in zip(hessian, np.sqrt(now.spread), strict=True):
-            scaled = columns * roots
-            np.matmul(scaled, scaled.T, out=of_output)  # NumPy sees that the product is symmetric
-            of_output.reshape(-1)[:: order + 1] += self._l2
-        factors, failed = torch.linalg.cholesky_ex(torch.from_numpy(hessian))
+        factors, failed = torch.linalg.cholesky_ex(torch.from_numpy(self.hessian(now)))
         if failed.numpy().any():
             return None
         step: Array = torch.cholesky_solve(torch.from_numpy(now.gradient[:, :, None]), factors).numpy()[:, :, 0]
@@ -106,7 +124,39 @@ class SmallLogistic:
         return NewtonStep(step, decrease, decrease)
 
     def bound(self, point: Array, now: LogisticEvaluation, step: Array) -> Bound | None:
-        """Bounds f - f* by the Newton step at a point, (K, P) each: `bound_by_newton_step` with all rows.
+        """Bounds f - f* by the Newton step at a point, (K, P) each: `bound_by_newton_step` with all rows."""
+        problem = self.problem
+        total = problem.row_sum_scale * problem.total_weight
+        accumulated = (problem.rows + 20) * UNIT_ROUNDOFF
+        # The dual point: the residuals, moved by the step.
+        change = step @ self.columns
+        reach = float(np.abs(change).max()) * problem.loss.self_concordance
+        if not reach <= MAX_REACH:
+            return None
+        moves = now.spread * change
+        excess = max(kappa_of(reach) * float(np.vdot(moves, change)) * (1 + 4 * accumulated), 0.0)
+        sums = now.gradient - self._l2 * point - moves @ self.columns.T
+        rounding = 0.0 if now.loss <= SATURATED_LOSS * total else 8 * UNIT_ROUNDOFF * total * problem.num_outputs
+        return self.bound_at(point, now, sums, excess, rounding, reach)
+
+    def bound_at(
+        self,
+        point: Array,
+        now: LogisticEvaluation,
+        sums: Array,
+        excess: float,
+        rounding: float,
+        reach: float = MAX_FEASIBLE_SHIFT,
+    ) -> Bound | None:
+        """Bounds f - f* at a point by the gap to a dual point theta: `bound_at_dual_point` with all rows.
+
+        Args:
+            point: Shape (K, P).
+            now: f there.
+            sums: The sums of theta x over the rows, (K, P).
+            excess: As of `DualPoint`.
+            rounding: As of `DualPoint`.
+            reach: As of `DualPoint`.
 
         References:
             Higham (2002), Accuracy and stability of numerical algorithms, section 4.2: sums in any order.
@@ -115,16 +165,8 @@ class SmallLogistic:
         features, outputs = problem.num_features, problem.num_outputs
         total = problem.row_sum_scale * problem.total_weight
         accumulated = (problem.rows + 20) * UNIT_ROUNDOFF
-        # The dual point: the residuals, moved by the step.
-        change = step @ self._columns
-        reach = float(np.abs(change).max()) * loss.self_concordance
-        if not reach <= MAX_REACH:
-            return None
-        moves = now.spread * change
-        excess = max(kappa_of(reach) * float(np.vdot(moves, change)) * (1 + 4 * accumulated), 0.0)
-        sums = now.gradient - self._l2 * point - moves @ self._columns.T
         # Sizes of the features, of the residuals and of the move.
-        largest = np.abs(self._columns).max(1)
+        largest = np.abs(self.columns).max(1)
         roots = np.sqrt(total * SQUARES_MARGIN) * (largest > 0)
         steepest = 2 * loss.max_curvature
         distance = math.sqrt(steepest * excess)
@@ -144,19 +186,15 @@ class SmallLogistic:
                 moved = np.where(feasible[:, None], moved, off[:, None] * largest[:features])
             balance = float(costs.sum())
             noise = noise + moved
-        coef, slopes, l2 = point[:, :features], sums[:, :features], self._l2[:features]
-        shrunk = l2 * coef
-        noise = noise + 8 * UNIT_ROUNDOFF * (np.abs(slopes) + np.abs(shrunk))
-        off_slopes = np.abs(slopes + shrunk)
-        gap = excess + float((off_slopes * (off_slopes / l2)).sum()) / 2
-        # Rounding errors: of the sums, of the probabilities, and of the logits.
-        is_saturated = now.loss <= SATURATED_LOSS * total
+        coef, slopes = point[:, :features], sums[:, :features]
+        of_penalty, hidden = self.penalty_terms(coef, slopes, noise, now.value)
+        gap = excess + of_penalty
+        # Rounding errors: of the sums, of the excess, and of the logits.
         sizes_of_coef = np.abs(coef)
         logits_error = sizes_of_coef @ roots[:features] + intercept * math.sqrt(total)
         logits_error *= (features + 10) * UNIT_ROUNDOFF
         of_logits = math.sqrt(float(np.vdot(logits_error, logits_error)))
-        rounding = float((noise * ((off_slopes + noise / 2) / l2)).sum()) + of_logits**2 / 2 + distance * of_logits
-        rounding += 0.0 if is_saturated else 8 * UNIT_ROUNDOFF * total * outputs
+        rounding += hidden + of_logits**2 / 2 + distance * of_logits
         balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - max(reach, MAX_FEASIBLE_SHIFT))
         rounding += balance + 2 * math.sqrt(excess * balance)
         if not math.isfinite(gap + rounding):
@@ -173,11 +211,29 @@ class SmallLogistic:
         further = 4 * logits_error + of_intercept * math.sqrt(total)
         rounding += float(np.vdot(further, further)) / 2
         slope = (now.gradient[:, :features] * scale + by_intercept * (center - own_center)) / own_scale
+        if strength := problem.objective.l1:  # the subgradient of smallest norm
+            at_zero = np.sign(slope) * np.maximum(np.abs(slope) - strength, 0.0)
+            slope = np.where(coef == 0, at_zero, slope + strength * np.sign(coef))
         slope = torch.from_numpy(np.concatenate([slope, by_intercept], axis=1))
-        if is_saturated:
+        if now.loss <= SATURATED_LOSS * total:
             reached = sizes_of_coef @ largest[:features] + intercept
             factor = 2 * (features + 10) * UNIT_ROUNDOFF * loss.relative_lipschitz * float(reached.max())
             error = now.loss * math.expm1(min(factor, 700.0))
         else:
             error = float(logits_error.sum()) * 2 * loss.lipschitz * math.sqrt(total)
         return Bound(now.value, gap, True, slope, now.loss, rounding, error=error + 2 * accumulated * abs(now.value))
+
+    def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
+        """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), and what rounding adds.
+
+        Args:
+            coef: w, (K, D).
+            slopes: V, (K, D).
+            noise: Upper bound of the rounding errors of the sums V, (K, D) or (D,).
+            value: f at w.
+        """
+        l2 = self._l2[: coef.shape[1]]
+        shrunk = l2 * coef
+        noise = noise + 8 * UNIT_ROUNDOFF * (np.abs(slopes) + np.abs(shrunk))
+        off = np.abs(slopes + shrunk)
+        return float((off * (off / l2)).sum()) / 2, float((noise * ((off + noise / 2) / l2)).sum())
