@@ -12,13 +12,12 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers import bounds, curvature_bound, small_l1
+from logreg.solvers import small_l1
 from logreg.solvers.bounds import DualPoint, bound_at_dual_point
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.small import is_small, padded, standardized_rows
 from logreg.solvers.small_l1 import solve_small_l1
 from logreg.solvers.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
@@ -110,8 +109,6 @@ def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
 def test_the_bound_in_numpy_is_that_of_torch(
     classes: int, intercept: bool, l2: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (bounds, curvature_bound):  # the error of a sum that is taken in any order
-        monkeypatch.setattr(module, "accumulated", lambda problem: (problem.rows + 20) * UNIT_ROUNDOFF)
     features, labels = drawn(0, classes=classes)
     source = MemoryRows(features, labels, torch.rand(80, generator=torch.Generator().manual_seed(0)).double())
     problem = problem_of(source, Objective("bce", l1=1e-2, l2=l2), classes, intercept=intercept)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from logreg.solvers.bounds import MAX_FEASIBLE_SHIFT
 from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.newton_steps import smallest_subgradient
+from logreg.solvers.passes.evaluate import additions_of_penalty
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -111,7 +112,7 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         excess = shift.square() * conductance
         if has_l1 and not has_l2:
             theta = theta - shift.unsqueeze(-1) * spread
-    rounding = 8 * UNIT_ROUNDOFF * totals
+    rounding = (1 + 2 * accumulated) * 8 * UNIT_ROUNDOFF * totals
     if has_l1 and not has_l2:
         # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
         room = 2 * accumulated * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
@@ -141,13 +142,16 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         held = (slopes.abs() - l1).clamp(min=0) * slopes.sign() if has_l1 else slopes
         off = (held + l2 * coef).abs()
         terms = off.square() / (2 * l2) + of_l1 + coef * (slopes - held)
-        rounding = rounding + (noise * (off / l2) + noise * (noise / l2) / 2).sum(-1)
+        added = (k * d + 9) * UNIT_ROUNDOFF * off.square() / (2 * l2)
+        rounding = rounding + (noise * (off / l2) + noise * (noise / l2) / 2 + added).sum(-1)
     else:
         terms = coef * slopes + of_l1
         shrunk = (((slopes.abs() + noise) / l1).amax(-1) - 1).clamp(min=0, max=1)
         rounding = rounding + (noise * coef.abs()).sum(-1) + shrunk * (at.loss + of_l1.sum(-1))
     second = max(loss.max_curvature, 1.0) / 2
-    rounding = rounding + 8 * UNIT_ROUNDOFF * of_l1.sum(-1) + second * logits_error.square() + distance * logits_error
+    additions = 8 + 2 * coef.unflatten(-2, (-1, k)).count_nonzero((-2, -1)).repeat_interleave(k, -1)
+    rounding = rounding + additions * UNIT_ROUNDOFF * of_l1.sum(-1) + accumulated * excess
+    rounding = rounding + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
     if has_l1 and not has_l2:
         of_room = torch.minimum(of_room, gap)
@@ -156,7 +160,8 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
 
     # f, and the point as it is stored.
     steepness = loss.lipschitz * totals.sqrt() if math.isfinite(loss.lipschitz) else (steepest * at.loss).sqrt()
-    error = (2 * steepness * logits_error).unflatten(-1, (-1, k)).sum(-1) + 2 * accumulated * at.value.abs()
+    error = (2 * steepness * logits_error).unflatten(-1, (-1, k)).sum(-1)
+    error = error + 2 * (accumulated + additions_of_penalty((k, d + 1)) * UNIT_ROUNDOFF) * at.value.abs()
     gradient = at.slopes + F.pad(l2, (0, int(problem.intercept))) * point
     point, gradient = (one if problem.intercept else F.pad(one, (0, 1)) for one in (point, gradient))
     offsets = (coef.abs() / own.scale) @ (2 * own.center.abs() + model.center.abs())

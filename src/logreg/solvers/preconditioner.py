@@ -269,7 +269,8 @@ def inverse_of_blocks(
     for block, mean, weight in zip(factors, center.to(factors.dtype), mass.flatten().tolist(), strict=True):
         # In place: all blocks together take a good part of the memory of a fit.
         block.addr_(mean, mean, alpha=-weight)
-        own, ridge, failed = block.diagonal().clamp(min=1e-30), FACTOR_RIDGE, True
+        own, ridge, failed = block.diagonal().clone(), FACTOR_RIDGE, True
+        own.clamp_(min=max(1e-30, ZERO_DIAGONAL_RATIO * float(own.mean())))  # as of a feature that is constant
         while failed and ridge < 1:
             block.diagonal().copy_(own * (1 + ridge))
             factor, info = torch.linalg.cholesky_ex(block)

@@ -187,7 +187,8 @@ class LogisticL1(SmallLogistic):
     def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
         """See `SmallLogistic.penalty_terms`."""
         l1, sizes = self.l1[: coef.shape[1]], np.abs(coef)
-        of_l1, rounding = l1 * sizes, 8 * UNIT_ROUNDOFF * float((l1 * sizes).sum())
+        of_l1, additions = l1 * sizes, 8 + 2 * int(np.count_nonzero(coef))  # other coefficients have no terms
+        rounding = additions * UNIT_ROUNDOFF * float(of_l1.sum())
         if self.problem.objective.l2:
             held = np.sign(slopes) * np.maximum(np.abs(slopes) - l1, 0.0)
             lost = 8 * UNIT_ROUNDOFF * (np.abs(slopes) - np.abs(held))

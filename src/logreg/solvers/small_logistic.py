@@ -17,6 +17,7 @@ from logreg.losses import one_vs_rest
 from logreg.solvers.bounds import MAX_FEASIBLE_SHIFT, Bound
 from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.newton_bound import MAX_REACH, kappa_of
+from logreg.solvers.passes.evaluate import additions_of_penalty
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -194,7 +195,7 @@ class SmallLogistic:
         logits_error = sizes_of_coef @ roots[:features] + intercept * math.sqrt(total)
         logits_error *= (features + 10) * UNIT_ROUNDOFF
         of_logits = math.sqrt(float(np.vdot(logits_error, logits_error)))
-        rounding += hidden + of_logits**2 / 2 + distance * of_logits
+        rounding += accumulated * (excess + 2 * rounding) + hidden + of_logits**2 / 2 + distance * of_logits
         balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - max(reach, MAX_FEASIBLE_SHIFT))
         rounding += balance + 2 * math.sqrt(excess * balance)
         if not math.isfinite(gap + rounding):
@@ -221,7 +222,9 @@ class SmallLogistic:
             error = now.loss * math.expm1(min(factor, 700.0))
         else:
             error = float(logits_error.sum()) * 2 * loss.lipschitz * math.sqrt(total)
-        return Bound(now.value, gap, True, slope, now.loss, rounding, error=error + 2 * accumulated * abs(now.value))
+        of_penalties = additions_of_penalty((outputs, features + 1)) * UNIT_ROUNDOFF
+        error += 2 * (accumulated + of_penalties) * abs(now.value)
+        return Bound(now.value, gap, True, slope, now.loss, rounding, error=error)
 
     def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
         """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), and what rounding adds.
@@ -236,4 +239,6 @@ class SmallLogistic:
         shrunk = l2 * coef
         noise = noise + 8 * UNIT_ROUNDOFF * (np.abs(slopes) + np.abs(shrunk))
         off = np.abs(slopes + shrunk)
-        return float((off * (off / l2)).sum()) / 2, float((noise * ((off + noise / 2) / l2)).sum())
+        terms = float((off * (off / l2)).sum()) / 2
+        added = (coef.size + 9) * UNIT_ROUNDOFF * terms
+        return terms, float((noise * ((off + noise / 2) / l2)).sum()) + added
