@@ -42,7 +42,7 @@ SHARE = 0.25
 ANONYMOUS_GIB = 1.5
 """Largest accepted anonymous memory, GiB."""
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.1
 """Time between two looks at the memory of a process."""
 
 SPARK = """

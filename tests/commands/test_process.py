@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from logreg.commands.process import WAITING
+from logreg.commands.process import ONE_THREAD, WAITING
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -40,7 +40,7 @@ DONE = ["out", "the thread has ended", "registered by the command"]
 
 
 def ended(code: str, here: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in {*WAITING, *ONE_THREAD}} | variables
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=here, env=environment)
 
@@ -79,9 +79,9 @@ def test_a_command_that_has_closed_its_output_keeps_its_exit_code(tmp_path: Path
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ({}, "1000 None"),
-        ({"GOMP_SPINCOUNT": "5"}, "5 None"),
-        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+        ({}, "1000 None 1"),
+        ({"GOMP_SPINCOUNT": "5"}, "5 None 1"),
+        ({"OMP_WAIT_POLICY": "active", "OPENBLAS_NUM_THREADS": "4"}, "None active 4"),
     ],
 )
 def test_threads_that_wait_soon_sleep(tmp_path: Path, typed: dict[str, str], found: str) -> None:
@@ -91,7 +91,9 @@ def test_threads_that_wait_soon_sleep(tmp_path: Path, typed: dict[str, str], fou
 
         def command():
             assert "torch" not in sys.modules
-            show = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+            assert "numpy" not in sys.modules
+            names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS")
+            show = f"import os; print(*map(os.environ.get, {names}))"
             return subprocess.run([sys.executable, "-c", show]).returncode
 
         run_process(command)

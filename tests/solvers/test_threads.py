@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
+import pytest
 import torch
 from threadpoolctl import ThreadpoolController
 
-from logreg.solvers.threads import threads_for
+from logreg.solvers.threads import _openblas, threads_for
 
 
 def test_little_work_is_done_by_one_thread_and_no_setting_is_left_behind() -> None:
@@ -24,6 +26,17 @@ def test_little_work_is_done_by_one_thread_and_no_setting_is_left_behind() -> No
         torch.set_num_threads(before)
 
 
+@pytest.fixture
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment that does not give OpenBLAS one thread."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    _openblas.cache_clear()
+    yield
+    _openblas.cache_clear()
+
+
+@pytest.mark.usefixtures("many_threads")
 def test_openblas_has_one_thread_during_fits_and_its_own_number_after_the_last() -> None:
     def threads() -> set[int]:
         return {library["num_threads"] for library in controller.info()}
@@ -50,3 +63,21 @@ def test_openblas_has_one_thread_during_fits_and_its_own_number_after_the_last()
         first_is_over.set()
         other.join()
         assert threads() == {3}
+
+
+@pytest.mark.usefixtures("many_threads")
+@pytest.mark.parametrize(
+    ("typed", "is_sought"),
+    [
+        ({"OMP_NUM_THREADS": "1"}, False),
+        ({"OPENBLAS_NUM_THREADS": "1"}, False),
+        ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "2"}, True),
+        ({}, True),
+    ],
+)
+def test_openblas_is_not_sought_where_the_environment_gives_it_one_thread(
+    typed: dict[str, str], is_sought: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in typed.items():
+        monkeypatch.setenv(name, value)
+    assert bool(_openblas()) == is_sought

@@ -18,8 +18,8 @@ WITHOUT_THEM = frozenset({"logreg", "pyarrow", "sklearn", "tensorboard"})
 """Packages that do not find them; others do, such as a sweeper of Hydra.  Arrow, which is compiled, imports in the name
 of the module that calls it."""
 
-OPENMP = {"GOMP_SPINCOUNT": "1000"}
-"""Variables for the threads of torch, which GNU's OpenMP reads when it is loaded.
+SPINS = {"GOMP_SPINCOUNT": "1000"}
+"""A variable for the threads of torch, which GNU's OpenMP reads when it is loaded.
 
 At the end of each operation threads wait for one another.  By default they look hundreds of thousands of times whether
 the others are there before they sleep: where programs share the cores, for the others to get one, most of all.  With a
@@ -28,6 +28,9 @@ thousand looks threads sleep soon, and on idle cores they still meet without sle
 
 WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
 """Variables by which users say how threads wait."""
+
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""A variable for NumPy's OpenBLAS, which a fit sets to one thread anyway; see `logreg.solvers.threads`."""
 
 
 class _NeverUsed:
@@ -71,8 +74,8 @@ def run_process(command: Callable[[], int]) -> NoReturn:
     all else that Python does at its end: it waits for threads, calls what was registered to be called, and flushes the
     output.  mypy ends in this way, too (``mypy.util.hard_exit``).
 
-    Meanwhile the packages in ``NEVER_USED`` are hidden from those in ``WITHOUT_THEM``, and threads wait as ``OPENMP``
-    says, unless the user has said it; so they do in the processes that this one starts.
+    Meanwhile the packages in ``NEVER_USED`` are hidden from those in ``WITHOUT_THEM``, and threads wait as ``SPINS``
+    says and OpenBLAS has one, unless the user has said it; so it is in the processes that this one starts.
 
     Args:
         command: Returns the exit code.  An exception of it, a bug, ends the process as usual.
@@ -88,7 +91,8 @@ def run_process(command: Callable[[], int]) -> NoReturn:
                 os._exit(code)
 
     if WAITING.isdisjoint(os.environ):
-        os.environ.update(OPENMP)
+        os.environ.update(SPINS)
+    os.environ.update(ONE_THREAD | os.environ)
     atexit.register(end)  # before all others, so that it is called after them
     with _without_never_used():
         codes.append(command())

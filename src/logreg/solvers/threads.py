@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -42,7 +43,12 @@ def threads_for(work: float) -> Iterator[None]:
 
 @cache
 def _openblas() -> list[Any]:
-    """Every OpenBLAS that is loaded by the first fit."""
+    """Every OpenBLAS that is loaded by the first fit; none where the environment gives it one thread, as in commands.
+
+    To look for the libraries takes longer than a small fit.
+    """
+    if os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")) == "1":
+        return []
     from threadpoolctl import ThreadpoolController  # reads the list of libraries
 
     controllers: list[Any] = ThreadpoolController().select(internal_api="openblas").lib_controllers
