@@ -442,7 +442,7 @@ def test_a_bound_covers_the_sums_of_a_dual_point_that_are_lost(penalty: str) -> 
     memory = adversarial_rows("dense")
     half = torch.arange(memory.num_rows) % 2
     rows = MemoryRows(memory.features * (2 * half - 1).unsqueeze(1), half)
-    strength = Objective("bce", **{penalty: ADVERSARIAL})
+    strength = Objective("bce", l2=ADVERSARIAL) if penalty == "l2" else Objective("bce", l1=ADVERSARIAL)
     problem = problem_of(rows, strength, 2, intercept=False)
     at = problem.zeros()
     evaluation = drive(request(Evaluate(problem, problem.model, at, torch.float64)), rows)

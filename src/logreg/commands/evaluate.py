@@ -19,6 +19,7 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
+    from logreg.facts import Split
     from logreg.reports.summary_schema import EvaluationSummary
     from logreg.training.checkpoint_reading import TrainedModel
 
@@ -109,7 +110,7 @@ class EvaluateOutput:
     rows: Mapping[str, int]
     classes: tuple[str, ...]
     loss: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[Split, Mapping[str, float]]
     evaluation: EvaluationSummary
     optimality: Mapping[str, Any] | None
     notes: tuple[str, ...]

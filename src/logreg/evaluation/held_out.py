@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -279,16 +280,18 @@ def evaluate(
     """
     rows, of_weights = len(predicted.labels), _weights(predicted)
     predicted = predicted.repeated()
-    sums = _Sums(predicted, len(class_names))
-    scores, classes = _sampled(predicted, sums, class_names, seed)
+    with ThreadPoolExecutor(1) as pool:  # many rows are sorted meanwhile
+        ranked = pool.submit(_ranked, predicted) if len(class_names) == 2 else None
+        sums = _Sums(predicted, len(class_names))
+        scores, classes = _sampled(predicted, sums, class_names, seed)
     metrics = {name: interval(float(both[0]), both[1:]) for name, both in scores.items()}
     metrics["accuracy"] = wilson(metrics["accuracy"].value, predicted.effective_rows)
     for name in ("ece", "ece_positive"):
         if name in metrics:
             value_of, low, high = metrics[name]
             metrics[name] = Measured(value_of, max(0.0, 2 * value_of - high), max(value_of, 2 * value_of - low))
-    if sums.classes == 2:
-        metrics |= _ranked(predicted)
+    if ranked is not None:
+        metrics |= ranked.result()
     baseline = _baseline(sums.of_labels, torch.tensor(base_rates, dtype=torch.float64))
     return Evaluation(
         rows=rows,
@@ -296,7 +299,7 @@ def evaluate(
         baseline={name: baseline[name] for name in NAMES if name in metrics},
         classes=tuple(classes),
         confusion=_confusion(predicted, len(class_names)),
-        threshold=_threshold(predicted, threshold, cost_ratio) if sums.classes == 2 else None,
+        threshold=None if ranked is None else _threshold(predicted, threshold, cost_ratio),
         weights=of_weights,
     )
 
