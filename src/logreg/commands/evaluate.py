@@ -19,7 +19,6 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
-    from logreg.facts import Split
     from logreg.reports.summary_schema import EvaluationSummary
     from logreg.training.checkpoint_reading import TrainedModel
 
@@ -110,7 +109,7 @@ class EvaluateOutput:
     rows: Mapping[str, int]
     classes: tuple[str, ...]
     loss: Mapping[str, Any]
-    metrics: Mapping[Split, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float]]
     evaluation: EvaluationSummary
     optimality: Mapping[str, Any] | None
     notes: tuple[str, ...]
@@ -146,7 +145,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
         rows=data.facts.rows,
         classes=facts.class_names[:MAX_LISTED_CLASSES],
         loss=dataclasses.asdict(module.objective),
-        metrics=scores,
+        metrics={**scores},
         evaluation=summarize_evaluation(evaluation, ALL_ROWS if others and len(data.splits) == 1 else split, module),
         optimality=trained.optimality,
         notes=tuple(notes),
