@@ -19,6 +19,7 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:
+    from logreg.evaluation.scores import Scores
     from logreg.reports.summary_schema import EvaluationSummary
     from logreg.training.checkpoint_reading import TrainedModel
 
@@ -133,7 +134,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     threshold = None
     if facts.is_binary and not others and split == "test" and "val" in data.splits:
         threshold = best_threshold(predict(module, data, "val"), ratio), "val"
-    scores = {name: score(module, data, name, auroc=name != split) for name in data.splits}
+    scores: dict[str, Scores] = {name: score(module, data, name, auroc=name != split) for name in data.splits}
     notes = list(data.notes)
     if not others and data.facts.fingerprint != facts.fingerprint:
         notes.append("these are not the rows that the model was trained with: the data has changed since")
@@ -145,7 +146,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
         rows=data.facts.rows,
         classes=facts.class_names[:MAX_LISTED_CLASSES],
         loss=dataclasses.asdict(module.objective),
-        metrics={**scores},
+        metrics=scores,
         evaluation=summarize_evaluation(evaluation, ALL_ROWS if others and len(data.splits) == 1 else split, module),
         optimality=trained.optimality,
         notes=tuple(notes),
