@@ -263,7 +263,7 @@ class RunConfig:
         metadata=_declare(
             "${dataset.recipe.max_epochs}",
             whole(at_least=1),
-            "passes over the train rows; an exact optimizer ends sooner if it can, and has 1000 unless typed",
+            "passes over the train rows; the most that an exact optimizer takes, 1000 by default",
         )
     )
     tolerance: float = field(
