@@ -484,8 +484,9 @@ def known_keys() -> set[str]:
 OF_COMMANDS = {"coef", "cost_ratio", *COEFFICIENTS, *PREDICT, *SWEEP}
 """Keys of commands other than scripts/train.py."""
 
-OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "offset", "solver", "sparse_output", "warm_start"}
-"""Names of columns, a key of Hydra, arguments in Python."""
+OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "offset", "sep", "solver"}
+OF_OTHERS |= {"sparse_output", "warm_start"}
+"""Names of columns, a key of Hydra, the first line of a text file, arguments in Python."""
 
 
 @pytest.mark.parametrize("page", LINKED)

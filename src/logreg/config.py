@@ -125,7 +125,7 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "gradient_clip_algorithm": "The gradient is taken in closed form and not clipped: lower `lr` instead.",
     "accumulate_grad_batches": "Nothing is accumulated: raise `batch_size` instead.",
     "logger": "Each run writes TensorBoard events and metrics.csv into its folder.",
-    "callbacks": "Build a Trainer of your own: README, From Python.",
+    "callbacks": "Build a Trainer of your own, as docs/python.md shows.",
     "default_root_dir": "Set `hydra.run.dir` instead.",
     "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
     "plugins": "Each process has a Trainer of its own, and the first one writes the checkpoints.",
@@ -263,7 +263,7 @@ class RunConfig:
         metadata=_declare(
             "${dataset.recipe.max_epochs}",
             whole(at_least=1),
-            "passes over the train rows; of an exact optimizer 1000 at most",
+            "passes over the train rows; the most that an exact optimizer takes, 1000 by default",
         )
     )
     tolerance: float = field(

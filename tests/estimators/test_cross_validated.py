@@ -502,7 +502,7 @@ def test_the_advice_holds() -> None:
 
 def test_rows_that_cannot_be_fitted_are_refused() -> None:
     rows = np.random.default_rng(0).permutation(150)
-    with pytest.raises(ValueError, match=r"Input X contains NaN in row 3, column 1\. Fill gaps"):
+    with pytest.raises(ValueError, match=r"Input X contains NaN in row 3, column 1\. Fill missing values"):
         LogisticRegressionCV().fit(np.where(np.arange(600).reshape(150, 4) == 13, np.nan, X), Y)
     with pytest.raises(ValueError, match="at least 2 classes, got one class, 7"):
         LogisticRegressionCV().fit(X, Y * 0 + 7)

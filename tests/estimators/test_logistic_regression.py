@@ -707,7 +707,7 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
     r"Unknown label type: continuous\.": (ValueError, torch.from_numpy(X), torch.from_numpy(Y) + 0.5, None),
     r"y should be a 1d array": (ValueError, X, np.eye(3)[Y], None),
     r"Input y contains NaN": (ValueError, X, np.where(Y == 1, np.nan, Y), None),
-    r"Input y contains a gap\. Drop": (ValueError, X, np.array(["a", None, "b"] * 50, dtype=object), None),
+    r"Input y contains a missing value\. Drop": (ValueError, X, np.array(["a", None, "b"] * 50, dtype=object), None),
     r"classes of one type, got int and str\. Give all as text": (
         TypeError,
         X,

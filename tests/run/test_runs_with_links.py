@@ -33,7 +33,7 @@ def test_a_run_ends_with_what_is_known_of_its_optimum(link: str, tmp_path: Path)
     assert found["rigorous"]
     text = (run.folder / "report.md").read_text(encoding="utf-8")
     assert f"with F(z) = {loss.formula}" in run.summary["equation"]
-    assert f"binary cross-entropy of a {link} link" in text
+    assert f"binary cross-entropy of the {link} link" in text
     if loss.is_convex:
         assert found["verdict"].startswith("optimal to ")
         return

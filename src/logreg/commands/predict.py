@@ -58,9 +58,9 @@ OWN = {
     "input": Setting(
         None,
         optional(text()),
-        "what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also in .gz) with the columns "
-        "by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images or one image, a folder of .txt "
-        "files, or - for a CSV on standard input",
+        "what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also compressed) with the "
+        "columns by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images or one image, a folder "
+        "of .txt files, or - for a CSV on standard input",
         shown="",
     ),
     "output": Setting(

@@ -52,7 +52,7 @@ settings (name=value; D: from the dataset's own recipe, which for tables is opti
                dataset.augment=[shift,flip] or 'dataset.augment={{shift: 1, flip: 0.5}}' changes train images at random:
                shift, flip, crop, affine; sgd and adam draw anew in each epoch, or dataset.copies=4 makes copies once
   trainer.<argument>
-               any argument of Lightning's Trainer, whose batches are our blocks of some megabytes:
+               further arguments of Lightning's Trainer, whose batches are our blocks of some megabytes:
                trainer.max_time=00:00:10:00
 
 more

@@ -167,7 +167,7 @@ class LogisticRegressionCV(LogisticRegression):
         """Chooses the penalty by cross-validation, and fits the coefficients to a certified optimum.
 
         Args:
-            X: Shape (N, D), numbers without gaps.
+            X: Shape (N, D), numbers without missing values.
             y: Shape (N,): the class of each row, as text, whole numbers or booleans.
             sample_weight: Shape (N,), >= 0; a number for all rows; ``None`` for 1.  Fits and scores have it.
             offset: As of `LogisticRegression`, of fits and scores.

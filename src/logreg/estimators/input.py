@@ -101,7 +101,7 @@ def _on(device: str, features: Tensor) -> Tensor:
 
 
 def _checked(estimator: Any, *rows: Any, **options: Any) -> Any:
-    """The rows as scikit-learn's `validate_data` returns them, floating; it does not look for gaps.
+    """The rows as scikit-learn's `validate_data` returns them, floating; it does not look for missing values.
 
     Raises:
         ValueError: X has text, or scikit-learn refuses the rows.
@@ -141,7 +141,7 @@ def _classes_of(estimator: Any, y: Any) -> Array:
 
 
 def _check_classes(y: Array) -> None:
-    """Checks that y (N,) has classes and no measurements, all of one type and without gaps.
+    """Checks that y (N,) has classes and no measurements, all of one type and none missing.
 
     Raises:
         ValueError: y has something else.
@@ -150,7 +150,7 @@ def _check_classes(y: Array) -> None:
     if y.dtype.kind == "O":
         kinds = sorted({kind.__name__ for kind in set(map(type, y))})
         if "NoneType" in kinds or "NAType" in kinds:
-            raise DataError("Input y contains a gap. Drop the rows without a class.")
+            raise DataError("Input y contains a missing value. Drop the rows without a class.")
         if len(kinds) > 1 and "str" in kinds:
             raise TypeError(f"y must have classes of one type, got {name_list(kinds, last=' and ')}. Give all as text.")
     check_classification_targets(y)
@@ -208,7 +208,7 @@ def raise_not_finite(estimator: Any, features: Tensor) -> None:
         names = getattr(estimator, "feature_names_in_", None)
         where = f"row {row}, column {column if names is None else repr(names[column])}"
         what = "NaN" if value != value else "infinity"
-        fill = "Fill gaps first, for example with logreg.TableEncoder, which marks them too."
+        fill = "Fill missing values first, for example with logreg.TableEncoder, which marks them too."
         advice = fill if what == "NaN" else "Cut or drop such values."
         raise DataError(f"Input X contains {what} in {where}. {advice}")
 

@@ -160,7 +160,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """Fits the coefficients to a certified optimum.
 
         Args:
-            X: Shape (N, D), numbers without gaps.
+            X: Shape (N, D), numbers without missing values.
             y: Shape (N,): the class of each row, as text, whole numbers or booleans.
             sample_weight: Shape (N,), >= 0; a number for all rows; ``None`` for 1.
             offset: A known term of each row's logit, (N,), or a number for all rows, of two classes; ``None`` for 0.

@@ -38,8 +38,8 @@ class BinaryLink(Loss):
     curvature_needs_targets = True
 
     def described(self, num_outputs: int) -> str:
-        """Such as "binary cross-entropy of a probit link"."""
-        return f"binary cross-entropy of a {self.name} link"
+        """Such as "binary cross-entropy of the probit link"."""
+        return f"binary cross-entropy of the {self.name} link"
 
     def num_outputs(self, num_classes: int) -> int:
         """1; see `Loss.is_binary`."""

@@ -52,7 +52,7 @@ def model_card(
     classes, others = data.classes[:MAX_CLASSES], data.number_of_classes - MAX_CLASSES
     more = f" and {others:,} more" if others > 0 else ""
     loss = LOSSES[summary.objective.loss]
-    regression = "A logistic regression" if loss.gives_log_odds else f"A regression with a {loss.name} link"
+    regression = "A logistic regression" if loss.gives_log_odds else f"A regression with the {loss.name} link"
     lines = [
         f"# {title(summary)}",
         "",

@@ -319,7 +319,7 @@ def threshold_in_words(threshold: Threshold) -> str:
     return (
         f"Where a false negative costs {ratio:g} false positive{'s' if ratio != 1 else ''}, the best threshold is "
         f"{threshold.value:.4f} (chosen on {threshold.chosen_on}; predict threshold=... takes it): "
-        f"{threshold.cost:.4g} a row, against {threshold.cost_at_half:.4g} at 0.5"
+        f"the mean cost of a row is {threshold.cost:.4g}, against {threshold.cost_at_half:.4g} at 0.5"
     )
 
 

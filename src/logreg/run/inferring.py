@@ -434,7 +434,7 @@ def _link_in_words(loss: Loss, design: Design) -> list[str]:
     lines = [f"{ratio} (Prentice and Gloeckler, 1978)"] if ratio else []
     if not loss.is_convex:
         lines.append(
-            f"the likelihood of a {loss.name} link is not concave: the estimates are a stationary point, and other "
+            f"the likelihood of the {loss.name} link is not concave: the estimates are a stationary point, and other "
             "maxima are not excluded"
         )
     return lines
