@@ -992,6 +992,16 @@ def test_dates_as_text_are_refused_in_every_format_alike(
         )
 
 
+@pytest.mark.parametrize("word", ["", "#N/A", "NA", "n/a"])
+def test_words_for_missing_values_hide_no_dates(word: str, tmp_path: Path) -> None:
+    columns = {"day": alternating("2020-01-01", word, "2020-01-02"), "y": alternating("no", "no", "yes", "yes")}
+    (tmp_path / "t.csv").write_text(as_text(columns))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(DataError, match=r"column 'day' holds date32\[day\]"):
+            table(tmp_path / name)
+
+
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", mark) for mark in ";\t|"] + [(".txt", ","), (".tsv", ";")])
 def test_the_header_shows_the_separator_and_a_note_says_so(
     suffix: str, separator: str, files: Path, tmp_path: Path
