@@ -23,6 +23,7 @@ import whole_runs
 from logreg.losses import LOSSES
 from logreg.training.checkpoint_reading import TrainedModel
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
+from tables import write_csv
 from whole_runs import Answer
 
 RunCommand = Callable[..., Answer]
@@ -550,6 +551,20 @@ def test_the_header_shows_the_separator(
         assert run_command(here, "predict", "input=other.csv", "separator=,").err == (
             "`input` must have the column 'size' that the model learned from [in other.csv].\n"
         )
+
+
+@pytest.mark.parametrize(("name", "file", "usual"), [("size; cm", "new.csv", ","), ("size, cm", "new.tsv", "\\t")])
+def test_a_header_of_one_name_with_a_mark_in_it_is_kept_whole_as_the_message_says(
+    name: str, file: str, usual: str, tmp_path: Path, run_command: RunCommand
+) -> None:
+    write_csv(tmp_path, {name: list(range(20)), "y": ["no", "yes"] * 10})
+    whole_runs.train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1", "report=brief")
+    (tmp_path / file).write_text(f"{name}\n3\n4\n")
+    assert run_command(tmp_path, "predict", f"input={file}").err == (
+        f"`input` must have the column {name!r} that the model learned from [in {file}]. Its header was split: "
+        f"separator='{usual}' keeps it whole.\n"
+    )
+    assert run_command(tmp_path, "predict", f"input={file}", f"separator={usual}").out.count("\n") == 3
 
 
 @pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])

@@ -30,6 +30,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from logreg.commands.overrides import plain_config
 from logreg.commands.train import main
 from logreg.config import RunConfig
+from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.run.train import train as run_training
 from logreg.training.checkpoint_reading import read_checkpoint
@@ -383,21 +384,28 @@ def test_a_fit_that_a_callback_ends_is_certified_in_its_checkpoint_too(tmp_path:
 class SeesRows(Callback):
     """Refers to the train features of a fit without holding them."""
 
+    data: TensorDataModule
     rows: Callable[[], Tensor | None]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert trainer.train_dataloader is not None
+        self.data = trainer.datamodule  # type: ignore[attr-defined]  # set by a fit with one
         self.rows = weakref.ref(trainer.train_dataloader.dataset.features)
 
 
-def test_the_rows_that_an_exact_fit_has_copied_are_freed_before_the_report(tmp_path: Path) -> None:
-    config, seen = (
-        RunConfig.from_mapping(plain_config(composed("breast_cancer", "l2=0.01", "report=brief"))),
-        SeesRows(),
+@pytest.mark.parametrize("splits", [(), ("dataset.split.val=0", "dataset.split.test=0", "dataset.limit=400")])
+def test_the_rows_that_an_exact_fit_has_copied_are_freed_before_the_report(
+    tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    seen, left = SeesRows(), list[Any]()
+    run_training(
+        RunConfig.from_mapping(plain_config(composed("breast_cancer", "l2=0.01", "report=brief", *splits))),
+        tmp_path / "run",
+        tmp_path,
+        callbacks=[seen],
+        show=lambda summary: left.extend([seen.rows(), seen.data._prepared.converted]),
     )
-    left: list[Tensor | None] = []
-    run_training(config, tmp_path / "run", tmp_path, callbacks=[seen], show=lambda summary: left.append(seen.rows()))
-    assert left == [None]
+    assert left == [None, None]
 
 
 @pytest.fixture(scope="module")

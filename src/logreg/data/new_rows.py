@@ -34,7 +34,7 @@ from logreg.data.formats.images import (
 from logreg.data.formats.table_errors import NUMBER_ADVICE
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.formats.text_tables import SEPARATORS, mark_missing
+from logreg.data.formats.text_tables import LIKELY_SEPARATORS, SEPARATORS, mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
@@ -316,6 +316,9 @@ class NewRowsReader:
             if name not in present:
                 near = nearest(name, extra)
                 advice = f" Is it {near!r}? Rename that one." if near else ""
+                if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
+                    whole = repr(SEPARATORS.get(suffix_of(source), ","))
+                    advice = f" Its header was split: separator={whole} keeps it whole."
                 raise DataError(
                     f"`input` must have the column {name!r} that the model learned from [in {source}].{advice}"
                 )

@@ -18,9 +18,8 @@ from logreg.config import SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import Predicted, best_threshold, evaluate
-from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration
-from logreg.facts import DataFacts, Split
+from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
 from logreg.processes import in_each, in_first, joined_processes
@@ -144,10 +143,9 @@ def train(
     if config.calibrate == "temperature":
         module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
     evaluated = data.splits[-1]
-    scores: dict[Split, Scores] = {"train": score(module, data, "train", auroc=evaluated != "train")}
-    data.free_converted()
-    scores |= {split: score(module, data, split, auroc=split != evaluated) for split in data.splits[1:]}
+    scores = {split: score(module, data, split, auroc=split != evaluated) for split in data.splits}
     predicted, threshold = _predict(module, data)
+    data.free_converted()
 
     def finish() -> Summary:
         """Evaluates the predictions, shows the results, and writes the report."""

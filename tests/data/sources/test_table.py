@@ -992,6 +992,30 @@ def test_dates_as_text_are_refused_in_every_format_alike(
         )
 
 
+def test_dates_are_classes_where_the_user_says_so(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        as_text({"a": alternating(1, 2, 3), "day": alternating("2020-01-01", "2020-01-02")})
+    )
+    message = (
+        "`dataset.target=day` must hold text, whole numbers or true and false, got date32[day]. Name another column, "
+        "or add dataset.categorical=[day], which makes a class of each."
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        table(tmp_path / "t.csv", target="day")
+    data = table(tmp_path / "t.csv", "dataset.categorical=[day]", target="day")
+    assert data.facts.class_names == ("2020-01-01", "2020-01-02")
+
+
+@pytest.mark.parametrize("word", ["", "#N/A", "NA", "n/a"])
+def test_words_for_missing_values_hide_no_dates(word: str, tmp_path: Path) -> None:
+    columns = {"day": alternating("2020-01-01", word, "2020-01-02"), "y": alternating("no", "no", "yes", "yes")}
+    (tmp_path / "t.csv").write_text(as_text(columns))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(DataError, match=r"column 'day' holds date32\[day\]"):
+            table(tmp_path / name)
+
+
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", mark) for mark in ";\t|"] + [(".txt", ","), (".tsv", ";")])
 def test_the_header_shows_the_separator_and_a_note_says_so(
     suffix: str, separator: str, files: Path, tmp_path: Path

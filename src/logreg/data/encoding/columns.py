@@ -263,7 +263,8 @@ def _text_problem(name: str, levels: Sequence[str], codes: Values, columns: Colu
     """Problem and short problem of a column of text; empty where it may be a category."""
     import pyarrow.types as kinds
 
-    if DATE_OR_TIME.match(levels[0]) and kinds.is_temporal(kind := inferred(text_array(levels)).type):
+    # Words for a missing value, which Arrow passes over, may stand before the dates and after them.
+    if any(map(DATE_OR_TIME.match, levels)) and kinds.is_temporal(kind := inferred(text_array(levels)).type):
         return _unfit(name, kind, columns, is_of_text=True)
     return _text_among_numbers(name, levels, codes, columns)
 

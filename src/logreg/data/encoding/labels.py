@@ -107,13 +107,14 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, Any]:
     return torch.from_numpy(codes), encoded.dictionary.take(order)
 
 
-def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
+def encode_labels(values: Any, key: str, as_text: str = "make text of it") -> tuple[Tensor, tuple[str, ...]]:
     """Encodes class labels as integers.
 
     Args:
         values: A pyarrow array (chunked or not) or a NumPy array of strings, integers, booleans, or floats that are
             whole numbers; shape (N,).
         key: Setting that names the labels as the user typed it, for messages: ``dataset.target=cut``.
+        as_text: Advice on how to make text of values that cannot be classes.
 
     Returns:
         Codes, shape (N,), int64, ``MISSING`` where a label is null or nan; and the name of each class: numbers in
@@ -124,8 +125,7 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
     """
     if (kind := _type_of(values)) not in CLASSES:
         raise DataError(
-            f"`{key}` must hold text, whole numbers or true and false, got {kind}. "
-            "Name another column, or make text of it."
+            f"`{key}` must hold text, whole numbers or true and false, got {kind}. Name another column, or {as_text}."
         )
     codes, levels = encode_values(values, key)
     found = levels.to_pylist()

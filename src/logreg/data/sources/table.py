@@ -166,7 +166,10 @@ class TableFile:
         names = [*wanted, *([self.offset] if self.offset else ())]
         table, columns = self._join(parts, files, names, places)
 
-        labels, class_names = encode_labels(table.column(self.target), self._target_setting)
+        as_text = "make text of it"
+        if columns.is_text:  # whose dates are text already
+            as_text = f"add {columns.setting('dataset.categorical', [str(self.target)])}, which makes a class of each"
+        labels, class_names = encode_labels(table.column(self.target), self._target_setting, as_text)
         unlabeled = int((labels == MISSING).sum())
         if not class_names:  # a single class is enough to score a model, though not to train one
             raise DataError(f"`{self._target_setting}` must hold at least 2 classes, got none [in {columns.source}].")
