@@ -12,13 +12,13 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers import bounds, curvature_bound, small_l1
+from logreg.solvers import small_l1
 from logreg.solvers.bounds import DualPoint, bound_at_dual_point
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import is_small, padded, standardized_rows
 from logreg.solvers.small_l1 import solve_small_l1
 from logreg.solvers.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
@@ -110,8 +110,6 @@ def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
 def test_the_bound_in_numpy_is_that_of_torch(
     classes: int, intercept: bool, l2: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (bounds, curvature_bound):  # the error of a sum that is taken in any order
-        monkeypatch.setattr(module, "accumulated", lambda problem: (problem.rows + 20) * UNIT_ROUNDOFF)
     features, labels = drawn(0, classes=classes)
     source = MemoryRows(features, labels, torch.rand(80, generator=torch.Generator().manual_seed(0)).double())
     problem = problem_of(source, Objective("bce", l1=1e-2, l2=l2), classes, intercept=intercept)
@@ -127,6 +125,7 @@ def test_the_bound_in_numpy_is_that_of_torch(
     ours = small.gap_bound(point, now, before, math.inf)
     assert ours is not None
     at_dual, sums, excess, rounding = dual
+    assert rounding >= accumulated(80) * now.loss  # sums over the rows cancel in the excess
     spread = torch.from_numpy(at_dual.spread.sum(1))
     tensors = (padded(problem, torch.from_numpy(part)) for part in (point, now.gradient, sums))
     at_point, gradient, of_dual = tensors
@@ -138,7 +137,7 @@ def test_the_bound_in_numpy_is_that_of_torch(
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
     assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
-    assert ours.error == pytest.approx(theirs.error, rel=1e-6, abs=0)
+    assert theirs.error <= ours.error <= 1.1 * theirs.error  # the penalty is one sum over all outputs
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
 
 

@@ -8,14 +8,12 @@ import torch
 from logreg.losses import LOSSES
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers import bounds, curvature_bound, newton_bound
 from logreg.solvers.bounds import Bound
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import problem_of
 from logreg.solvers.newton_bound import bound_by_newton_step
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.small import standardized_rows
 from logreg.solvers.small_logistic import SQUARES_MARGIN, SmallLogistic, logistic_terms
 
@@ -73,18 +71,14 @@ def by_numpy_and_torch(
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("where", ["near the optimum", "far on one side", "without a wrong row"])
-def test_the_bound_is_that_of_the_newton_step(
-    classes: int, intercept: bool, reduction: Reduction, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (bounds, curvature_bound, newton_bound):  # the error of a sum that is taken in any order
-        monkeypatch.setattr(module, "accumulated", lambda problem: (problem.rows + 20) * UNIT_ROUNDOFF)
+def test_the_bound_is_that_of_the_newton_step(classes: int, intercept: bool, reduction: Reduction, where: str) -> None:
     ours, theirs = by_numpy_and_torch(classes, intercept, reduction, where)
     assert ours is not None
     assert theirs is not None
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
     assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
-    assert ours.error == pytest.approx(theirs.error, rel=1e-6, abs=0)
+    assert theirs.error <= ours.error <= 1.1 * theirs.error  # the penalty is one sum over all outputs
     assert ours.rigorous
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
 
