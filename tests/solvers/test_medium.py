@@ -18,7 +18,8 @@ from logreg.solvers import medium
 from logreg.solvers.bounds import Bound
 from logreg.solvers.fit import fit, problem_of, stored_rows
 from logreg.solvers.medium import is_medium, solve_medium
-from logreg.solvers.passes.base import PassRequests, drive, request
+from logreg.solvers.newton_bound import bound_by_sample
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -237,7 +238,7 @@ def test_features_whose_deviation_is_lost_in_rounding_count_as_far_from_zero() -
     memory = MemoryRows(features, labels)
     with np.errstate(all="ignore"):
         at = medium._Zero(problem_of(memory, Objective("bce", l2=0.1)), memory).coordinates
-    is_far = at.center.abs() > medium.MAX_FOLDED_MEAN[torch.float32] * at.scale
+    is_far = at.center.abs() > MAX_FOLDED_MEAN[torch.float32] * at.scale
     assert is_far[:60].all()
     assert not is_far[60:].any()
 
@@ -254,7 +255,6 @@ def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
     solved: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    bound_by_sample = medium.bound_by_sample
 
     def watched(
         problem: Problem, at: Coordinates, point: Tensor, now: Derivatives, sample: Batch
