@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import small_l1
-from logreg.solvers.bounds import DualPoint, bound_at_dual_point
+from logreg.solvers.bounds import Bound, DualPoint, bound_at_dual_point
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
@@ -119,9 +119,14 @@ def test_the_bound_in_numpy_is_that_of_torch(
     for _ in range(3):
         before = small.evaluate(point)
         point, _ = small.model_minimum(before, point)
-    now, dual = small.evaluate(point), []
-    bound_at = small.bound_at
-    monkeypatch.setattr(small, "bound_at", lambda *arguments: dual.extend(arguments[1:]) or bound_at(*arguments))
+    now, bound_at = small.evaluate(point), small.bound_at
+    dual: list[Any] = []
+
+    def watched(*arguments: Any) -> Bound | None:
+        dual.extend(arguments[1:])
+        return bound_at(*arguments)
+
+    monkeypatch.setattr(small, "bound_at", watched)
     ours = small.gap_bound(point, now, before, math.inf)
     assert ours is not None
     at_dual, sums, excess, rounding = dual
