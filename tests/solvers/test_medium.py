@@ -15,10 +15,12 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
 from logreg.solvers import medium
+from logreg.solvers.bounds import Bound
 from logreg.solvers.fit import fit, problem_of, stored_rows
 from logreg.solvers.medium import is_medium, solve_medium
-from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.newton_bound import bound_by_sample
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
+from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 
@@ -229,12 +231,45 @@ def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
     torch.testing.assert_close(torch.from_numpy(now.gradient), there.gradient[0], rtol=rtol, atol=atol)
 
 
+def test_features_whose_deviation_is_lost_in_rounding_count_as_far_from_zero() -> None:
+    features, labels = drawn()
+    features[:, :60] = 5 + 1e-4 * features[:, :60]
+    features[:, 60] = 5.0
+    memory = MemoryRows(features, labels)
+    with np.errstate(all="ignore"):
+        at = medium._Zero(problem_of(memory, Objective("bce", l2=0.1)), memory).coordinates
+    is_far = at.center.abs() > MAX_FOLDED_MEAN[torch.float32] * at.scale
+    assert is_far[:60].all()
+    assert not is_far[60:].any()
+
+
 def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     features, labels = drawn(rows=20_000, features=50)
     assert fit(features, labels, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 5  # 7 with the diagonal alone
     rare = labels * (torch.rand(20_000, generator=torch.Generator().manual_seed(4)) < 0.1)
     assert fit(features, rare, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 6  # 9 with the diagonal alone
     assert solved == [True, True]
+
+
+def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def watched(
+        problem: Problem, at: Coordinates, point: Tensor, now: Derivatives, sample: Batch
+    ) -> PassRequests[Bound | None]:
+        sizes.append(len(sample.labels))
+        return bound_by_sample(problem, at, point, now, sample)
+
+    monkeypatch.setattr(medium, "bound_by_sample", watched)
+    features, labels = drawn(rows=20_000, features=50)
+    tolerances = torch.logspace(-6, -3, 31).tolist()
+    for tolerance in tolerances:
+        assert fit(features, labels, Objective("bce", l2=1e-8), tolerance=tolerance).converged
+    assert all(solved)
+    assert len(tolerances) / 2 < len(sizes) <= len(tolerances)
+    assert len(set(sizes)) > 10  # they are chosen for the tolerance
 
 
 @pytest.mark.parametrize("features", [200, 400])

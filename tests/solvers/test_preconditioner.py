@@ -11,7 +11,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.preconditioner import preconditioner
+from logreg.solvers.preconditioner import SAMPLING_RIDGE, inverse_of_blocks, preconditioner
 
 
 def condition(rows: Tensor, l2: float, intercept: bool = True) -> float:
@@ -59,3 +59,17 @@ def test_all_of_few_rows_give_the_inverse_itself() -> None:
     rows -= rows.mean(0)
     rows /= rows.square().mean(0).sqrt()  # equal features, so that l2 has the same share of each
     assert condition(rows, l2=1e-2) < 1.1
+
+
+def test_the_small_eigenvalues_of_a_sampled_block_are_not_taken_at_their_value() -> None:
+    draw = torch.Generator().manual_seed(3)
+    rows = torch.randn(2000, 5, generator=draw, dtype=torch.float64)
+    rows[:, 4] = rows[:, 3]
+    memory = MemoryRows(rows, torch.arange(2000) % 2)
+    problem = problem_of(memory, Objective("bce", l2=1e-9))
+    curvature = torch.ones(1, dtype=torch.float64)
+    for number, ridge in ((500, SAMPLING_RIDGE / 500), (2000, 1e-7)):
+        found = inverse_of_blocks(problem, problem.model, problem.zeros(), curvature, number, seed=0)
+        factor = drive(found, memory).factors[0].tril()
+        block = factor @ factor.T
+        assert float(torch.linalg.eigvalsh(block)[0] / block.diagonal().mean()) == pytest.approx(ridge, rel=0.05)

@@ -18,6 +18,7 @@ from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import is_small, padded, standardized_rows
 from logreg.solvers.small_l1 import solve_small_l1
 from logreg.solvers.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
@@ -118,17 +119,18 @@ def test_the_bound_in_numpy_is_that_of_torch(
     for _ in range(3):
         before = small.evaluate(point)
         point, _ = small.model_minimum(before, point)
-    now, dual = small.evaluate(point), list[Any]()
-    bound_at = small.bound_at
+    now, bound_at = small.evaluate(point), small.bound_at
+    dual: list[Any] = []
 
-    def noted(*arguments: Any) -> Bound | None:
+    def watched(*arguments: Any) -> Bound | None:
         dual.extend(arguments[1:])
         return bound_at(*arguments)
 
-    monkeypatch.setattr(small, "bound_at", noted)
+    monkeypatch.setattr(small, "bound_at", watched)
     ours = small.gap_bound(point, now, before, math.inf)
     assert ours is not None
     at_dual, sums, excess, rounding = dual
+    assert rounding >= accumulated(80) * now.loss  # sums over the rows cancel in the excess
     spread = torch.from_numpy(at_dual.spread.sum(1))
     tensors = (padded(problem, torch.from_numpy(part)) for part in (point, now.gradient, sums))
     at_point, gradient, of_dual = tensors
@@ -140,7 +142,7 @@ def test_the_bound_in_numpy_is_that_of_torch(
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
     assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
-    assert ours.error == pytest.approx(theirs.error, rel=1e-6, abs=0)
+    assert theirs.error <= ours.error <= 1.1 * theirs.error  # the penalty is one sum over all outputs
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
 
 

@@ -78,7 +78,7 @@ def test_the_bound_is_that_of_the_newton_step(classes: int, intercept: bool, red
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
     assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
-    assert ours.error == pytest.approx(theirs.error, rel=1e-6, abs=0)
+    assert theirs.error <= ours.error <= 1.1 * theirs.error  # the penalty is one sum over all outputs
     assert ours.rigorous
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
 

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from logreg.solvers.bounds import MAX_FEASIBLE_SHIFT
 from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.newton_steps import smallest_subgradient
-from logreg.solvers.passes.evaluate import additions_of_penalty
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 
@@ -91,7 +90,7 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     has_l2, has_l1, strengths = bool(l2[0] > 0), bool(l1[0] > 0), (l2, l1)
     l2, l1 = l2.view(-1, 1, 1) * ratio.square(), l1.view(-1, 1, 1) * ratio
     coef = point[..., :d]
-    accumulated = (len(rows.features) + 20) * UNIT_ROUNDOFF
+    summed = accumulated(len(rows.features))
     reach = rows.squares.sqrt()
     logits_error = (d + 10) * UNIT_ROUNDOFF * (point.abs() * reach).sum(-1)
     steepest = 2 * loss.max_curvature
@@ -112,23 +111,25 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         excess = shift.square() * conductance
         if has_l1 and not has_l2:
             theta = theta - shift.unsqueeze(-1) * spread
-    rounding = (1 + 2 * accumulated) * 8 * UNIT_ROUNDOFF * totals
+    rounding = 8 * UNIT_ROUNDOFF * totals
     if has_l1 and not has_l2:
         # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
-        room = 2 * accumulated * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
+        room = 2 * summed * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
         plain = (sums[..., :d].abs() / l1).amax(-1, keepdim=True).clamp(min=1.0)
         scale = (1 - 1e-12) / ((sums[..., :d].abs() + room) / l1).amax(-1, keepdim=True).clamp(min=1.0)
-        excess, sums = _excess(rows, at, theta * scale), sums * scale
+        (excess, sizes), sums = _excess(rows, at, theta * scale), sums * scale
+        rounding = rounding + (summed + 8 * UNIT_ROUNDOFF) * sizes  # the sums over the rows are as large, and cancel
         of_room = (1 - plain * scale)[..., 0] * (coef * sums[..., :d]).abs().sum(-1)
     excess = excess.clamp(min=0)
+    rounding = rounding + summed * (excess + 2 * rounding)
     distance = (steepest * excess).sqrt()
     size = (steepest * at.loss).sqrt() + distance
-    noise = accumulated * size.unsqueeze(-1) * reach[:, :d]
+    noise = summed * size.unsqueeze(-1) * reach[:, :d]
     if problem.intercept:
         # What rounding leaves of the sums over the rows is moved in proportion to the curvatures.
         bound_of_sums = totals.sqrt() * size + 2 * MAX_FEASIBLE_SHIFT * conductance
-        off = sums[..., -1].abs() * (1 + UNIT_ROUNDOFF) + accumulated * bound_of_sums
-        conductance = conductance * (1 - accumulated)
+        off = sums[..., -1].abs() * (1 + UNIT_ROUNDOFF) + summed * bound_of_sums
+        conductance = conductance * (1 - summed)
         feasible = feasible & (off * loss.self_concordance <= MAX_FEASIBLE_SHIFT * conductance)
         cost = off.square() / conductance.clamp(min=1e-300)
         noise = noise + cost.sqrt().unsqueeze(-1) * reach[:, :d]
@@ -141,16 +142,16 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     if has_l2:
         held = (slopes.abs() - l1).clamp(min=0) * slopes.sign() if has_l1 else slopes
         off = (held + l2 * coef).abs()
-        terms = off.square() / (2 * l2) + of_l1 + coef * (slopes - held)
-        added = (k * d + 9) * UNIT_ROUNDOFF * off.square() / (2 * l2)
-        rounding = rounding + (noise * (off / l2) + noise * (noise / l2) / 2 + added).sum(-1)
+        of_l2 = off.square() / (2 * l2)
+        terms = of_l2 + of_l1 + coef * (slopes - held)
+        rounding = rounding + (d + 9) * UNIT_ROUNDOFF * of_l2.sum(-1)
+        rounding = rounding + (noise * (off / l2) + noise * (noise / l2) / 2).sum(-1)
     else:
         terms = coef * slopes + of_l1
         shrunk = (((slopes.abs() + noise) / l1).amax(-1) - 1).clamp(min=0, max=1)
         rounding = rounding + (noise * coef.abs()).sum(-1) + shrunk * (at.loss + of_l1.sum(-1))
     second = max(loss.max_curvature, 1.0) / 2
-    additions = 8 + 2 * coef.unflatten(-2, (-1, k)).count_nonzero((-2, -1)).repeat_interleave(k, -1)
-    rounding = rounding + additions * UNIT_ROUNDOFF * of_l1.sum(-1) + accumulated * excess
+    rounding = rounding + (8 + 2 * d) * UNIT_ROUNDOFF * of_l1.sum(-1)
     rounding = rounding + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
     if has_l1 and not has_l2:
@@ -161,7 +162,7 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     # f, and the point as it is stored.
     steepness = loss.lipschitz * totals.sqrt() if math.isfinite(loss.lipschitz) else (steepest * at.loss).sqrt()
     error = (2 * steepness * logits_error).unflatten(-1, (-1, k)).sum(-1)
-    error = error + 2 * (accumulated + additions_of_penalty((k, d + 1)) * UNIT_ROUNDOFF) * at.value.abs()
+    error = error + 2 * (summed + (k * (d + 1) + 4) * UNIT_ROUNDOFF) * at.value.abs()
     gradient = at.slopes + F.pad(l2, (0, int(problem.intercept))) * point
     point, gradient = (one if problem.intercept else F.pad(one, (0, 1)) for one in (point, gradient))
     offsets = (coef.abs() / own.scale) @ (2 * own.center.abs() + model.center.abs())
@@ -180,10 +181,11 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     return BatchBound(stored, slope, at.value, gap, of_rows, rounding, error)
 
 
-def _excess(rows: BatchRows, at: BatchEvaluation, theta: Tensor) -> Tensor:
-    """The Fenchel-Young excess of weighted dual points (S, C, n) at the logits, (S, C)."""
+def _excess(rows: BatchRows, at: BatchEvaluation, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The Fenchel-Young excess of weighted dual points (S, C, n) at the logits, and the size of its terms, (S, C)."""
     dual = torch.where(rows.weights > 0, theta / rows.weights, 0.0)
     targets = rows.targets.expand_as(dual).reshape(-1, 1)
     conjugate = rows.problem.loss.conjugate(dual.view(-1, 1), targets).view_as(dual)
-    excess: Tensor = at.loss + torch.linalg.vecdot(conjugate - dual * at.logits, rows.weights.expand_as(dual))
-    return excess
+    product, weights = dual * at.logits, rows.weights.expand_as(dual)
+    excess = at.loss + torch.linalg.vecdot(conjugate - product, weights)
+    return excess, at.loss + torch.linalg.vecdot(conjugate.abs() + product.abs(), weights)

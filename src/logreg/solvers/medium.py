@@ -85,6 +85,10 @@ RARE_CURVATURE = 1e-3
 ROOM = 0.8
 """Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
 
+SAMPLE_FACTOR = 1.3
+"""Rows of a sample, relative to those for which the estimate of its bound is just enough: together with `ROOM` that is
+more than the factor of 1.5 by which the bound exceeds the estimate at the largest change of a logit (`kappa_of`)."""
+
 FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
 digits."""
@@ -281,12 +285,12 @@ class _Zero:
         if not problem.intercept:  # a shift of the features would need an intercept
             center = np.zeros_like(center)
         scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
-        scale[scale == 0] = 1.0
         # Rounding leaves a small deviation of a constant feature; other features so far from 0 are not for these steps.
-        alike = (np.abs(center) > MAX_FOLDED_MEAN[problem.dtype] * scale) & (features[0] == features[-1])
+        is_far = np.abs(center) > MAX_FOLDED_MEAN[problem.dtype] * scale
+        alike = is_far & (features[0] == features[-1])
         if alike.any():
             alike[alike] = (features[:, alike] == features[0, alike]).all(0)
-            scale[alike] = 1.0
+        scale[alike | (scale == 0) & ~is_far] = 1.0
         self._sums = (sums - np.outer((self._total, self._ones), center)) / scale
         self.coordinates = Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
 
@@ -635,7 +639,7 @@ class _Steps:
             found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
         else:
             decrease = estimate.by_sample * self.part
-            part = max(decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
+            part = max(SAMPLE_FACTOR * decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
             number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
             few = thinned(self.sample, min(number, self.most_sampled))
             found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)

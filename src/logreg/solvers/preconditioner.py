@@ -18,6 +18,12 @@ SAMPLED_ROWS = 4000
 """Rows per output that a preconditioner is estimated from: about twice `MAX_BLOCK_FEATURES`, so that a sample
 determines the largest blocks too."""
 
+SAMPLING_RIDGE = 0.4
+"""Added to the diagonal of a sampled block: this multiple of its mean, divided by the number of sampled rows.
+
+A sample makes the smallest eigenvalues too small, and curvature falls on the way from zero to the optimum of a weak
+penalty: steps along them would be too long."""
+
 FACTOR_RIDGE = 1e-7
 """Multiple of its diagonal that is added to a block before it is factored: about the rounding of float32.  Where a
 factorization fails, ten times as much is tried."""
@@ -266,11 +272,13 @@ def inverse_of_blocks(
     factors, border = yield from request(SampledCurvature(problem, coordinates, point, diagonal, number, seed))
     mass = border[:, -1:]
     center = torch.where(mass > 0, border[:, :-1] / mass.clamp(min=1e-300), 0.0)
+    sampled = SAMPLING_RIDGE / number if number < problem.rows else 0.0
     for block, mean, weight in zip(factors, center.to(factors.dtype), mass.flatten().tolist(), strict=True):
         # In place: all blocks together take a good part of the memory of a fit.
         block.addr_(mean, mean, alpha=-weight)
         own, ridge, failed = block.diagonal().clone(), FACTOR_RIDGE, True
-        own.clamp_(min=max(1e-30, ZERO_DIAGONAL_RATIO * float(own.mean())))  # as of a feature that is constant
+        typical = float(own.mean())
+        own.clamp_(min=max(1e-30, ZERO_DIAGONAL_RATIO * typical)).add_(sampled * typical)
         while failed and ridge < 1:
             block.diagonal().copy_(own * (1 + ridge))
             factor, info = torch.linalg.cholesky_ex(block)

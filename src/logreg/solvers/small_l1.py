@@ -26,7 +26,7 @@ from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.columns import fenchel_young
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.small_logistic import Array, LogisticEvaluation, SmallLogistic
@@ -170,7 +170,9 @@ class LogisticL1(SmallLogistic):
             return None
         sizes = now.loss + float(((np.abs(product) - conjugate) @ self.weights).sum())
         total = problem.row_sum_scale * problem.total_weight
-        rounding = UNIT_ROUNDOFF * (8 * sizes + loss.conjugate_slope(0.0) * problem.num_outputs * total)
+        # The sums over the rows are as large as this, and cancel.
+        rounding = (accumulated(problem.rows) + 8 * UNIT_ROUNDOFF) * sizes
+        rounding += UNIT_ROUNDOFF * loss.conjugate_slope(0.0) * problem.num_outputs * total
         # What rounding leaves of the sums of theta is moved in proportion to the curvatures at q, not at the point.
         at_dual = now._replace(spread=q * other * self.weights)
         return self.bound_at(point, at_dual, sums * scale, max(excess, 0.0), rounding)
@@ -187,8 +189,8 @@ class LogisticL1(SmallLogistic):
     def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
         """See `SmallLogistic.penalty_terms`."""
         l1, sizes = self.l1[: coef.shape[1]], np.abs(coef)
-        of_l1, additions = l1 * sizes, 8 + 2 * int(np.count_nonzero(coef))  # other coefficients have no terms
-        rounding = additions * UNIT_ROUNDOFF * float(of_l1.sum())
+        of_l1 = l1 * sizes
+        rounding = (8 + 2 * np.count_nonzero(coef)) * UNIT_ROUNDOFF * float(of_l1.sum())
         if self.problem.objective.l2:
             held = np.sign(slopes) * np.maximum(np.abs(slopes) - l1, 0.0)
             lost = 8 * UNIT_ROUNDOFF * (np.abs(slopes) - np.abs(held))
@@ -198,7 +200,7 @@ class LogisticL1(SmallLogistic):
         terms = float((coef * slopes + of_l1).sum())
         # Scaling theta down until its exact sums are feasible costs at most the fraction times f.
         shrunk = min(max(float(((np.abs(slopes) + noise) / l1).max()) - 1, 0.0), 1.0) if coef.size else 0.0
-        return max(terms, 0.0), rounding + float((noise * sizes).sum()) + shrunk * value
+        return terms, rounding + float((noise * sizes).sum()) + shrunk * value
 
 
 class _SoftmaxEvaluation(NamedTuple):

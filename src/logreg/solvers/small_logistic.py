@@ -17,8 +17,7 @@ from logreg.losses import one_vs_rest
 from logreg.solvers.bounds import MAX_FEASIBLE_SHIFT, Bound
 from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.newton_bound import MAX_REACH, kappa_of
-from logreg.solvers.passes.evaluate import additions_of_penalty
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 Array = np.ndarray[Any, Any]
@@ -128,14 +127,14 @@ class SmallLogistic:
         """Bounds f - f* by the Newton step at a point, (K, P) each: `bound_by_newton_step` with all rows."""
         problem = self.problem
         total = problem.row_sum_scale * problem.total_weight
-        accumulated = (problem.rows + 20) * UNIT_ROUNDOFF
         # The dual point: the residuals, moved by the step.
         change = step @ self.columns
         reach = float(np.abs(change).max()) * problem.loss.self_concordance
         if not reach <= MAX_REACH:
             return None
         moves = now.spread * change
-        excess = max(kappa_of(reach) * float(np.vdot(moves, change)) * (1 + 4 * accumulated), 0.0)
+        summed = 1 + 4 * (moves.size + 20) * UNIT_ROUNDOFF
+        excess = max(kappa_of(reach) * float(np.vdot(moves, change)) * summed, 0.0)
         sums = now.gradient - self._l2 * point - moves @ self.columns.T
         rounding = 0.0 if now.loss <= SATURATED_LOSS * total else 8 * UNIT_ROUNDOFF * total * problem.num_outputs
         return self.bound_at(point, now, sums, excess, rounding, reach)
@@ -165,20 +164,20 @@ class SmallLogistic:
         problem, loss = self.problem, self.problem.loss
         features, outputs = problem.num_features, problem.num_outputs
         total = problem.row_sum_scale * problem.total_weight
-        accumulated = (problem.rows + 20) * UNIT_ROUNDOFF
+        summed = accumulated(problem.rows)
         # Sizes of the features, of the residuals and of the move.
         largest = np.abs(self.columns).max(1)
         roots = np.sqrt(total * SQUARES_MARGIN) * (largest > 0)
         steepest = 2 * loss.max_curvature
         distance = math.sqrt(steepest * excess)
-        noise = accumulated * (math.sqrt(steepest * now.loss) + distance) * roots[:features]
+        noise = summed * (math.sqrt(steepest * now.loss) + distance) * roots[:features]
         # Sums of the dual point become exactly 0 by a further move, at its cost.
         balance = 0.0
         intercept = np.zeros(outputs)
         if problem.intercept:
             intercept, own = np.abs(point[:, -1]), now.spread.sum(1)
             sizes = loss.residual_bound(now.loss, total) + 2 * MAX_FEASIBLE_SHIFT * own + math.sqrt(total) * distance
-            off = np.abs(sums[:, -1]) * (1 + UNIT_ROUNDOFF) + accumulated * sizes
+            off = np.abs(sums[:, -1]) * (1 + UNIT_ROUNDOFF) + summed * sizes
             feasible = (off * loss.self_concordance <= MAX_FEASIBLE_SHIFT * own) & (own > 0)
             costs, moved = off * (off / np.where(feasible, own, 1.0)), roots[:features]
             moved = np.sqrt(costs)[:, None] * moved
@@ -189,13 +188,13 @@ class SmallLogistic:
             noise = noise + moved
         coef, slopes = point[:, :features], sums[:, :features]
         of_penalty, hidden = self.penalty_terms(coef, slopes, noise, now.value)
-        gap = excess + of_penalty
+        gap = excess + max(of_penalty, 0.0)
         # Rounding errors: of the sums, of the excess, and of the logits.
         sizes_of_coef = np.abs(coef)
         logits_error = sizes_of_coef @ roots[:features] + intercept * math.sqrt(total)
         logits_error *= (features + 10) * UNIT_ROUNDOFF
         of_logits = math.sqrt(float(np.vdot(logits_error, logits_error)))
-        rounding += accumulated * (excess + 2 * rounding) + hidden + of_logits**2 / 2 + distance * of_logits
+        rounding += summed * (excess + 2 * rounding) + hidden + of_logits**2 / 2 + distance * of_logits
         balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - max(reach, MAX_FEASIBLE_SHIFT))
         rounding += balance + 2 * math.sqrt(excess * balance)
         if not math.isfinite(gap + rounding):
@@ -222,8 +221,7 @@ class SmallLogistic:
             error = now.loss * math.expm1(min(factor, 700.0))
         else:
             error = float(logits_error.sum()) * 2 * loss.lipschitz * math.sqrt(total)
-        of_penalties = additions_of_penalty((outputs, features + 1)) * UNIT_ROUNDOFF
-        error += 2 * (accumulated + of_penalties) * abs(now.value)
+        error += 2 * (summed + (point.size + 4) * UNIT_ROUNDOFF) * abs(now.value)
         return Bound(now.value, gap, True, slope, now.loss, rounding, error=error)
 
     def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
@@ -240,5 +238,4 @@ class SmallLogistic:
         noise = noise + 8 * UNIT_ROUNDOFF * (np.abs(slopes) + np.abs(shrunk))
         off = np.abs(slopes + shrunk)
         terms = float((off * (off / l2)).sum()) / 2
-        added = (coef.size + 9) * UNIT_ROUNDOFF * terms
-        return terms, float((noise * ((off + noise / 2) / l2)).sum()) + added
+        return terms, float((noise * ((off + noise / 2) / l2)).sum()) + (coef.size + 9) * UNIT_ROUNDOFF * terms

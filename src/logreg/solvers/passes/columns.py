@@ -17,13 +17,13 @@ from torch import Tensor
 
 from logreg.csr import is_sparse, selected_columns
 from logreg.facts import Batch
-from logreg.losses import Loss, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.rows import PART_BYTES, parts, row_weights
 from logreg.solvers import kernels
 from logreg.solvers.kernels import empty, gram_of_columns, sum_over_cold_rows, sum_over_rows, total_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import additions_of, longest_sum
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import fenchel_young
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_HELD_NUMEL = 2**28
@@ -462,21 +462,6 @@ class SumTheta(HeldPass[tuple[Tensor, Tensor]]):
         """Shapes (K,) and (K, K)."""
         share = self.problem.row_sum_scale
         return self._theta * share, self._curvature * share
-
-
-def fenchel_young(loss: Loss, values: Tensor, logits: Tensor, theta: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The Fenchel-Young excess of each row, and an upper bound of its rounding error, (n,) each.
-
-    Args:
-        loss: The loss.
-        values: The loss of each row, (n,).
-        logits: Shape (n, K).
-        theta: A point of the dual problem, (n, K).
-        targets: Shape (n, K).
-    """
-    conjugate, product = loss.conjugate(theta, targets), logits * theta
-    noise = 8 * (values + conjugate.abs() + product.abs().sum(1)) + loss.conjugate_slope(0.0) * logits.shape[1]
-    return values + conjugate - product.sum(1), noise * UNIT_ROUNDOFF
 
 
 class HeldDual(NamedTuple):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from logreg.csr import is_sparse, squared
 from logreg.facts import Batch
+from logreg.losses import Loss
 from logreg.rows import (
     chosen_rows,
     logit_rows,
@@ -300,6 +301,23 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         )
 
 
+def fenchel_young(loss: Loss, values: Tensor, logits: Tensor, theta: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The Fenchel-Young excess of each row, and an upper bound of its rounding error, (n,) each.
+
+    loss(z) + conjugate(theta) - z theta is at least 0, and is 0 where theta is the residual at z.
+
+    Args:
+        loss: The loss.
+        values: The loss of each row, (n,).
+        logits: Shape (n, K).
+        theta: A point of the dual problem, (n, K).
+        targets: Shape (n, K).
+    """
+    conjugate, product = loss.conjugate(theta, targets), logits * theta
+    noise = 8 * (values + conjugate.abs() + product.abs().sum(1)) + loss.conjugate_slope(0.0) * logits.shape[1]
+    return values + conjugate - product.sum(1), noise * UNIT_ROUNDOFF
+
+
 class DualSums(NamedTuple):
     """The sums of `DualObjective` over the rows, times `Problem.row_sum_scale`."""
 
@@ -348,12 +366,7 @@ class DualObjective(Pass[DualSums]):
         logits, loss = rows.logits(self._coef, self._intercept), self.problem.loss
         values, residuals, curvature = loss.evaluate(logits, rows.labels)
         theta = (residuals - loss.curvature_product(curvature, self._move.expand_as(logits))) * self._scale
-        conjugate = loss.conjugate(theta, targets)
-        # loss(z) + conjugate(theta) - z theta >= 0, and 0 where theta is the residual at z
-        product = logits * theta
-        excess = values + conjugate - product.sum(1)
-        terms = values + conjugate.abs() + product.abs().sum(1)
-        noise = UNIT_ROUNDOFF * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
+        excess, noise = fenchel_young(loss, values, logits, theta, targets)
         if self._with_hub is not None:
             of_hub = curvature[:, self._hub]
             self._with_hub += sum_over_rows(
