@@ -24,9 +24,8 @@ from logreg.solvers.curvature_bound import SATURATED_LOSS
 from logreg.solvers.kernels import coupled_gram
 from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
-from logreg.solvers.passes.columns import fenchel_young
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated, fenchel_young
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.small_logistic import Array, LogisticEvaluation, SmallLogistic
