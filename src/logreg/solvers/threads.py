@@ -29,7 +29,8 @@ def threads_for(work: float) -> Iterator[None]:
         work: Floating-point operations between two synchronizations.
     """
     threads, several = torch.get_num_threads(), [(one, n) for one in _openblas() if (n := one.get_num_threads()) > 1]
-    if work < ONE_THREAD_FLOP:
+    is_little = work < ONE_THREAD_FLOP
+    if is_little:
         torch.set_num_threads(1)
     for library, _ in several:
         library.set_num_threads(1)
@@ -38,7 +39,8 @@ def threads_for(work: float) -> Iterator[None]:
     finally:
         for library, number in several:  # by the thread that has lowered it: OpenBLAS may not heed another one
             library.set_num_threads(number)
-        torch.set_num_threads(threads)
+        if is_little:
+            torch.set_num_threads(threads)
 
 
 @cache
