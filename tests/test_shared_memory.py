@@ -47,6 +47,7 @@ def with_another(work: Callable[[SharedMemory], object]) -> Iterator[SharedMemor
     ready = os.pipe()
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # those of OpenMP do not outlive a fork, and are waited for
         try:
             memory = SharedMemory(file, 1, 2)
             os.write(ready[1], b"x")
