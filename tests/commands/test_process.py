@@ -40,7 +40,7 @@ DONE = ["out", "the thread has ended", "registered by the command"]
 
 
 def ended(code: str, here: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {*WAITING, *ONE_THREAD}} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in {*WAITING, ONE_THREAD}} | variables
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=here, env=environment)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as theirs
+from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from logreg.evaluation.held_out import (
@@ -25,6 +26,7 @@ from logreg.evaluation.held_out import (
     wilson,
 )
 from logreg.evaluation.measured import ClassScores, Measured, RowWeights, notable_classes
+from logreg.evaluation.ranking import Ranking
 
 
 def made(rows: int, classes: int, seed: int = 0, weighted: bool = False) -> Predicted:
@@ -286,6 +288,17 @@ def test_samples_in_which_no_row_is_taken_for_a_class_have_a_precision_of_zero()
     assert (found.precision.low, found.precision.high) == (0, 1)  # a sample lacks the row with chance 0.9^10 = 0.35
     none = scored(Predicted(torch.stack([1 - sure / 9, sure / 9], dim=1), labels)).classes[1]
     assert none.precision == (0, 0, 0)
+
+
+def test_rows_are_sorted_once_for_scores_threshold_and_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, of = list[Tensor](), Ranking.of
+    monkeypatch.setattr(Ranking, "of", lambda scores: (made.append(scores), of(scores))[1])
+    p = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    predicted = Predicted(torch.stack([1 - p, p], 1), (p > 0.4).long())
+    evaluation = evaluate(predicted, ("no", "yes"), (0.5, 0.5))
+    assert evaluation.threshold is not None
+    assert predicted.ranking.order.tolist() == (-p).argsort().tolist()
+    assert len(made) == 1
 
 
 def test_one_class_alone_has_no_order() -> None:

@@ -29,8 +29,8 @@ thousand looks threads sleep soon, and on idle cores they still meet without sle
 WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
 """Variables by which users say how threads wait."""
 
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""A variable for NumPy's OpenBLAS, which a fit sets to one thread anyway; see `logreg.solvers.threads`."""
+ONE_THREAD = "OPENBLAS_NUM_THREADS"
+"""The variable for NumPy's OpenBLAS, which a fit sets to one thread anyway; see `logreg.solvers.threads`."""
 
 
 class _NeverUsed:
@@ -92,7 +92,7 @@ def run_process(command: Callable[[], int]) -> NoReturn:
 
     if WAITING.isdisjoint(os.environ):
         os.environ.update(SPINS)
-    os.environ.update(ONE_THREAD | os.environ)
+    os.environ.setdefault(ONE_THREAD, "1")
     atexit.register(end)  # before all others, so that it is called after them
     with _without_never_used():
         codes.append(command())

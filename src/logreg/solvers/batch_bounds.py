@@ -144,14 +144,14 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         off = (held + l2 * coef).abs()
         of_l2 = off.square() / (2 * l2)
         terms = of_l2 + of_l1 + coef * (slopes - held)
-        rounding = rounding + (d + 9) * UNIT_ROUNDOFF * of_l2.sum(-1)
+        rounding = rounding + (d + k + 8) * UNIT_ROUNDOFF * of_l2.sum(-1)
         rounding = rounding + (noise * (off / l2) + noise * (noise / l2) / 2).sum(-1)
     else:
         terms = coef * slopes + of_l1
         shrunk = (((slopes.abs() + noise) / l1).amax(-1) - 1).clamp(min=0, max=1)
         rounding = rounding + (noise * coef.abs()).sum(-1) + shrunk * (at.loss + of_l1.sum(-1))
     second = max(loss.max_curvature, 1.0) / 2
-    rounding = rounding + (8 + 2 * d) * UNIT_ROUNDOFF * of_l1.sum(-1)
+    rounding = rounding + (8 + 2 * d + k) * UNIT_ROUNDOFF * of_l1.sum(-1)
     rounding = rounding + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
     if has_l1 and not has_l2:

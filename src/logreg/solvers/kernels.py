@@ -31,7 +31,7 @@ Only the lower triangle is wanted; a strip computes its square on the diagonal i
 """
 
 MIN_SHARED_PRODUCTS = 2**30
-"""Multiplications of a symmetric product from which threads share it: some 10 ms, where starting them takes 0.1 ms."""
+"""Multiplications of a symmetric product from which threads share it: far more than the start of a thread takes."""
 
 NUMPY_DEVICES = ("cpu",)
 """Types of devices whose tensors NumPy reads."""
@@ -146,7 +146,7 @@ def sum_of_parts(left: Tensor, right: Tensor) -> Tensor:
         return _product_over_rows(left, right)
     if torch.get_num_threads() > 1 or not _is_plain(left, right):
         return _sum_of_equal_parts(left, right, parts)
-    # NumPy's BLAS takes half the time for few columns, at least on processors of AMD.
+    # NumPy's BLAS takes less time for few columns, at least on processors of AMD.
     length, factors, rows = number // parts, left.numpy(), right.numpy()
     even = parts * length
     some = factors[:even].reshape(parts, length, -1).transpose(0, 2, 1)

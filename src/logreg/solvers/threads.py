@@ -22,8 +22,8 @@ def threads_for(work: float) -> Iterator[None]:
     nothing.  Where other programs compete for the cores, it makes small operations take tens of times as long.
 
     OpenBLAS, which NumPy multiplies with, has one thread in any case.  Its threads wait for one another many times
-    within a product, and never sleep: they gain little in products of some milliseconds and lose most where cores are
-    shared.  `kernels.gram_of_columns`, whose products are large, shares them among threads of its own.
+    within a product, without sleeping: they gain little in short products, and lose most where cores are shared.
+    `kernels.gram_of_columns`, whose products are large, shares them among threads of its own.
 
     Args:
         work: Floating-point operations between two synchronizations.
