@@ -292,7 +292,12 @@ def test_samples_in_which_no_row_is_taken_for_a_class_have_a_precision_of_zero()
 
 def test_rows_are_sorted_once_for_scores_threshold_and_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     made, of = list[Tensor](), Ranking.of
-    monkeypatch.setattr(Ranking, "of", lambda scores: (made.append(scores), of(scores))[1])
+
+    def counted(scores: Tensor) -> Ranking:
+        made.append(scores)
+        return of(scores)
+
+    monkeypatch.setattr(Ranking, "of", counted)
     p = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     predicted = Predicted(torch.stack([1 - p, p], 1), (p > 0.4).long())
     evaluation = evaluate(predicted, ("no", "yes"), (0.5, 0.5))
