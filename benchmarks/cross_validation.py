@@ -39,9 +39,9 @@ from common import alternate, met, new_parser, print_row, print_versions, spread
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds, held_out_logits
-from logreg.solvers.l1_path import default_l1_strengths, largest_slope
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import FoldPaths, fit_folds, held_out_logits
+from logreg.solvers.paths.l1_path import default_l1_strengths, largest_slope
+from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Problem
 
 RATIOS = {"ridge": 0.0, "elastic net": 0.5, "lasso": 1.0}

@@ -41,8 +41,8 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers.folds import fit_strengths
-from logreg.solvers.path import PathPoint, Strength
+from logreg.solvers.paths.folds import fit_strengths
+from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem as Stated
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

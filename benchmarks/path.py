@@ -20,7 +20,7 @@ from common import add_mnist_root, alternate, met, new_parser, positive, print_r
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, fit_path
+from logreg.solvers.paths.l2_path import PathPoint, fit_path
 from logreg.solvers.problem import Problem as SolverProblem
 from map import CASES, Problem
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers import path
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.preconditioner import spikes_of
+from logreg.solvers.paths import l2_path
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import gap_from_gradient
+from logreg.solvers.steps.preconditioner import spikes_of
 
 CAP = 10.0
 """Seconds of process time after which a fit is broken off."""
@@ -165,7 +165,7 @@ def whole_path(setting: Setting) -> bool:
     """A fit for each strength, each started from those before it; whether all are certified."""
     rows = MemoryRows(setting.features, setting.labels)
     problem = exact.problem_of(rows, setting.objective)
-    points = drive(timed(path.fit_path(problem, STRENGTHS, setting.tolerance)), rows)
+    points = drive(timed(l2_path.fit_path(problem, STRENGTHS, setting.tolerance)), rows)
     return all(point.converged for point in points)
 
 
@@ -348,21 +348,21 @@ def no_passes(*_: object) -> PassRequests[None]:
 
 
 LBFGS = Way("lbfgs", optimizer="lbfgs")
-NO_DESCENT = {"newton.uses_descent": never}
-NO_QUASI_NEWTON = {"newton.quasi_newton_steps": no_passes}
+NO_DESCENT = {"methods.newton.uses_descent": never}
+NO_QUASI_NEWTON = {"methods.newton.quasi_newton_steps": no_passes}
 NO_HESSIAN = {"starting_point.HESSIAN_PASSES": {False: 0, True: 0}, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
-NO_MEMORY = {"quasi_newton.LimitedMemoryInverse.update": never}
+NO_MEMORY = {"steps.limited_memory.LimitedMemoryInverse.update": never}
 NO_BLOCKS = {
-    "preconditioner.holds_blocks": never,
-    "subspace_descent.holds_blocks": never,
-    "quasi_newton_steps.holds_blocks": never,
+    "steps.preconditioner.holds_blocks": never,
+    "methods.subspace_descent.holds_blocks": never,
+    "methods.quasi_newton.holds_blocks": never,
 }
-DIAGONAL = {"preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
-IDENTITY = {"lbfgs._reduced_preconditioner": identity}
+DIAGONAL = {"steps.preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
+IDENTITY = {"methods.lbfgs._reduced_preconditioner": identity}
 NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
 GRAM_AT_ONCE = {"dual.row_space.MIN_TRIALS": NEVER}
 NO_DIAGONAL_STEPS = {"dual.row_space.MAX_DIAGONAL_STEPS": 0}
-NEW_INVERSES = {"path.MAX_INVERSE_STRENGTH_RATIO": 1.0, "path.MIN_LEARNED_MOVES": NEVER}
+NEW_INVERSES = {"paths.l2_path.MAX_INVERSE_STRENGTH_RATIO": 1.0, "paths.l2_path.MIN_LEARNED_MOVES": NEVER}
 
 TALL = Data(1_000_000, 30)
 MEDIUM = Data(10_000, 1500, factors=40)
@@ -376,9 +376,12 @@ PIXELS = Data(20_000, 400, 10, images=True)
 CASES = [
     Case("held Hessian", Data(200_000, 30), (Way("quasi-Newton steps or descent", NO_HESSIAN), LBFGS)),
     Case(
-        "held Hessian, reused", TALL, (Way("new at each point", {"newton.Evaluate": always_hessian}),), tolerance=1e-9
+        "held Hessian, reused",
+        TALL,
+        (Way("new at each point", {"methods.newton.Evaluate": always_hessian}),),
+        tolerance=1e-9,
     ),
-    Case("held Hessian bounds the gap", TALL, (Way("other certificates", {"newton.CHEAP_BOUND_TOL": 0.0}),)),
+    Case("held Hessian bounds the gap", TALL, (Way("other certificates", {"methods.newton.CHEAP_BOUND_TOL": 0.0}),)),
     Case("start: solve a sample", TALL, (Way("start at zero", {"starting_point.enough_rows": no_rows}),)),
     Case(
         "start: step by more rows",
@@ -404,7 +407,11 @@ CASES = [
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
     Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
     Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
-    Case("preconditioner: blocks made late", Data(5000, 2000), (Way("off", {"subspace_descent.holds_blocks": never}),)),
+    Case(
+        "preconditioner: blocks made late",
+        Data(5000, 2000),
+        (Way("off", {"methods.subspace_descent.holds_blocks": never}),),
+    ),
     Case(
         "limited-memory inverse",
         MEDIUM,
@@ -416,7 +423,7 @@ CASES = [
     Case(
         "extrapolated point of least gradient",
         PIXELS,
-        (Way("off", {"subspace_descent.least_gradient_point": without_extrapolation}),),
+        (Way("off", {"methods.subspace_descent.least_gradient_point": without_extrapolation}),),
     ),
     Case("lbfgs", MEDIUM, (Way("newton"),), optimizer="lbfgs", tolerance=1e-9),
     Case(
@@ -429,7 +436,7 @@ CASES = [
     Case(
         "lbfgs with l1: preconditioner",
         SMALL,
-        (Way("identity", IDENTITY, "lbfgs"), Way("diagonal", {"lbfgs.MAX_BLOCK_FEATURES": -1}, "lbfgs")),
+        (Way("identity", IDENTITY, "lbfgs"), Way("diagonal", {"methods.lbfgs.MAX_BLOCK_FEATURES": -1}, "lbfgs")),
         l1=1e-3,
         optimizer="lbfgs",
     ),

@@ -237,7 +237,7 @@ ACROSS = {
     "data/mapped": "tables in many files, in memory and mapped",
     "data/mapped_features": "matrices in many files, in memory and mapped",
     "data/object_storage": "tables in S3",
-    "data/stratified_folds": "the folds of data.folds; the file of solvers.folds has their name",
+    "data/stratified_folds": "the folds of data.folds; the file of solvers.paths.folds has their name",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
     "run/shared_runs": "whole runs of several processes, with every optimizer, loss and kind of data",
     "run/sparse_runs": "sparse features from the files through every command",

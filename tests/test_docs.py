@@ -513,15 +513,15 @@ def text_block(page: str, heading: str) -> str:
 
 
 def test_the_tree_of_the_package_is_that_on_the_disk() -> None:
-    package, parent, listed = PROJECT / "src" / "logreg", "", set()
+    package, parents, listed = PROJECT / "src" / "logreg", {2: ""}, set()
     for line in text_block("docs/architecture.md", "The package").splitlines()[1:]:
         level, names = len(line) - len(line.lstrip()), re.split(r" {2,}", line.strip())[0].split(", ")
         for name in names:
-            path = name if level == 2 else f"{parent}{name}"
+            path = f"{parents[level]}{name}"
             assert (package / path).is_dir() == name.endswith("/"), path
             assert (package / path).exists(), path
             listed.add(path)
-        parent = names[0] if level == 2 else parent
+        parents[level + 2] = f"{parents[level]}{names[0]}"
     there = {path.name + "/" * path.is_dir() for path in package.iterdir() if not path.name.startswith(("_", "py."))}
     assert {path for path in listed if "/" not in path[:-1]} == there
 

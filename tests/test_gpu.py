@@ -23,7 +23,7 @@ from logreg.solvers import fit as exact
 from logreg.solvers import kernels
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, fit_path
+from logreg.solvers.paths.l2_path import PathPoint, fit_path
 from logreg.training.module import LogisticModule
 
 

@@ -28,13 +28,13 @@ from logreg.facts import Batch
 from logreg.inference.bootstrap import resampled_weights
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, chosen_rows, joined, parts, with_offset_apart
+from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.fit import bound_of, fit, problem_of
-from logreg.solvers.folds import fit_folds, held_out_logits
-from logreg.solvers.l1_path import largest_slope
-from logreg.solvers.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import fit_folds, held_out_logits
+from logreg.solvers.paths.l1_path import largest_slope
+from logreg.solvers.paths.l2_path import Strength
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Run, train, working_in
 

@@ -39,8 +39,8 @@ from logreg.estimators import cross_validated
 from logreg.evaluation.cross_validation import FoldScores
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import FoldPaths, fit_folds
+from logreg.solvers.paths.l2_path import Strength
 
 Array = np.ndarray[Any, Any]
 

@@ -24,8 +24,8 @@ from logreg.evaluation.path_selection import HeldOutScores, alarm, best_of, path
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_strengths
+from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Problem
 from process_groups import shared, together
 

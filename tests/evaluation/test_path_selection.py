@@ -29,11 +29,11 @@ from logreg.evaluation.path_selection import (
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, dense_sample
-from logreg.solvers import path
-from logreg.solvers.bounds import Bound, bound
+from logreg.solvers.bounds.duality import Bound, bound
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import PassRequests, drive
-from logreg.solvers.path import PathFitter, PathPoint, Strength, default_strengths, fit_path, nearest_start
+from logreg.solvers.paths import l2_path
+from logreg.solvers.paths.l2_path import PathFitter, PathPoint, Strength, default_strengths, fit_path, nearest_start
 from whole_runs import Answer, newest, train
 
 STRENGTHS = [1.0, 1e-1, 1e-2, 1e-3]
@@ -94,7 +94,7 @@ def test_strengths_are_in_their_order_whichever_is_fitted_first(monkeypatch: pyt
         return (yield from fit_one(self, l2))
 
     monkeypatch.setattr(PathFitter, "fit", watched)
-    monkeypatch.setattr(path, "MANY_PASSES", 0)
+    monkeypatch.setattr(l2_path, "MANY_PASSES", 0)
     points = drive(fit_path(problem, [1.0, 0.5, 0.2, 0.1], 1e-10), memory)
     assert order == [1.0, 0.2, 0.5, 0.1]
     assert [point.l2 for point in points] == [1.0, 0.5, 0.2, 0.1]

@@ -11,8 +11,8 @@ from logreg.inference.bootstrap import percentile_limits, resampled_weights
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.folds import fit_resampled, fit_strengths
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import fit_resampled, fit_strengths
+from logreg.solvers.paths.l2_path import Strength
 
 
 def ones(rows: int) -> Tensor:
@@ -92,8 +92,8 @@ def test_fits_to_samples_are_those_of_scikit_learn(
     memory = MemoryRows(x, y)
     problem = problem_of(memory, Objective("bce" if outputs == 1 else "cross_entropy", l2=l2, l1=l1))
     if rows == 9000:  # not in a batch, and block by block
-        monkeypatch.setattr("logreg.solvers.folds._in_memory", lambda _: None)
-        monkeypatch.setattr("logreg.solvers.folds.MemoryRows", tuple)
+        monkeypatch.setattr("logreg.solvers.paths.folds._in_memory", lambda _: None)
+        monkeypatch.setattr("logreg.solvers.paths.folds.MemoryRows", tuple)
         memory.block_rows = 2500
     (full,) = fit_strengths(problem, memory, [Strength(l2, l1)], 1e-10)
     (weights,) = resampled_weights(ones(rows), 3, seed=3)

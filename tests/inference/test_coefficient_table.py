@@ -18,8 +18,8 @@ from logreg.inference.likelihood import Likelihood, Maximum, maximize
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.folds import fit_resampled, fit_strengths
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import fit_resampled, fit_strengths
+from logreg.solvers.paths.l2_path import Strength
 
 DATA_SETS = 2000
 

@@ -21,8 +21,8 @@ from logreg.losses.binary_link import Terms
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import bound_of, fit, problem_of
-from logreg.solvers.l1_path import fit_l1_path
 from logreg.solvers.passes.base import drive
+from logreg.solvers.paths.l1_path import fit_l1_path
 from logreg.solvers.state import certified
 
 CONVEX = {"probit", "erf", "cloglog", "loglog", "tanh", "gudermannian"}
@@ -335,7 +335,7 @@ def test_paths_of_l1_fit_each_strength(name: str) -> None:
 
 def test_a_stationary_point_that_no_bound_certifies_ends_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     certify = Mock(wraps=certified)
-    monkeypatch.setattr("logreg.solvers.lbfgs.certified", certify)
+    monkeypatch.setattr("logreg.solvers.methods.lbfgs.certified", certify)
     found = fit(*rows(), Objective("cauchit", l1=0.1))
     assert float(found.bound.gradient.abs().max()) < 1e-9
     assert 0 < certify.call_count < 100

@@ -240,7 +240,7 @@ def answers(processes: Processes | None, rows: Path, runs: Path, cells: Sequence
     for number, one in enumerate(cells):
         folder, limit = runs / str(size) / str(number), -1 if one.shares_paths else 2**22
         with pytest.MonkeyPatch.context() as patched:
-            for module in ("run.cross_validating", "solvers.folds"):
+            for module in ("run.cross_validating", "solvers.paths.folds"):
                 patched.setattr(f"logreg.{module}.MAX_ROW_NUMBERS", limit)
             try:
                 summary = train(one.config, folder, runs / str(size), is_newest=False, progress_lines=0)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers import prox_newton
 from logreg.solvers import starting_point as start
 from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
+from logreg.solvers.methods import prox_newton
 from logreg.solvers.minimum_norm import TriangularFactor, move_to_minimum_norm
 from logreg.solvers.passes.base import drive
 from logreg.solvers.state import SolverState

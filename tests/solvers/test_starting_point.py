@@ -11,7 +11,7 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.newton import newton
+from logreg.solvers.methods.newton import newton
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Problem, choose_coordinates

@@ -22,8 +22,8 @@ from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import HeldOutScores, path_row, score_points
 from logreg.facts import Batch
 from logreg.rows import RowSource, chosen_rows, first_position
-from logreg.solvers.folds import FoldPaths
-from logreg.solvers.path import PathPoint
+from logreg.solvers.paths.folds import FoldPaths
+from logreg.solvers.paths.l2_path import PathPoint
 from logreg.solvers.problem import Problem
 
 

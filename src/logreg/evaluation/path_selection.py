@@ -20,7 +20,7 @@ from logreg.processes import Processes
 from logreg.rows import RowSource, dense_sample, logit_rows, parts, row_weights
 from logreg.solvers.kernels import logits_of
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
+from logreg.solvers.paths.l2_path import PathFitter, PathPoint, largest_curvature, to_two_digits
 from logreg.solvers.problem import Problem
 
 SEARCH_TOLERANCE = 1e-3

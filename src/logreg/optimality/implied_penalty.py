@@ -24,10 +24,10 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
 from logreg.solvers.fit import bound_of
-from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.steps.newton_steps import smallest_subgradient
 
 MAX_RESIDUAL = 0.2
 """Residual up to which a penalty counts as the one that coefficients minimize.

@@ -17,10 +17,10 @@ from logreg.inference.design import Design
 from logreg.inference.likelihood import Likelihood, Maximum, maximize
 from logreg.inference.results import Coefficient, Effect
 from logreg.rows import RowSource
-from logreg.solvers.folds import Reweighted, fit_resampled, fit_strengths
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import Reweighted, fit_resampled, fit_strengths
+from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel

@@ -31,10 +31,10 @@ from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
 from logreg.run.cross_validating import device_for_exact, fold_with_copies, make_folds, rows_to_search, summarize_folds
-from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
-from logreg.solvers.l1_path import default_l1_strengths
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, Strength, default_strengths, fit_path
+from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_strengths
+from logreg.solvers.paths.l1_path import default_l1_strengths
+from logreg.solvers.paths.l2_path import PathPoint, Strength, default_strengths, fit_path
 from logreg.solvers.problem import Problem
 from logreg.solvers.threads import threads_for
 from logreg.terminal import show_status

@@ -18,10 +18,10 @@ from logreg.facts import Split
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.run.building import build_data, build_module, build_trainer, device_of, passes_without_optimum
 from logreg.run.separability import separation_before_fit
-from logreg.solvers.folds import fit_folds
-from logreg.solvers.path import Strength
+from logreg.solvers.paths.folds import fit_folds
+from logreg.solvers.paths.l2_path import Strength
+from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS
 from logreg.solvers.problem import Problem
-from logreg.solvers.small_folds import MAX_ROW_NUMBERS
 from logreg.solvers.threads import threads_for
 from logreg.training.checkpoints import BufferedCheckpointIO
 

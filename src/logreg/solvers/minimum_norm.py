@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState, certified
+from logreg.solvers.steps.newton_steps import NOT_FINITE_MESSAGE
 
 NULL_SINGULAR_VALUE = 1e-7
 """Singular value that counts as 0, relative to the largest one, of columns scaled to length 1.

@@ -34,17 +34,17 @@ from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
 from logreg.solvers.kernels import affine, sum_over_rows
-from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.moments import MeanOffset, sparse_coordinates
 from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
-from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
-from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.small.small import is_small, solve_small
 from logreg.solvers.state import SolverState
+from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
+from logreg.solvers.steps.newton_steps import SINGULAR_PIVOT, factor_hessian
+from logreg.solvers.steps.preconditioner import centered
 
 MAX_HELD_HESSIAN_PARAMETERS = 1024
 """Parameters of one Hessian matrix up to which Newton's method holds and factors it: 8 MB in float64."""

@@ -1,8 +1,8 @@
 """The state of an exact optimizer, and the tests that end it.
 
 An optimizer ends on a bound of its relative gap, (f - f*) / f <= tolerance, that is computed in float64 over all rows
-(`logreg.solvers.bounds`).  Such a bound costs passes.  While the optimizer is far from the optimum an estimate from the
-gradient decides whether to compute one: with l2, f is strongly convex in the coefficients, so that
+(`logreg.solvers.bounds.duality`).  Such a bound costs passes.  While the optimizer is far from the optimum an estimate
+from the gradient decides whether to compute one: with l2, f is strongly convex in the coefficients, so that
 
     f - f* <= |gradient by the coefficients|^2 / (2 l2),   at intercepts whose gradient is 0.
 """
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.solvers.bounds import Bound, bound
-from logreg.solvers.newton_bound import bound_by_sample
-from logreg.solvers.newton_steps import intercept_step
+from logreg.solvers.bounds.duality import Bound, bound
+from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import RowNormBounds
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.quasi_newton import LimitedMemoryInverse
+from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
+from logreg.solvers.steps.newton_steps import intercept_step
 
 VALUE_ROUNDING = {torch.float32: 3e-7, torch.float64: 1e-13}
 """Rounding error of a computed f, relative to f, by the type of the arithmetic.

@@ -34,7 +34,7 @@ from logreg.optimality.certificate import (
 from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
 from logreg.solvers.arguments import check_classes
-from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
+from logreg.solvers.bounds.duality import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, drive, finish_pass, run_pass
 from logreg.solvers.problem import Coordinates, Problem

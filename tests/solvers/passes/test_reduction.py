@@ -24,10 +24,11 @@ from logreg.inference.likelihood import Likelihood, LikelihoodPass, Maximum, max
 from logreg.losses.objective import Objective
 from logreg.processes import Processes, share
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds import Bound
-from logreg.solvers.curvature_bound import Leverage
+from logreg.solvers.bounds.curvature import Leverage
+from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import EXACT, bound_of, problem_of
+from logreg.solvers.methods.subspace_descent import EvaluateAfterStep, SubspaceHessian
 from logreg.solvers.minimum_norm import TriangularFactor
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request, run_pass
 from logreg.solvers.passes.columns import (
@@ -56,7 +57,6 @@ from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowN
 from logreg.solvers.passes.sampling import RowSample, sampled_rows
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
-from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
 from process_groups import Simulated, dealt, in_processes, shared, together
 
 

@@ -55,10 +55,10 @@ from logreg.solvers.dual.span import (
 )
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS, add_lower_triangle, affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
-from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.state import SolverState
+from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
+from logreg.solvers.steps.preconditioner import centered
 
 MIN_FEATURES_PER_ROW = 4
 """Features for each row from which the problem is solved in the span of its rows."""

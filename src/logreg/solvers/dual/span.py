@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.errors import DivergedError
-from logreg.solvers.newton_steps import newton_step_pinv
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import VALUE_ROUNDING
+from logreg.solvers.steps.newton_steps import newton_step_pinv
 
 LAST_SPAN_STEP_RATIO = 1e-3
 """Predicted decrease of a step within the span, relative to that of the first step there, at which steps end.

@@ -29,12 +29,12 @@ from torch import Tensor
 from logreg.csr import converted, sums_embeddings, times, transposed, transposed_times
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.dual.span import SpanEvaluation, inverse_of_gram_diagonal
-from logreg.solvers.newton_steps import intercept_step, newton_step_pinv
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate, InterceptCurvature
-from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified
+from logreg.solvers.steps.newton_steps import intercept_step, newton_step_pinv
+from logreg.solvers.steps.preconditioner import centered
 
 STOP_GAP_FRACTION = 0.8
 """Fraction of the tolerance at which the estimated gap ends the steps: a certificate may be a little larger."""

@@ -1,0 +1,688 @@
+"""The logistic loss of one output over rows in memory, where a pass takes about a millisecond: quasi-Newton steps.
+
+The steps are those of `logreg.solvers.methods.quasi_newton`.  Here the preparation of a pass and the bookkeeping
+between passes would take longer than the arithmetic, so both are a handful of operations in NumPy.  A pass reads each
+block of rows once, for the logits and for the gradient: the block is still in the cache.
+
+The steps are in float32, where that is the type of the problem.  A point that is likely to be certified is evaluated in
+float64; the certificate is that of `logreg.solvers.bounds.duality`, or of the Newton step of a sample
+(`logreg.solvers.bounds.newton_bound`) where a Hessian is cheap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, chosen_rows, row_weights
+from logreg.solvers.bounds.duality import bound
+from logreg.solvers.bounds.newton_bound import bound_by_sample
+from logreg.solvers.dual.row_space import is_wide
+from logreg.solvers.kernels import SUM_ROWS, sum_of_parts
+from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
+from logreg.solvers.passes.sampling import sampled_rows, thinned
+from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows
+from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
+from logreg.solvers.steps.line_search import (
+    CURVATURE_CONSTANT,
+    MAX_LINE_SEARCH_POINTS,
+    LineSearchPoint,
+    next_length,
+    satisfies_armijo,
+)
+
+Array = np.ndarray[Any, Any]
+Matrix = Callable[[Array], Array]
+"""An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
+
+MAX_MEDIUM_NUMEL = 2**25
+"""Numbers in the features up to which a problem is of medium size: the fixed times of a pass are a small part of those
+of larger ones, which several threads share."""
+
+BLOCK_NUMEL = 2**18
+"""Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
+gradient."""
+
+FIRST_STEP_ROWS = 2500
+"""Rows that show the length of the first step, at least; where the start is not zero, also the means and the deviations
+of the features: one that is not 0 in one row of 500 then has a deviation."""
+
+MAX_STEPS = 300
+"""Steps after which the general solver begins anew."""
+
+MIN_RATED_STEPS = 6
+"""Steps before which their convergence is not judged."""
+
+MAX_DIAGONAL_STEPS_LEFT = 8
+"""Steps that may be left at the rate of the last ones before the Hessian of a sample takes the place of the diagonal:
+it takes as long as some steps."""
+
+MAX_STEPS_LEFT = 200
+"""The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
+
+FIRST_STEP_ITERATIONS = 4
+"""Steps of Newton's method for the length of the first step: on a sample they take a small part of a pass."""
+
+MIN_FIRST_LENGTH = 0.5
+"""Length below which the first step is not taken: f is no smaller at its whole length, since features are correlated,
+which the diagonal leaves out."""
+
+MIN_ROWS_PER_FEATURE = 20
+"""Rows for each feature from which the curvature at the end of the first step replaces the diagonal: with fewer,
+features are correlated by chance, and the first step shows L-BFGS more."""
+
+RARE_CURVATURE = 1e-3
+"""Diagonal of a sample's Hessian, relative to the mean, below which a feature is too rare for the sample."""
+
+ROOM = 0.8
+"""Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
+
+SAMPLE_FACTOR = 1.3
+"""Rows of a sample, relative to those for which the estimate of its bound is just enough: together with `ROOM` that is
+more than the factor of 1.5 by which the bound exceeds the estimate at the largest change of a logit (`kappa_of`)."""
+
+FLOAT32_NOISE = 4
+"""Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
+digits."""
+
+MAX_SAMPLE_DECREASE = 1e-3
+"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
+step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
+
+MIN_SAMPLE_RATIO = 100.0
+"""Estimate of the bound by strong convexity, relative to the tolerance, from which the sample bounds the gap: the other
+bound is cheaper, and few more steps lead below."""
+
+FAILED_FACTOR = 0.1
+"""Factor of the limit of the estimate after a bound that was not within the tolerance."""
+
+
+def is_medium(problem: Problem, rows: MemoryRows) -> bool:
+    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is dear."""
+    loss, objective, features = problem.loss, problem.objective, rows.features
+    return (
+        features.device.type == "cpu"
+        and not problem.is_sparse
+        and features.dtype in (torch.float32, torch.float64)
+        and features.is_contiguous()
+        and 0 < problem.numel <= MAX_MEDIUM_NUMEL
+        and problem.num_outputs == 1
+        and problem.largest_offset is None
+        and objective.l2 > 0
+        and not objective.l1
+        and loss.is_convex
+        and loss.has_conjugate
+        and not is_wide(problem)
+        and avoids_hessian(problem)
+    )
+
+
+class _Evaluation(NamedTuple):
+    """f and its gradient at a point."""
+
+    value: float
+    """f."""
+    gradient: Array
+    """Shape (D + 1,), float64; the last one is 0 without an intercept."""
+    own: float
+    """Second derivative of f by the intercept."""
+    derivatives: Derivatives | None
+    """The same for a certificate, where the evaluation was in float64."""
+
+
+class _Work:
+    """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
+
+    def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
+        """``features`` is their number where they must be converted; ``None`` else."""
+        self.sign: Array = (2 * labels - 1).astype(kind)
+        """-1 where the label is 0, and 1 where it is 1, (N,)."""
+        self.weights: Array | None = None if weights is None else weights.astype(kind)
+        self.of_residual: Array = -self.sign if self.weights is None else -self.sign * self.weights
+        """Factor from the probability of the wrong class to the weighted residual, (N,)."""
+        self.margins: Array = np.empty(len(labels), kind)
+        """The logit of each row, times its sign."""
+        self.terms: Array = np.empty((2, len(labels)), kind)
+        """The probability of the wrong class, then the weighted residual; and the weighted second derivative of each
+        row's loss, then its loss."""
+        self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
+        """Converted features of a block."""
+
+
+class _Rows:
+    """The rows in memory, in blocks; points are (D + 1,), in the coordinates."""
+
+    def __init__(self, problem: Problem, rows: MemoryRows, at: Coordinates) -> None:
+        self.problem = problem
+        self._center, self._scale = at.center.numpy(), at.scale.numpy()
+        self.l2: Array = problem.penalties(at)[0].numpy()
+        """Strengths of l2 in the coordinates, (D + 1,)."""
+        self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
+        self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
+        batch = Batch(rows.features, rows.labels, rows.sample_weight)
+        weights = row_weights(batch, problem.class_weight, torch.float64)
+        self._weights = None if weights is None else weights.numpy()
+        self._works: dict[type, _Work] = {}
+
+    def _work(self, kind: type) -> _Work:
+        if kind not in self._works:
+            features = None if self._features.dtype == kind else self._features.shape[1]
+            self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
+        return self._works[kind]
+
+    def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
+        """The objective and its derivatives at a point, computed in float32 or in float64."""
+        exact, features, share = dtype == torch.float64, self.problem.num_features, self.problem.row_sum_scale
+        kind = np.float64 if exact else np.float32
+        work = self._work(kind)
+        coef = point[:features] / self._scale
+        intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
+        # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
+        sums = np.zeros((2 if exact else 1, features))
+        for first in range(0, len(self._labels), self._block_rows):
+            part = slice(first, first + self._block_rows)
+            block, margins, terms = self._features[part], work.margins[part], work.terms[:, part]
+            residuals, spread = terms
+            if work.features is not None:
+                converted = work.features[: len(block)]
+                np.copyto(converted, block)
+                block = converted
+            np.matmul(block, coef, out=margins)
+            margins += intercept
+            margins *= work.sign[part]
+            np.exp(margins, out=residuals)
+            residuals += 1
+            np.reciprocal(residuals, out=residuals)
+            np.multiply(residuals, residuals, out=spread)
+            np.subtract(residuals, spread, out=spread)
+            residuals *= work.of_residual[part]
+            if work.weights is not None:
+                spread *= work.weights[part]
+            if exact:  # one product for both
+                sums += sum_of_parts(torch.from_numpy(terms).T, torch.from_numpy(block)).numpy()
+            else:
+                sums += terms[:1] @ block
+        of_ones, own = (_total(term) for term in work.terms)
+        loss = _total(self._losses(work)) * share
+        shrunk = self.l2 * point
+        value = loss + float(shrunk @ point) / 2
+        whole = self._moments(sums[0], of_ones) * share + shrunk
+        if not exact:
+            return _Evaluation(value, whole, own * share, None)
+        column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
+        by_itself = torch.tensor([own * share], dtype=torch.float64)
+        curvature = InterceptCurvature(by_itself, by_itself)
+        blocks = -(-len(self._labels) // self._block_rows)
+        additions = SUM_ROWS + blocks + additions_of(len(self._labels))
+        derivatives = Derivatives(
+            value,
+            torch.from_numpy(whole).unsqueeze(0),
+            curvature,
+            loss,
+            by_intercept=column,
+            additions=additions,
+        )
+        return _Evaluation(value, whole, own * share, derivatives)
+
+    @staticmethod
+    def _losses(work: _Work) -> Array:
+        """The weighted loss of each row, log(1 + exp(-margin)), (N,)."""
+        margins: Array = work.margins
+        losses: Array = work.terms[1]
+        np.abs(margins, out=losses)
+        np.negative(losses, out=losses)
+        np.exp(losses, out=losses)
+        np.log1p(losses, out=losses)
+        np.minimum(margins, 0, out=margins)
+        losses -= margins
+        if work.weights is not None:
+            losses *= work.weights
+        return losses
+
+    def _moments(self, of_features: Array, of_ones: float) -> Array:
+        """Sums over the rows in the coordinates, (D + 1,), from those of features as stored; see `Pass.moments`."""
+        moments = np.zeros(len(of_features) + 1)
+        moments[:-1] = (of_features - of_ones * self._center) / self._scale
+        moments[-1] = of_ones if self.problem.intercept else 0.0
+        return moments
+
+
+class _Zero:
+    """Coefficients of 0 and the best intercept, where residuals depend on the labels alone; takes one pass.
+
+    The pass shows the means and the deviations of the features, too: so the coordinates are those of all rows, and not
+    of a sample, whose errors would cost steps.
+    """
+
+    def __init__(self, problem: Problem, rows: MemoryRows) -> None:
+        self.problem = problem
+        features, labels = rows.features.numpy(), rows.labels.numpy()
+        weights = row_weights(
+            Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, problem.dtype
+        )
+        factors = np.ones((2, len(labels)), np.float64 if problem.dtype == torch.float64 else np.float32)
+        if weights is not None:
+            factors[0] = weights.numpy()
+        np.multiply(factors[0], labels, out=factors[1])
+        block_rows = max(1, BLOCK_NUMEL // problem.num_features)
+        space = np.empty((min(block_rows, len(labels)), problem.num_features), factors.dtype)
+        sums, squares = np.zeros((2, problem.num_features)), np.zeros(problem.num_features)
+        for first in range(0, len(labels), block_rows):
+            part = slice(first, first + block_rows)
+            block = features[part].astype(factors.dtype, copy=False)
+            sums += factors[:, part] @ block
+            squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+        self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
+        center = sums[0] / self._total
+        if not problem.intercept:  # a shift of the features would need an intercept
+            center = np.zeros_like(center)
+        scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
+        # Rounding leaves a small deviation of a constant feature; other features so far from 0 are not for these steps.
+        is_far = np.abs(center) > MAX_FOLDED_MEAN[problem.dtype] * scale
+        alike = is_far & (features[0] == features[-1])
+        if alike.any():
+            alike[alike] = (features[:, alike] == features[0, alike]).all(0)
+        scale[alike | (scale == 0) & ~is_far] = 1.0
+        self._sums = (sums - np.outer((self._total, self._ones), center)) / scale
+        self.coordinates = Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
+
+    def evaluate(self) -> tuple[Array, _Evaluation]:
+        """The point (D + 1,), and f and its gradient there."""
+        total, ones, share = self._total, self._ones, self.problem.row_sum_scale
+        p = 0.5
+        if self.problem.intercept:  # finite where all rows have one label
+            least = 0.5 / self.problem.rows
+            p = min(max(ones / total, least), 1 - least)
+        intercept = math.log(p / (1 - p))
+        gradient = np.append(p * self._sums[0] - self._sums[1], p * total - ones if self.problem.intercept else 0.0)
+        loss = -ones * math.log(p) - (total - ones) * math.log(1 - p)
+        point = np.append(np.zeros(self.problem.num_features), intercept)
+        return point, _Evaluation(loss * share, gradient * share, p * (1 - p) * total * share, None)
+
+
+class _Inverse:
+    """An approximate inverse of the Hessian: L-BFGS on top of a first matrix times a factor.
+
+    The factor is the geometric mean of those that fit each pair alone, which differ by chance.
+
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 and equation 7.20.
+    """
+
+    def __init__(self, first: Matrix) -> None:
+        self._first, self._factor = first, 1.0
+        self._pairs: list[tuple[Array, Array]] = []
+        self._log_factors = 0.0
+
+    def __call__(self, gradient: Array) -> Array:
+        """About the Newton step, to be subtracted, (D + 1,)."""
+        left, factors = gradient.copy(), []
+        for step, change in reversed(self._pairs):
+            factors.append(float(step @ left))
+            left -= factors[-1] * change
+        product: Array = self._factor * self._first(left)
+        for (step, change), factor in zip(self._pairs, reversed(factors), strict=True):
+            product += (factor - float(change @ product)) * step
+        return product
+
+    def update(self, step: Array, change: Array) -> None:
+        """Learns from a step and the change of the gradient along it; each pair is stored with step @ change = 1."""
+        curvature = float(step @ change)
+        if curvature > 0:
+            root = math.sqrt(curvature)
+            step, change = step / root, change / root
+            self._pairs.append((step, change))
+            self._log_factors -= float(np.log(change @ self._first(change)))
+            self._factor = float(np.exp(self._log_factors / len(self._pairs)))
+
+
+def _total(of_rows: Array) -> float:
+    """The sum of numbers of the rows, (n,), as that of sums over at most `SUM_ROWS` rows each."""
+    even = len(of_rows) // SUM_ROWS * SUM_ROWS
+    return float(
+        of_rows[:even].reshape(-1, SUM_ROWS).sum(1, dtype=np.float64).sum() + of_rows[even:].sum(dtype=np.float64)
+    )
+
+
+def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> Matrix | None:
+    """The inverse of the Hessian at a point (D + 1,), estimated by that of a sample; ``None`` where it has none.
+
+    Args:
+        problem: The problem.
+        at: The coordinates of the point.
+        point: Shape (D + 1,).
+        sample: Some of the rows.
+    """
+    rows = (sample.features.double() - at.center).div_(at.scale).numpy()
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    weight = np.ones(len(rows)) if weights is None else weights.numpy()
+    p = 1 / (1 + np.exp(-(rows @ point)))
+    total = problem.row_sum_scale * problem.total_weight
+    rows *= np.sqrt(weight * p * (1 - p) * (total / weight.sum()))[:, None]
+    if not problem.intercept:
+        rows[:, -1] = 0.0
+    hessian = rows.T @ rows
+    mean = hessian.trace() / len(hessian)
+    own = hessian.reshape(-1)[:: len(hessian) + 1]  # a view of the diagonal
+    own += np.where(own > RARE_CURVATURE * mean, problem.penalties(at)[0].numpy(), mean)
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(hessian))
+    if bool(failed):
+        return None
+    inverse = torch.cholesky_inverse(factor).numpy()
+    return lambda gradient: inverse @ gradient
+
+
+class _FirstStep(NamedTuple):
+    """The first step, a combination of two paths, and the curvature at its end."""
+
+    lengths: Array
+    """Those along the paths, (2,)."""
+    paths: Array
+    """A step by the coefficients, and one by the intercept; shape (2, D + 1)."""
+    hessian: Array
+    """Second derivatives of f by the lengths, (2, 2)."""
+
+    def inverse(self, diagonal: Array) -> Matrix:
+        """The inverse of the Hessian at the end: a diagonal (D + 1,) but along the paths.
+
+        Where features are standardized, uncorrelated and about normal, the Hessian is the mean curvature times the
+        identity, but along the coefficients and the intercept.
+        """
+        own = (self.paths * diagonal) @ self.paths.T
+        own[1, 1] += not self.paths[1, -1]
+        change = np.linalg.inv(self.hessian) - np.linalg.inv(own)
+        return lambda gradient: gradient / diagonal + (change @ (self.paths @ gradient)) @ self.paths
+
+
+class _Limit(NamedTuple):
+    """Estimates up to which certificates are tried."""
+
+    by_duality: float
+    by_sample: float
+
+
+class _Estimate(NamedTuple):
+    """The bounds that certificates would find at a point, relative to f."""
+
+    by_duality: float
+    by_sample: float
+    """Infinite where the sample bounds no gap."""
+    decrease: float
+    """Decrease of f that is predicted for the next step, relative to f."""
+
+    @property
+    def least(self) -> float:
+        """The smaller one."""
+        return min(self.by_duality, self.by_sample)
+
+    def is_within(self, limit: _Limit) -> bool:
+        """Whether one of the bounds is within its limit."""
+        return self.by_duality <= limit.by_duality or self.by_sample <= limit.by_sample
+
+
+@np.errstate(all="ignore")  # what is not finite ends the steps
+def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+    """Minimizes f by quasi-Newton steps from the point of ``state``, and certifies the point.
+
+    Each iteration:
+
+    1. Estimate the bound of f - f*, by strong convexity or by the Newton step of the sample.
+    2. Where the estimate is within the tolerance, evaluate the point in float64 if it was not, and compute the bound;
+       stop if it is within the tolerance.
+    3. Take a step, with a line search.
+
+    It stops as well where steps converge slowly, where they do not decrease f in float64, and after `MAX_STEPS`: then
+    the general solver begins anew.
+
+    Args:
+        state: State of a problem that `is_medium`; where the point is certified, and after ``max_passes``, its
+            coordinates, point, value and bound are updated.
+        rows: All rows of the problem.
+        max_passes: Passes at most.
+
+    Returns:
+        The passes over the rows.
+    """
+    problem = state.problem
+    batch = drive(sampled_rows(problem), rows)
+    few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // FIRST_STEP_ROWS)))
+    zero = None if state.point.any() else _Zero(problem, rows)
+    at = choose_coordinates(problem, few, every_scale=True) if zero is None else zero.coordinates
+    if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
+        return 0 if zero is None else 1
+    number = min(bound_rows(problem), len(batch.labels))
+    steps = _Steps(state, rows, at, batch, few, number, max_passes, zero)
+    steps.run()
+    if state.converged or steps.passes >= max_passes:
+        state.coordinates, state.point, state.value = at, steps.tensor(), steps.now.value
+        state.best = state.point if state.bound is not None else None
+    return steps.passes
+
+
+class _Steps:
+    """The steps of `solve_medium`, and what they share."""
+
+    def __init__(
+        self,
+        state: SolverState,
+        rows: MemoryRows,
+        at: Coordinates,
+        sample: Batch,
+        few: Batch,
+        most_sampled: int,
+        max_passes: int,
+        zero: _Zero | None,
+    ) -> None:
+        problem = state.problem
+        self.max_passes, self.few = max_passes, few  # rows that show the length of the first step
+        self.state, self.problem, self.at = state, problem, at
+        self.sample, self.most_sampled = sample, most_sampled  # the rows of a sample's Hessian at most; 0 for none
+        self.memory, self.source = _Rows(problem, rows, at), rows
+        self.dtype, self.passes = problem.dtype, 0
+        if zero is None:
+            self.point = problem.model.to(at, state.point)[0].numpy()
+            self.now = self.evaluate(self.point, self.dtype)
+        else:
+            (self.point, self.now), self.passes = zero.evaluate(), 1
+        diagonal = self.diagonal(self.now)
+        self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
+        self.part = most_sampled / problem.rows
+        costs = 0.5 / self.memory.l2[:-1]
+        self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
+
+    def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
+        """One pass."""
+        self.passes += 1
+        return self.memory.evaluate(point, dtype)
+
+    def diagonal(self, now: _Evaluation) -> Array:
+        """The diagonal of the Hessian of standardized features, (D + 1,)."""
+        return np.asarray(max(now.own, 1e-30) + self.memory.l2)
+
+    def tensor(self) -> torch.Tensor:
+        """The point, (1, D + 1)."""
+        return torch.from_numpy(self.point).unsqueeze(0)
+
+    def run(self) -> None:
+        """Takes steps to their end."""
+        limit, passed = _Limit(*[ROOM * self.state.tolerance] * 2), list[_Estimate]()
+        while len(passed) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
+            now = self.now
+            step = -self.inverse(now.gradient)
+            slope = float(step @ now.gradient)
+            estimate = self.estimate(slope)
+            if estimate.is_within(limit):
+                if now.derivatives is None:
+                    self.now = self.evaluate(self.point, torch.float64)
+                    if self.estimate(slope).by_duality > FLOAT32_NOISE * estimate.by_duality:
+                        self.dtype = torch.float64
+                    continue
+                if self.certifies(estimate, limit):
+                    return
+                limit = _Limit(
+                    *(
+                        one * FAILED_FACTOR if one < most else most
+                        for one, most in zip(estimate[:2], limit, strict=True)
+                    )
+                )
+            passed.append(estimate)
+            rated = [one.least / max(min(limit), 1e-300) for one in passed]
+            if self.dtype != torch.float64 and -slope / 2 < FLOAT32_END_TOL * abs(now.value) and _has_stalled(rated):
+                self.dtype = torch.float64
+                self.now = self.evaluate(self.point, torch.float64)
+                passed.clear()
+                continue
+            left = _steps_left(rated) if len(rated) > MIN_RATED_STEPS else 0.0
+            if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
+                passed.clear()
+                continue
+            if left > MAX_STEPS_LEFT:
+                return
+            # An evaluation in float64 takes as long as two or three in float32: it must be likely to be the last one.
+            is_likely = len(passed) > 1 and self.next_estimate(*passed[-2:]).is_within(limit)
+            dtype = torch.float64 if is_likely else self.dtype
+            first = self.first_step(step) if self.passes == 1 and self.is_diagonal else None
+            if first is not None:
+                if not MIN_FIRST_LENGTH <= first.lengths[0] < math.inf:
+                    if not self.improves_matrix():
+                        return
+                    passed.clear()
+                    continue
+                step = first.lengths @ first.paths
+                slope = float(step @ now.gradient)
+            most = min(MAX_LINE_SEARCH_POINTS, self.max_passes - self.passes)
+            found = self.search(step, slope, dtype, most) if slope < 0 else None
+            if found is None:
+                if self.dtype == torch.float64 or self.passes >= self.max_passes:
+                    return
+                self.dtype = torch.float64
+                self.now = self.evaluate(self.point, torch.float64)
+                continue
+            length, after = found
+            if first is None or self.problem.rows < MIN_ROWS_PER_FEATURE * self.problem.num_features:
+                self.inverse.update(length * step, after.gradient - now.gradient)
+            else:
+                self.inverse = _Inverse(first.inverse(self.diagonal(after)))
+            self.point, self.now = self.point + length * step, after
+
+    def first_step(self, step: Array) -> _FirstStep:
+        """The first step: along the coefficients of a step (D + 1,) and the intercept, to the least f of few rows."""
+        problem, few, at = self.problem, self.few, self.at
+        weights = row_weights(few, problem.class_weight, torch.float64)
+        share = np.ones(len(few.labels)) if weights is None else weights.numpy()
+        share = share * (problem.row_sum_scale * problem.total_weight / share.sum())
+        paths = np.stack([step, np.zeros_like(step)])
+        paths[:, -1] = 0.0, float(problem.intercept)
+        features, center, scale = few.features.numpy(), at.center.numpy(), at.scale.numpy()
+
+        def logits(of: Array) -> Array:
+            coef = of[:-1] / scale
+            product = features @ coef.astype(features.dtype) if coef.any() else np.zeros(len(features))
+            return np.asarray(product + (of[-1] - coef @ center))
+
+        start, along = logits(self.point), logits(paths[0])
+        changes = np.stack([along, np.full_like(along, paths[1, -1])])
+        of_penalty = paths * self.memory.l2
+        slopes, ridge = of_penalty @ self.point, of_penalty @ paths.T + np.diag([1e-300, 1.0 - paths[1, -1]])
+        lengths = np.zeros(2)
+        for _ in range(FIRST_STEP_ITERATIONS):
+            p = 1 / (1 + np.exp(-(start + lengths @ changes)))
+            gradient = changes @ (share * (p - few.labels.numpy())) + slopes + ridge @ lengths
+            hessian = (changes * (share * p * (1 - p))) @ changes.T + ridge
+            (own, shared), (_, of_intercept) = hessian
+            adjugate = np.array([[of_intercept, -shared], [-shared, own]])
+            # Far from the optimum no row has curvature; then the lengths are not finite.
+            lengths = lengths - adjugate @ gradient / (own * of_intercept - shared * shared)
+        return _FirstStep(lengths, paths, hessian)
+
+    def improves_matrix(self) -> bool:
+        """Puts the Hessian of the sample in the place of the diagonal; whether it is there for the first time."""
+        if not self.is_diagonal or not self.most_sampled:
+            return False
+        self.is_diagonal = False
+        first = _inverse_of_sample(self.problem, self.at, self.point, thinned(self.sample, self.most_sampled))
+        if first is not None:
+            self.inverse = _Inverse(first)
+        return first is not None
+
+    def estimate(self, slope: float) -> _Estimate:
+        """The bounds that certificates would find here, from the gradient and the slope of the next step."""
+        gradient, size = self.now.gradient, max(abs(self.now.value), 1e-300)
+        gap = float((self.costs * gradient) @ gradient) + 0.5 * gradient[-1] ** 2 / max(self.now.own, 1e-300)
+        return self._estimate(gap / size, -slope / 2 / size)
+
+    def next_estimate(self, last: _Estimate, now: _Estimate) -> _Estimate:
+        """The estimate after the next step, if that helps as much as the one from the last estimate to this one."""
+        gap = now.by_duality * min(now.by_duality / max(last.by_duality, 1e-300), 1.0)
+        return self._estimate(gap, now.decrease * min(now.decrease / max(last.decrease, 1e-300), 1.0))
+
+    def _estimate(self, gap: float, decrease: float) -> _Estimate:
+        bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
+        bounds = bounds and gap > MIN_SAMPLE_RATIO * self.state.tolerance
+        return _Estimate(gap, decrease / self.part if bounds else math.inf, decrease)
+
+    def certifies(self, estimate: _Estimate, limit: _Limit) -> bool:
+        """Bounds the gap of the point, which was evaluated in float64; whether it is within the tolerance."""
+        state, point, derivatives = self.state, self.tensor(), self.now.derivatives
+        assert derivatives is not None
+        found = None
+        if estimate.by_duality <= limit.by_duality:
+            found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
+        else:
+            decrease = estimate.by_sample * self.part
+            part = max(SAMPLE_FACTOR * decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
+            number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
+            few = thinned(self.sample, min(number, self.most_sampled))
+            found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)
+        if found is None or not within(found, state.tolerance):
+            return False
+        keep_bound(state, found)
+        return True
+
+    def search(self, step: Array, slope: float, dtype: torch.dtype, most: int) -> tuple[float, _Evaluation] | None:
+        """The length of a step and the evaluation after it; ``None`` where none of ``most`` lengths decreases f enough.
+
+        As in `logreg.solvers.methods.quasi_newton`.
+        """
+        noise = VALUE_ROUNDING[self.dtype] * abs(self.now.value)
+        trials, length, found = [LineSearchPoint(0.0, self.now.value, slope, 0.0)], 1.0, None
+        for _ in range(most):
+            after = self.evaluate(self.point + length * step, dtype)
+            trial = LineSearchPoint(length, math.inf, math.inf, 0.0)
+            if math.isfinite(after.value):
+                trial = LineSearchPoint(length, after.value, float(step @ after.gradient), length * slope)
+            trials.append(trial)
+            if satisfies_armijo(trials[0], trial, noise):
+                found = length, after
+                if trial.slope >= CURVATURE_CONSTANT * slope or -length * slope <= noise:
+                    break
+            elif found is not None:
+                break
+            length = next_length(trials, noise)
+        return found
+
+
+def _has_stalled(rated: list[float]) -> bool:
+    """Whether the last two steps did not halve what is left of the way."""
+    return len(rated) > 2 and rated[-1] > rated[-3] / 2
+
+
+def _steps_left(rated: list[float]) -> float:
+    """Steps that are left at the rate of the last half of the steps; infinite where these made no progress.
+
+    Args:
+        rated: What is left of the way after each step, relative to the end.
+    """
+    logs = np.log(np.maximum(rated, 1e-300))
+    half = len(logs) // 2
+    rate = (logs[:half].mean() - logs[-half:].mean()) / (len(logs) - half)
+    return max(logs.min(), 0.0) / rate if rate > 0 else math.inf

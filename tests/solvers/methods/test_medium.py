@@ -1,0 +1,353 @@
+"""Problems of medium size: the same certified optimum as by the general solvers and by scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.losses.objective import Objective, Reduction
+from logreg.rows import MemoryRows
+from logreg.solvers import fit as exact
+from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.newton_bound import bound_by_sample
+from logreg.solvers.fit import fit, problem_of, stored_rows
+from logreg.solvers.methods import medium
+from logreg.solvers.methods.medium import is_medium, solve_medium
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
+from logreg.solvers.passes.evaluate import Derivatives, Evaluate
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.state import SolverState
+
+
+def drawn(
+    seed: int = 0, rows: int = 3000, features: int = 120, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D), and labels of a logistic model; a Hessian costs more than it saves."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64)
+    logits = 2 * x @ torch.randn(features, generator=draw, dtype=torch.float64) / features**0.5 - 0.5
+    labels = (torch.rand(rows, generator=draw, dtype=torch.float64) < logits.sigmoid()).long()
+    return x.to(dtype), labels
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each fit by `solve_medium` was certified, as they are made."""
+    found: list[bool] = []
+
+    def watched(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+        passes = solve_medium(state, rows, max_passes)
+        found.append(state.converged)
+        return passes
+
+    monkeypatch.setattr(exact, "solve_medium", watched)
+    return found
+
+
+def assert_same(solved: list[bool], features: Tensor, labels: Tensor, l2: float, **options: Any) -> None:
+    """Ours is certified without the general solver, and ends where that and scikit-learn end."""
+    objective = Objective("bce", l2=l2)
+    one = fit(features, labels, objective, tolerance=1e-9, **options)
+    assert solved == [True]
+    assert one.converged
+    assert one.bound.rigorous
+    other = fit(features, labels, objective, tolerance=1e-12, optimizer="newton", **options)
+    assert one.bound.value - other.bound.value <= 1e-9 * one.bound.value
+    assert one.bound.value == pytest.approx(other.bound.value, rel=1e-9)
+    sizes = features.double().std(0).clamp(min=1e-30)
+    torch.testing.assert_close(one.coef * sizes, other.coef * sizes, rtol=1e-3, atol=1e-4)
+    weight = np.ones(len(labels)) if options.get("sample_weight") is None else options["sample_weight"].double().numpy()
+    weight = weight * np.array(options.get("class_weight") or (1.0, 1.0))[labels.numpy()]
+    has_intercept = options.get("intercept", True)
+    center = features.double().mean(0) * has_intercept  # scikit-learn needs features near 0
+    centered = (features.double() - center).numpy()
+    theirs = LogisticRegression(
+        C=1 / (weight.sum() * l2), tol=1e-12, solver="newton-cholesky", fit_intercept=has_intercept
+    ).fit(centered, labels.numpy(), sample_weight=weight)
+    margins = (1 - 2 * labels.numpy()) * theirs.decision_function(centered)
+    value = weight @ np.logaddexp(0, margins) / weight.sum() + l2 / 2 * np.square(theirs.coef_).sum()
+    assert one.bound.value == pytest.approx(value, rel=2e-9)
+    torch.testing.assert_close(one.coef * sizes, torch.from_numpy(theirs.coef_) * sizes, rtol=1e-3, atol=1e-4)
+    at_center = torch.from_numpy(np.atleast_1d(theirs.intercept_))
+    torch.testing.assert_close(one.intercept + one.coef @ center, at_center, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("l2", [1e-2, 3e-4, 1e-6])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_optimum_is_that_of_others(solved: list[bool], dtype: torch.dtype, l2: float, intercept: bool) -> None:
+    assert_same(solved, *drawn(dtype=dtype), l2, intercept=intercept)
+
+
+def test_weights_of_rows_count(solved: list[bool]) -> None:
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.rand(3000, generator=draw) * (torch.rand(3000, generator=draw) < 0.8)
+    assert_same(solved, *drawn(), 1e-3, sample_weight=weight)
+
+
+def test_weights_of_classes_count(solved: list[bool]) -> None:
+    assert_same(solved, *drawn(), 1e-3, class_weight=[3.0, 0.5])
+
+
+def test_a_summed_objective_has_the_optimum_of_the_mean(solved: list[bool]) -> None:
+    features, labels = drawn()
+    reductions: dict[Reduction, float] = {"mean": 1e-3, "sum": 3.0}
+    one, other = (
+        fit(features, labels, Objective("bce", name, l2=l2), tolerance=1e-9) for name, l2 in reductions.items()
+    )
+    assert solved == [True, True]
+    assert other.bound.value == pytest.approx(3000 * one.bound.value, rel=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_of_every_kind(solved: list[bool], dtype: torch.dtype) -> None:
+    features, labels = drawn(dtype=torch.float64)
+    features[:, 1] *= 1e5
+    features[:, 2] = 7.0
+    features[:, 3] = features[:, 4]
+    features[:, 5] += 5
+    features[:, 6] = (features[:, 6] > 2.5).double()
+    assert_same(solved, features.to(dtype), labels, 1e-3)
+
+
+def test_features_far_from_zero(solved: list[bool]) -> None:
+    features, labels = drawn(dtype=torch.float64)
+    features[:, 0] += 1e6  # stored shifted
+    assert_same(solved, features, labels, 1e-3)
+
+
+def test_narrow_features_far_from_zero_are_left_to_the_general_solver(solved: list[bool]) -> None:
+    features, labels = drawn()
+    features[:, 0] += 1e3
+    assert fit(features, labels, Objective("bce", l2=1e-3)).converged
+    assert solved == [False]
+
+
+def test_an_unbalanced_class_and_separated_rows(solved: list[bool]) -> None:
+    features, labels = drawn()
+    rare = labels * (torch.arange(3000) % 20 == 0)
+    assert_same(solved, features, rare, 1e-3)
+    solved.clear()
+    separated = (features[:, 0] > 0).long()
+    assert_same(solved, features, separated, 1e-4)
+
+
+def test_correlated_features_are_solved_with_the_hessian_of_a_sample(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = drawn(rows=20_000, features=60)
+    common = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(2))
+    made: list[int] = []
+    inverse = medium._inverse_of_sample
+
+    def counted(problem: Problem, at: Coordinates, point: medium.Array, sample: Batch) -> medium.Matrix | None:
+        made.append(len(sample.labels))
+        return inverse(problem, at, point, sample)
+
+    monkeypatch.setattr(medium, "_inverse_of_sample", counted)
+    assert_same(solved, features + 3 * common, labels, 1e-4)
+    assert made
+
+
+def test_correlated_features_without_enough_rows_are_left_to_the_general_solver(solved: list[bool]) -> None:
+    features, labels = drawn(rows=2000, features=200)
+    common = torch.randn(2000, 1, generator=torch.Generator().manual_seed(2))
+    assert fit(features + 3 * common, labels, Objective("bce", l2=1e-4)).converged
+    assert solved == [False]
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-4, 1e-7])
+@pytest.mark.parametrize("l2", [1e-2, 1e-4, 1e-8])
+def test_the_bound_is_at_least_the_gap(solved: list[bool], tolerance: float, l2: float) -> None:
+    for seed in range(3):
+        features, labels = drawn(seed)
+        found = fit(features, labels, Objective("bce", l2=l2), tolerance=tolerance)
+        best = fit(features, labels, Objective("bce", l2=l2), tolerance=1e-12, optimizer="newton")
+        gap = found.bound.value - best.bound.value
+        assert found.converged
+        assert found.bound.gap <= tolerance * found.bound.value
+        assert -1e-11 * best.bound.value <= gap <= found.bound.gap + found.bound.rounding
+    assert all(solved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(medium, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    features, labels = drawn()
+    weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))
+    memory, stored = stored_rows(features + 2, labels, weight)
+    problem = problem_of(memory, Objective("bce", l2=0.1), 2, (2.0, 0.7), stored=stored)
+    at = Coordinates(torch.full((120,), 2.0, dtype=torch.float64), torch.linspace(0.5, 2, 120, dtype=torch.float64))
+    point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rows = medium._Rows(problem, memory, at)
+    rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
+    one, other = rows.evaluate(point[0].numpy(), dtype), drive(request(Evaluate(problem, at, point, dtype)), memory)
+    rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
+    assert one.value == pytest.approx(other.value, rel=rtol)
+    torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
+    assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
+    if dtype == torch.float64:
+        assert one.derivatives is not None
+        assert one.derivatives.by_intercept is not None
+        torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
+        assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool, intercept: bool
+) -> None:
+    monkeypatch.setattr(medium, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    features, labels = drawn(dtype=dtype)
+    features[:, 1] += 3
+    features[:, 2], features[:, 3] = 7.1, 0.0
+    weight = torch.rand(3000, generator=torch.Generator().manual_seed(1)) if weighted else None
+    class_weight = (2.0, 0.7) if weighted else ()
+    memory, stored = stored_rows(features, labels, weight)
+    problem = problem_of(memory, Objective("bce", l2=0.1), 2, class_weight, intercept=intercept, stored=stored)
+    zero = medium._Zero(problem, memory)
+    of_rows = torch.ones(3000) if weight is None else weight * torch.tensor(class_weight, dtype=torch.float64)[labels]
+    mean = (of_rows.double() @ features.double() / of_rows.double().sum()) * intercept
+    deviation = (of_rows.double() @ (features.double() - mean).square() / of_rows.double().sum()).sqrt()
+    deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+    rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-5)
+    torch.testing.assert_close(zero.coordinates.center, mean, rtol=rtol, atol=atol)
+    torch.testing.assert_close(zero.coordinates.scale, deviation, rtol=rtol, atol=atol)
+    point, now = zero.evaluate()
+    at = torch.from_numpy(point).unsqueeze(0)
+    there = drive(request(Evaluate(problem, zero.coordinates, at, torch.float64)), memory)
+    assert not at[0, :-1].any()
+    assert at[0, -1] == 0 or intercept
+    assert now.value == pytest.approx(there.value, rel=rtol)
+    assert now.own == pytest.approx(float(there.curvature.own), rel=rtol)
+    torch.testing.assert_close(torch.from_numpy(now.gradient), there.gradient[0], rtol=rtol, atol=atol)
+
+
+def test_features_whose_deviation_is_lost_in_rounding_count_as_far_from_zero() -> None:
+    features, labels = drawn()
+    features[:, :60] = 5 + 1e-4 * features[:, :60]
+    features[:, 60] = 5.0
+    memory = MemoryRows(features, labels)
+    with np.errstate(all="ignore"):
+        at = medium._Zero(problem_of(memory, Objective("bce", l2=0.1)), memory).coordinates
+    is_far = at.center.abs() > MAX_FOLDED_MEAN[torch.float32] * at.scale
+    assert is_far[:60].all()
+    assert not is_far[60:].any()
+
+
+def test_the_first_step_saves_passes(solved: list[bool]) -> None:
+    features, labels = drawn(rows=20_000, features=50)
+    assert fit(features, labels, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 5  # 7 with the diagonal alone
+    rare = labels * (torch.rand(20_000, generator=torch.Generator().manual_seed(4)) < 0.1)
+    assert fit(features, rare, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 6  # 9 with the diagonal alone
+    assert solved == [True, True]
+
+
+def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def watched(
+        problem: Problem, at: Coordinates, point: Tensor, now: Derivatives, sample: Batch
+    ) -> PassRequests[Bound | None]:
+        sizes.append(len(sample.labels))
+        return bound_by_sample(problem, at, point, now, sample)
+
+    monkeypatch.setattr(medium, "bound_by_sample", watched)
+    features, labels = drawn(rows=20_000, features=50)
+    tolerances = torch.logspace(-6, -3, 31).tolist()
+    for tolerance in tolerances:
+        assert fit(features, labels, Objective("bce", l2=1e-8), tolerance=tolerance).converged
+    assert all(solved)
+    assert len(tolerances) / 2 < len(sizes) <= len(tolerances)
+    assert len(set(sizes)) > 10  # they are chosen for the tolerance
+
+
+@pytest.mark.parametrize("features", [200, 400])
+def test_the_point_to_be_certified_is_evaluated_once(
+    solved: list[bool], monkeypatch: pytest.MonkeyPatch, features: int
+) -> None:
+    made: list[tuple[medium.Array, torch.dtype]] = []
+    evaluate = medium._Steps.evaluate
+
+    def watched(steps: medium._Steps, point: medium.Array, dtype: torch.dtype) -> medium._Evaluation:
+        made.append((point, dtype))
+        return evaluate(steps, point, dtype)
+
+    monkeypatch.setattr(medium._Steps, "evaluate", watched)
+    found = fit(*drawn(rows=6000, features=features), Objective("bce", l2=1 / 6000), tolerance=0.3)
+    assert solved == [True]
+    assert found.passes == len(made) + 1
+    assert [dtype for _, dtype in made] == [torch.float32] * (len(made) - 1) + [torch.float64]
+    assert len({point.tobytes() for point, _ in made}) == len(made)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_matrix_after_the_first_step_has_its_curvature(intercept: bool) -> None:
+    draw = np.random.default_rng(0)
+    diagonal, paths = draw.uniform(0.5, 2, 6), np.zeros((2, 6))
+    paths[0, :5], paths[1, 5] = draw.standard_normal(5), float(intercept)
+    of_paths = paths * diagonal
+    own = of_paths @ paths.T
+    root = draw.standard_normal((2, 2)) * [[1.0], [float(intercept)]]
+    along = root @ root.T
+    hessian = own + own @ along @ own + np.diag([0.0, 1.0 - intercept])
+    whole = np.diag(diagonal) + of_paths.T @ along @ of_paths
+    inverse = medium._FirstStep(np.ones(2), paths, hessian).inverse(diagonal)
+    gradient = draw.standard_normal(6)
+    np.testing.assert_allclose(whole @ inverse(gradient), gradient, rtol=1e-12)
+
+
+def test_a_limit_of_passes_holds(solved: list[bool]) -> None:
+    features, labels = drawn()
+    for most in (1, 2, 4):
+        found = fit(features, labels, Objective("bce", l2=1e-4), tolerance=1e-9, max_passes=most)
+        assert found.passes == most
+        assert not found.converged
+    assert solved == [False] * 3
+    more = fit(features, labels, Objective("bce", l2=1e-4), tolerance=1e-9, max_passes=3).bound.value
+    assert found.bound.value < more < 0.6931
+
+
+def test_a_start_at_the_optimum_takes_one_or_two_passes(solved: list[bool]) -> None:
+    features, labels = drawn()
+    first = fit(features, labels, Objective("bce", l2=1e-3), tolerance=1e-10)
+    again = fit(features, labels, Objective("bce", l2=1e-3), tolerance=1e-6, start=(first.coef, first.intercept))
+    assert again.passes <= 2
+    assert solved == [True, True]
+
+
+def test_other_problems_are_not_of_medium_size() -> None:
+    features, labels = drawn()
+    memory = MemoryRows(features, labels)
+
+    def medium_size(objective: Objective, classes: int = 2, rows: MemoryRows = memory) -> bool:
+        return is_medium(problem_of(rows, objective, classes), rows)
+
+    assert medium_size(Objective("bce", l2=1e-3))
+    assert not medium_size(Objective("bce"))
+    assert not medium_size(Objective("bce", l2=1e-3, l1=1e-3))
+    assert not medium_size(Objective("bce", l2=1e-3), classes=3)
+    assert not medium_size(Objective("cross_entropy", l2=1e-3))
+    assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features.half(), labels))
+    assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features, labels, None, torch.ones(3000)))
+    assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features[:100], labels[:100]))
+
+
+@pytest.mark.parametrize(("coef", "intercept"), [(0.0, -800.0), (1e3, 0.0), (1e5, 1e5)])
+def test_a_start_where_no_row_has_curvature(coef: float, intercept: float) -> None:
+    features, labels = drawn()
+    start = torch.full((1, 120), coef), torch.tensor([intercept])
+    objective = Objective("bce", l2=1e-3)
+    found, best = fit(features, labels, objective, start=start), fit(features, labels, objective, tolerance=1e-10)
+    assert found.converged
+    assert 0 <= found.bound.value - best.bound.value + 1e-10 <= 1e-6 * found.bound.value

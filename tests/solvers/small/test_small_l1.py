@@ -1,0 +1,255 @@
+"""Small problems with l1: the same optimum as by the general solver, certified, whatever the loss and the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.losses.objective import Objective, Reduction
+from logreg.rows import MemoryRows
+from logreg.solvers.bounds.curvature import EvaluatedPoint
+from logreg.solvers.bounds.duality import Bound, DualPoint, bound_at_dual_point
+from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.precise import accumulated
+from logreg.solvers.small import small_l1
+from logreg.solvers.small.small import is_small, padded, standardized_rows
+from logreg.solvers.small.small_l1 import solve_small_l1
+from logreg.solvers.small.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
+from logreg.solvers.state import SolverState
+from reference import Reference
+
+LOSSES = [("bce", 2), ("bce", 4), ("cross_entropy", 2), ("cross_entropy", 4)]
+
+
+def drawn(seed: int, rows: int = 80, features: int = 9, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Features (N, D) with a mean of 1, and labels that depend on three of them; every class has a row."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64) + 1
+    noise = torch.rand(rows, classes, generator=draw, dtype=torch.float64)
+    slopes = torch.randn(3, classes, generator=draw, dtype=torch.float64)
+    labels = (x[:, :3] @ slopes - (-noise.log()).log()).argmax(1)
+    labels[:classes] = torch.arange(classes)
+    return x, labels
+
+
+def solved(features: Tensor, labels: Tensor, objective: Objective, tolerance: float, **options: Any) -> SolverState:
+    """The state after `solve_small_l1` alone."""
+    rows = MemoryRows(features, labels, options.pop("sample_weight", None))
+    problem = problem_of(rows, objective, int(labels.max()) + 1, **options)
+    assert is_small(problem, rows)
+    state = SolverState(problem, problem.zeros(), tolerance)
+    solve_small_l1(state, rows, 1000)
+    return state
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_the_optimum_is_that_of_the_general_solver(
+    loss: str, classes: int, reduction: Reduction, intercept: bool, l2: float
+) -> None:
+    for seed, l1 in enumerate((1e-3, 1e-2, 5e-2)):
+        features, labels = drawn(seed, classes=classes)
+        size = 80 if reduction == "sum" else 1
+        objective = Objective(loss, reduction, l1=l1 * size, l2=l2 * size)
+        state = solved(features, labels, objective, 1e-8, intercept=intercept)
+        other = fit(features, labels, objective, tolerance=1e-12, optimizer="newton", intercept=intercept)
+        assert state.converged
+        assert state.bound is not None
+        assert state.bound.rigorous
+        assert state.bound.value == pytest.approx(other.bound.value, rel=1e-8)
+        assert torch.equal(state.solution[:, :-1] != 0, other.coef != 0)
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
+def test_weights_count(loss: str, classes: int) -> None:
+    features, labels = drawn(1, classes=classes)
+    weight = 3 * torch.rand(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).square()
+    objective, of_classes = Objective(loss, l1=0.01), [2.0] + [0.5] * (classes - 1)
+    state = solved(features, labels, objective, 1e-9, sample_weight=weight, class_weight=of_classes)
+    every = weight * torch.tensor(of_classes, dtype=torch.float64)[labels]
+    other = fit(features, labels, objective, sample_weight=every, tolerance=1e-11, optimizer="newton")
+    assert state.converged
+    assert state.bound is not None
+    assert state.bound.value == pytest.approx(other.bound.value, rel=2e-9)
+
+
+def test_it_is_the_optimum_of_another_program() -> None:
+    features, labels = drawn(3)
+    objective = Objective("bce", l1=0.03)
+    found = fit(features, labels, objective, tolerance=1e-10)
+    least = Reference(features, labels, objective, 2).minimum
+    assert found.converged
+    assert found.bound.value == pytest.approx(least.value, rel=1e-9)
+    torch.testing.assert_close(found.coef, torch.from_numpy(least.coef), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-6, 1e-9])
+def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
+    for seed in range(10):
+        features, labels = drawn(seed)
+        objective = Objective("bce", l1=0.1 ** (1 + seed % 3))
+        state = solved(features, labels, objective, tolerance)
+        best = fit(features, labels, objective, tolerance=1e-13, optimizer="newton")
+        assert state.bound is not None
+        gap = state.bound.value - best.bound.value
+        assert -1e-14 <= gap <= state.bound.gap + state.bound.rounding <= tolerance * state.bound.value
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("l2", [0.0, 1e-2])
+def test_the_bound_in_numpy_is_that_of_torch(
+    classes: int, intercept: bool, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = drawn(0, classes=classes)
+    source = MemoryRows(features, labels, torch.rand(80, generator=torch.Generator().manual_seed(0)).double())
+    problem = problem_of(source, Objective("bce", l1=1e-2, l2=l2), classes, intercept=intercept)
+    rows, weights, coordinates = standardized_rows(problem, source)
+    small = small_l1.LogisticL1(problem, rows, labels, weights, coordinates)
+    point = np.zeros((problem.num_outputs, rows.shape[1]))
+    for _ in range(3):
+        before = small.evaluate(point)
+        point, _ = small.model_minimum(before, point)
+    now, bound_at = small.evaluate(point), small.bound_at
+    dual: list[Any] = []
+
+    def watched(*arguments: Any) -> Bound | None:
+        dual.extend(arguments[1:])
+        return bound_at(*arguments)
+
+    monkeypatch.setattr(small, "bound_at", watched)
+    ours = small.gap_bound(point, now, before, math.inf)
+    assert ours is not None
+    at_dual, sums, excess, rounding = dual
+    assert rounding >= accumulated(80) * now.loss  # sums over the rows cancel in the excess
+    spread = torch.from_numpy(at_dual.spread.sum(1))
+    tensors = (padded(problem, torch.from_numpy(part)) for part in (point, now.gradient, sums))
+    at_point, gradient, of_dual = tensors
+    evaluation = Derivatives(now.value, gradient, InterceptCurvature(spread, spread), now.loss)
+    largest = padded(problem, rows.abs().amax(0))
+    squares = torch.where(largest > 0, problem.row_sum_scale * problem.total_weight * SQUARES_MARGIN, 0.0).double()
+    at = EvaluatedPoint(problem, coordinates, at_point, evaluation, squares, largest)
+    theirs = drive(bound_at_dual_point(at, coordinates, DualPoint(of_dual, 1.0, excess, rounding)), source)
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13)
+    assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
+    assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-6, abs=0)
+    assert theirs.error <= ours.error <= 1.1 * theirs.error  # the penalty is one sum over all outputs
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_bound_holds_where_a_prediction_is_no_probability(classes: int, intercept: bool) -> None:
+    clipped = 0
+    for seed in range(10):
+        features, labels = drawn(seed, classes=classes)
+        source, objective = MemoryRows(features, labels), Objective("bce", l1=1e-4)
+        problem = problem_of(source, objective, classes, intercept=intercept)
+        rows, weights, coordinates = standardized_rows(problem, source)
+        small = small_l1.LogisticL1(problem, rows, labels, weights, coordinates)
+        least = fit(features, labels, objective, tolerance=1e-10, optimizer="newton", intercept=intercept).bound.value
+        point = np.zeros((problem.num_outputs, rows.shape[1]))
+        for _ in range(4):
+            before = small.evaluate(point)
+            point, _ = small.model_minimum(before, point)
+            now = small.evaluate(point)
+            q = before.wrong + before.wrong * (1 - before.wrong) * (now.negated - before.negated)
+            bound = small.gap_bound(point, now, before, math.inf)
+            assert bound is not None
+            assert bound.gap + bound.rounding >= now.value - least - 1e-9
+            if bool((q < 0).any() or (q > 1).any()):
+                clipped += 1
+                assert bound.rounding < 1e-7  # the sums over the rows are 0 up to rounding
+    assert clipped > 10
+
+
+def test_a_loose_tolerance_takes_fewer_evaluations() -> None:
+    features, labels = drawn(0)
+    passes = [fit(features, labels, Objective("bce", l1=1e-3), tolerance=t).passes for t in (1e-1, 1e-3, 1e-10)]
+    assert passes == sorted(passes)
+    assert passes[0] < passes[2]
+
+
+def test_columns_of_every_kind() -> None:
+    features, labels = drawn(2)
+    features[:, 4] = 7.0
+    features[:, 5] = features[:, 0]
+    features[:, 6] = features[:, 0] + features[:, 1]
+    features[:, 7] *= 1e6
+    objective = Objective("bce", l1=1e-3)
+    found = fit(
+        features, labels, objective, tolerance=1e-8
+    )  # by the general solver in the end, since rounding is large
+    best = fit(features, labels, objective, tolerance=1e-11, optimizer="newton")
+    assert found.converged
+    assert found.bound.value == pytest.approx(best.bound.value, rel=2e-8)
+
+
+def test_a_strength_at_which_all_coefficients_are_zero() -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=10.0))
+    share = float(labels.double().mean())
+    assert found.converged
+    assert not found.coef.any()
+    assert float(found.intercept) == pytest.approx(torch.tensor(share).logit().item(), rel=1e-4)
+
+
+def test_without_an_intercept_all_zeros_are_certified() -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=10.0), intercept=False)
+    assert found.converged
+    assert not found.coef.any()
+    assert found.bound.value == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_a_step_that_increases_f_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = drawn(0)
+    minimum, lengths = small_l1.LogisticL1.model_minimum, []
+
+    def beyond(self: small_l1.LogisticL1, now: LogisticEvaluation, point: Array) -> tuple[Array, float]:
+        target, decrease = minimum(self, now, point)
+        lengths.append(float(abs(target - point).max()))
+        return point + 8 * (target - point), decrease
+
+    monkeypatch.setattr(small_l1.LogisticL1, "model_minimum", beyond)
+    state = solved(features, labels, Objective("bce", l1=1e-2), 1e-6)
+    best = fit(features, labels, Objective("bce", l1=1e-2), tolerance=1e-10, optimizer="newton")
+    assert len(lengths) > 1
+    assert state.value == pytest.approx(best.bound.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("max_passes", [1, 2, 3])
+def test_passes_end_it(max_passes: int) -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=1e-4), tolerance=1e-9, max_passes=max_passes)
+    assert found.passes == max_passes
+    assert not found.converged
+    assert found.bound.gap > 0
+
+
+def test_what_it_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_l1.LogisticL1, "model_minimum", lambda self, now, point: (point, 0.0))
+    features, labels = drawn(0)
+    kinds: list[str] = []
+    found = fit(features, labels, Objective("bce", l1=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))
+    assert found.converged
+    assert "TryStep" in kinds
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+def test_rows_of_one_class_alone_have_no_optimum(loss: str) -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective(loss, l1=1e-3), sample_weight=(labels == 1).double())
+    assert not found.converged  # f tends to 0 as the intercept grows
+    assert not found.coef.any()
+    assert 0 < found.bound.value < 1e-10
+    assert found.bound.gap >= found.bound.value
