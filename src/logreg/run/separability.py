@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from logreg.data import TensorDataModule
 from logreg.losses.objective import Objective
-from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
+from logreg.optimality.separation.explain import SEARCH_LIMITS, explain_separation
 from logreg.processes import in_first
 from logreg.training.module import LogisticModule
 
@@ -18,7 +18,7 @@ SEARCHING = "looking whether the classes are separable ..."
 
 
 def separation_in(
-    data: TensorDataModule, objective: Objective, has_intercept: bool, seconds: float = SEARCH_LIMITS_S[-1]
+    data: TensorDataModule, objective: Objective, has_intercept: bool, max_work: float = SEARCH_LIMITS[-1]
 ) -> str:
     """The reason why the fit of an objective to the train split has no finite optimum; empty where none is found.
 
@@ -26,22 +26,22 @@ def separation_in(
         data: The data, whose train split is searched.
         objective: The objective of the fit.
         has_intercept: Whether the model has an intercept.
-        seconds: Limit of the search in seconds, one of `SEARCH_LIMITS_S`; with 0, only single columns are compared.
+        max_work: Limit of the search, one of `SEARCH_LIMITS`; with 0, only single columns are compared.
 
-    Of several processes the first one searches: the result depends on the time that the search gets.
+    Of several processes the first one searches, since the others would do the same work.
     """
     features, labels, weights = data.feature_reader("train"), data.labels("train"), data.sample_weight("train")
     return in_first(
         data.processes,
         lambda: explain_separation(
-            features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, seconds
+            features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, max_work
         ),
     )
 
 
-def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCH_LIMITS_S[-1]) -> str:
+def separation_of(module: LogisticModule, data: TensorDataModule, max_work: float = SEARCH_LIMITS[-1]) -> str:
     """`separation_in` for a module's own objective."""
-    return separation_in(data, module.objective, module.has_intercept, seconds)
+    return separation_in(data, module.objective, module.has_intercept, max_work)
 
 
 def is_searched_after_fit(module: LogisticModule) -> bool:
@@ -76,7 +76,7 @@ def separation_after_fit(module: LogisticModule, data: TensorDataModule, status:
         return module.separation
     status(SEARCHING)
     # Features without names, such as pixels, explain nothing to a user: the short search is enough.
-    return separation_of(module, data, SEARCH_LIMITS_S[-1 if module.facts.feature_names else 0])
+    return separation_of(module, data, SEARCH_LIMITS[-1 if module.facts.feature_names else 0])
 
 
 def is_worth_warning(module: LogisticModule) -> bool:

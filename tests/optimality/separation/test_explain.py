@@ -1,4 +1,4 @@
-"""The reason why a fit has no finite optimum: which fits are searched, how long, and what is said."""
+"""The reason why a fit has no finite optimum: which fits are searched, how far, and what is said."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.optimality.separation import Separation, explain
-from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
+from logreg.optimality.separation.explain import SEARCH_LIMITS, explain_separation
 
 FACTS = cast(DataFacts, SimpleNamespace(num_classes=2, feature_names=("hours",), class_names=("fail", "pass")))
 HOURS, PASSED = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1])
@@ -46,9 +46,9 @@ def test_classes_that_overlap_are_not_spoken_of() -> None:
     assert explain_separation(HOURS, torch.tensor([0, 1, 0]), Objective("bce"), FACTS, sample_weight=weight)
 
 
-@pytest.mark.parametrize(("seconds", "budgets"), [(0.0, [0.0]), (0.5, [0.5]), (5.0, [0.5, 5.0])])
-def test_a_search_that_does_not_decide_is_repeated_with_more_time(
-    seconds: float, budgets: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("max_work", "limits"), [(0.0, [0.0]), (0.5, [0.5]), (5.0, [0.5, 5.0])])
+def test_a_search_that_does_not_decide_is_repeated_with_more_work(
+    max_work: float, limits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = []
 
@@ -57,6 +57,6 @@ def test_a_search_that_does_not_decide_is_repeated_with_more_time(
         return Separation("unknown")
 
     monkeypatch.setattr(explain, "find_separation", undecided)
-    assert explain_separation(HOURS, PASSED, Objective("bce"), FACTS, seconds=seconds) == ""
-    assert searched == budgets
-    assert set(budgets) <= {0.0, *SEARCH_LIMITS_S}
+    assert explain_separation(HOURS, PASSED, Objective("bce"), FACTS, max_work=max_work) == ""
+    assert searched == limits
+    assert set(limits) <= {0.0, *SEARCH_LIMITS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch import Tensor
 from logreg.csr import of_scipy
 from logreg.optimality.separation.find import Separation, _separate_each, find_separation, separate_groups
 from logreg.optimality.separation.inequalities import _with_worst
-from logreg.optimality.separation.rows import Kind, SeparationRows, TooMuchWork
+from logreg.optimality.separation.rows import Kind, SeparationRows
+from logreg.optimality.separation.work import TooMuchWork, Work
 
 Array = NDArray[np.float64]
 
@@ -350,14 +352,99 @@ def test_the_pairs_that_lack_most_are_added_until_nothing_new_lacks() -> None:
         _with_worst(torch.tensor([1, 2, 3, 5]), lack, 10)
 
 
-def test_without_time_only_what_a_single_column_shows_is_found(draw: torch.Generator) -> None:
+def test_without_work_only_what_a_single_column_shows_is_found(draw: torch.Generator) -> None:
     features = torch.randn(500, 3, generator=draw)
     labels = torch.arange(500) % 2
-    assert separation_in(features, labels, seconds=0).kind == "unknown"
+    assert separation_in(features, labels, max_work=0).kind == "unknown"
     features[:, 1] = labels * (torch.rand(500, generator=draw) < 0.2)
-    assert separation_in(features, labels, seconds=0) == Separation("quasi-complete", (1,), (1,))
+    assert separation_in(features, labels, max_work=0) == Separation("quasi-complete", (1,), (1,))
     features[:, 1] += labels
-    assert separation_in(features, labels, seconds=0) == Separation("complete", (1,), (1,))
+    assert separation_in(features, labels, max_work=0) == Separation("complete", (1,), (1,))
+
+
+def in_digits(loss: str = "cross_entropy", **options: Any) -> Separation:
+    """The separation of 1,797 small images in 10 classes: each class is decided, then named by a linear program."""
+    return separation_in(*datasets.load_digits(return_X_y=True), loss, **options)
+
+
+def statuses_of_programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The statuses of the linear programs that are solved from now on."""
+    statuses = []
+
+    def solved(*arguments: Any, **options: Any) -> Any:
+        answer = linprog(*arguments, **options)
+        statuses.append(answer.status)
+        return answer
+
+    monkeypatch.setattr("scipy.optimize.linprog", solved)
+    return statuses
+
+
+def test_a_clock_that_hurries_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = in_digits()
+    assert 10 < len(found.columns) < 62  # of sparse directions; 61 columns vary
+    limits = []
+
+    def solved(*arguments: Any, **options: Any) -> Any:
+        limits.append(options["options"])
+        return linprog(*arguments, **options)
+
+    monkeypatch.setattr("scipy.optimize.linprog", solved)
+    for clock in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
+        ticks = count(0, 100.0)
+        monkeypatch.setattr(f"time.{clock}", lambda ticks=ticks: next(ticks))
+    assert in_digits() == found
+    assert limits
+    assert all("time_limit" not in options and options["maxiter"] > 0 for options in limits)
+
+
+def test_the_work_is_counted_the_same_each_time_and_ends_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    features, labels = draw.standard_normal((2000, 100)), np.arange(2000) % 2  # the classes overlap
+    spent, spend = [0.0], Work.spend
+
+    def counted(self: Work, numbers: float = 0, products: float = 0) -> None:
+        before = self.left
+        spend(self, numbers, products)  # work that is too much is not done
+        spent[-1] += before - self.left
+
+    monkeypatch.setattr(Work, "spend", counted)
+    assert separation_in(features, labels).kind == "none"
+    spent.append(0.0)
+    assert separation_in(features, labels).kind == "none"
+    assert spent[0] == spent[1] > 0
+    for part in (0.1, 0.5, 0.99):
+        spent.append(0.0)
+        assert separation_in(features, labels, max_work=part * spent[0]).kind == "unknown"
+        assert spent[-1] <= part * spent[0]
+    assert separation_in(features, labels, max_work=1.01 * spent[0]).kind == "none"
+    features[:, 7] = labels * (np.arange(2000) < 500)  # a single column is compared whatever the work
+    assert separation_in(features, labels, max_work=0.1 * spent[0]) == Separation("quasi-complete", (7,), (1,))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_where_naming_is_too_much_work_no_class_is_named_by_a_sparse_direction(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, programs = in_digits(loss), statuses_of_programs(monkeypatch)
+    monkeypatch.setattr("logreg.optimality.separation.find.NAMING_WORK", 0.1)
+    cut = in_digits(loss, max_work=0.35)  # enough to decide
+    assert 1 < len(programs) < 10
+    monkeypatch.setattr("logreg.optimality.separation.inequalities.MAX_PROGRAM_COEFFICIENTS", 0)
+    assert cut == in_digits(loss) != found
+    assert (cut.kind, cut.classes) == (found.kind, found.classes)
+
+
+def test_more_work_decides_then_finds_any_direction_then_a_sparse_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = statuses_of_programs(monkeypatch)
+    monkeypatch.setattr("logreg.optimality.separation.find.NAMING_WORK", 0.0)
+    patients = datasets.load_breast_cancer(return_X_y=True)
+    found = [separation_in(*patients, max_work=work) for work in np.arange(2e-3, 0.04, 1e-3)]
+    undecided, any_columns, sparse = [one for one, before in zip(found, [None, *found], strict=False) if one != before]
+    assert undecided == Separation("unknown")
+    assert any_columns.kind == sparse.kind == "complete"
+    assert len(any_columns.columns) > len(sparse.columns)
+    assert set(programs) == {0, 1}  # 1: the iterations were too few
 
 
 def test_where_the_linear_program_fails_any_direction_names_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,20 +487,20 @@ def test_the_sentence_counts_many_classes_and_numbers_columns_without_names() ->
     assert "separates '0', '1', '2' and 2 more classes from the rest" in some
 
 
-def test_without_time_single_columns_are_compared_for_every_class(draw: torch.Generator) -> None:
+def test_without_work_single_columns_are_compared_for_every_class(draw: torch.Generator) -> None:
     labels = torch.arange(400) % 40
     features = torch.randn(400, 3, generator=draw)
     features[labels == 7, 1] += 9  # alone beyond all others
     features[labels == 9, 2] = features[labels != 9, 2].max()  # touches them
     features[labels == 9, 0] = 0
     weight = torch.where(labels == 11, 0.0, 1.0)  # no row counts
-    rows = SeparationRows(features, labels, 40, weight, deadline=0.0)
+    rows = SeparationRows(features, labels, 40, weight, Work(0))
     found = _separate_each(rows, torch.arange(40))
     expected = [separate_groups(rows, (torch.arange(40) == own).long()) for own in range(40)]
     assert [one.kind for one in found] == [one.kind for one in expected]
     assert (found[7].kind, found[9].kind, found[11].kind) == ("complete", "quasi-complete", "complete")
     for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.column_sizes(), other.column_sizes())
+        assert torch.equal(one.column_sizes(True), other.column_sizes(True))
         assert torch.equal(one.separated, other.separated)
 
 

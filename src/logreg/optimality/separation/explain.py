@@ -10,10 +10,10 @@ from logreg.optimality.certificate import is_penalized
 from logreg.optimality.separation.find import PENALIZE, Separation, find_separation
 from logreg.optimality.separation.rows import Features
 
-SEARCH_LIMITS_S = (0.5, 5.0)
-"""Processor time of the short and of the long search for separation, in seconds, about.
+SEARCH_LIMITS = (0.5, 5.0)
+"""Work of the short and of the long search for separation at most, in predicted seconds of one core.
 
-The short one often decides already, since single columns are compared whatever the time.
+The short one often decides already, since single columns are compared whatever the work.
 """
 
 
@@ -25,7 +25,7 @@ def explain_separation(
     has_intercept: bool = True,
     sample_weight: Tensor | None = None,
     leak: str = "",
-    seconds: float = SEARCH_LIMITS_S[-1],
+    max_work: float = SEARCH_LIMITS[-1],
     penalize: str = PENALIZE,
 ) -> str:
     """The reason why the fit of an objective to these rows has no finite optimum.
@@ -38,7 +38,7 @@ def explain_separation(
         has_intercept: Whether the model has an intercept; without one separation is not looked for.
         sample_weight: Shape (N,), >= 0.
         leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
-        seconds: The longest search, of `SEARCH_LIMITS_S`; 0 for a comparison of single columns alone.
+        max_work: The longest search, of `SEARCH_LIMITS`; 0 for a comparison of single columns alone.
         penalize: Advice on how to set a penalty.
 
     Returns:
@@ -47,8 +47,8 @@ def explain_separation(
     if is_penalized(objective) or not has_intercept:
         return ""
     found = Separation("unknown")
-    for budget in [budget for budget in SEARCH_LIMITS_S if budget <= seconds] or [0.0]:
-        found = find_separation(features, labels, facts.num_classes, objective.loss, sample_weight, budget)
+    for limit in [limit for limit in SEARCH_LIMITS if limit <= max_work] or [0.0]:
+        found = find_separation(features, labels, facts.num_classes, objective.loss, sample_weight, limit)
         if found.kind != "unknown":
             break
     if found.kind in ("none", "unknown"):

@@ -22,8 +22,6 @@ References:
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -45,8 +43,11 @@ from logreg.optimality.separation.rows import (
     Kind,
     SeparationRows,
     SparseFeatures,
-    TooMuchWork,
 )
+from logreg.optimality.separation.work import TooMuchWork, Work
+
+NAMING_WORK = 0.5
+"""Work that may always be done to name the columns of a separation, in the unit of `Work`."""
 
 PENALIZE = "set a penalty, such as l2=1e-3"
 """Advice of a command on how to set a penalty."""
@@ -64,7 +65,7 @@ class Separation:
     """Features whose coefficients grow without bound along a direction that separates all rows that can be separated,
     the largest coefficient (per standard deviation) first.  The direction is sparse: of all directions whose slopes
     sum to 1 in absolute value it has the largest margin.  Where single columns separate every row, the columns are
-    these, the widest gap first.  Where the sparse direction is too much work, it is any separating direction."""
+    these, the widest gap first.  Where sparse directions are too much work, they are any separating ones."""
     classes: tuple[int, ...] = ()
     """Classes that can be separated, wholly or in part, from the others together; of two classes the second.  A softmax
     can have a separation where no class can be separated from the others together: then the classes whose
@@ -124,7 +125,7 @@ def find_separation(
     num_classes: int,
     loss: str,
     sample_weight: Tensor | None = None,
-    seconds: float = 5.0,
+    max_work: float = 5.0,
 ) -> Separation:
     """Decides whether an unpenalized model with intercept has a finite optimum on these rows.
 
@@ -138,7 +139,8 @@ def find_separation(
         num_classes: C >= 2.
         loss: The name of the loss.  With more than two classes, "bce" fits one output to each class against the rest.
         sample_weight: Shape (N,), >= 0; rows of weight 0 do not count, other weights make no difference.
-        seconds: The processor time of the search, about.
+        max_work: The work of the search at most, in predicted seconds of one core: they are counted, not timed, so that
+            the result does not depend on the clock.  With 0 single columns alone are compared.
 
     Returns:
         The kind of separation, the columns and the classes.
@@ -147,14 +149,14 @@ def find_separation(
         features = SparseFeatures(features)
     if features.shape[1] >= MAX_HINGE_COEFFICIENTS and is_sparse(features[:1]):
         return _single_columns_of_sparse(features, labels, num_classes, sample_weight)
-    rows = SeparationRows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
+    rows = SeparationRows(features, labels, num_classes, sample_weight, Work(max_work))
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # the one output is for class 1
     group = torch.arange(num_classes)
     if LOSSES[loss].couples_outputs:
         return _softmax(rows, group)
     alone = _separate_each(rows, group)
-    return _summarize(alone, group, _kind_of(alone))
+    return _summarize(rows, alone, group, _kind_of(alone))
 
 
 def _single_columns_of_sparse(
@@ -163,11 +165,11 @@ def _single_columns_of_sparse(
     """What single columns of sparse features show; arguments as of `find_separation`."""
     if num_classes * features.shape[1] > MAX_NUMEL:
         return Separation("unknown")
-    rows = SeparationRows(features, labels, num_classes, sample_weight, deadline=-math.inf)
+    rows = SeparationRows(features, labels, num_classes, sample_weight, Work(0))
     group = torch.tensor([1, 0]) if num_classes == 2 else torch.arange(num_classes)
-    alone = _separate_each(rows, group)  # no time is left, so that only columns are compared
+    alone = _separate_each(rows, group)  # no work may be done, so that only columns are compared
     alone = alone[:1] if num_classes == 2 else alone
-    return _summarize(alone, group, _kind_of(alone))
+    return _summarize(rows, alone, group, _kind_of(alone))
 
 
 class _GroupSeparation(NamedTuple):
@@ -176,8 +178,8 @@ class _GroupSeparation(NamedTuple):
     kind: Kind
     separated: Tensor
     """Whether a row lies strictly on the side of its group, shape (n,)."""
-    column_sizes: Callable[[], Tensor]
-    """Computes how much each column contributes, shape (D,), >= 0."""
+    column_sizes: Callable[[bool], Tensor]
+    """Computes how much each column contributes, shape (D,), >= 0; of a sparse direction if that is asked for."""
 
 
 def _largest_first(weight: Tensor) -> tuple[int, ...]:
@@ -199,13 +201,13 @@ def separate_groups(rows: SeparationRows, group: Tensor) -> _GroupSeparation:
     nobody, everybody = torch.zeros_like(side, dtype=torch.bool), side >= 0
     nothing = torch.zeros(rows.width - 1, dtype=torch.float64)
     if not (bool((side == 0).any()) and bool((side == 1).any())):
-        return _GroupSeparation("complete", everybody, lambda: nothing)
+        return _GroupSeparation("complete", everybody, lambda _: nothing)
     kind: Kind = "unknown"
     inequalities = Inequalities(rows, group)
     with contextlib.suppress(TooMuchWork):
         kind, direction, separated = inequalities.solve(inequalities.pairs())
     if kind == "none":
-        return _GroupSeparation("none", nobody, lambda: nothing)
+        return _GroupSeparation("none", nobody, lambda _: nothing)
     low, high = rows.column_ranges[1:]
     gap, touching = _gaps(
         *(low[group == own].amin(0) for own in (0, 1)), *(high[group == own].amax(0) for own in (0, 1))
@@ -214,7 +216,7 @@ def separate_groups(rows: SeparationRows, group: Tensor) -> _GroupSeparation:
         return _by_single_columns(gap, touching, nobody, everybody)
     separated_rows = nobody.index_copy(0, inequalities.places, separated[:, 0])
     return _GroupSeparation(
-        kind, separated_rows, lambda: inequalities.size(direction, inequalities.pairs(), separated).amax(0)
+        kind, separated_rows, lambda sparse: inequalities.size(direction, separated, sparse).amax(0)
     )
 
 
@@ -227,12 +229,14 @@ def _gaps(low: Tensor, other_low: Tensor, high: Tensor, other_high: Tensor) -> t
 def _by_single_columns(gap: Tensor, touching: Tensor, nobody: Tensor, everybody: Tensor) -> _GroupSeparation:
     """What a look at single columns shows of two groups, from the result of `_gaps` for them, (D,) each."""
     if bool((gap > 0).any()):
-        return _GroupSeparation("complete", everybody, lambda: gap.clamp_min(0))
-    return _GroupSeparation("quasi-complete" if bool(touching.any()) else "unknown", nobody, touching.double)
+        return _GroupSeparation("complete", everybody, lambda _: gap.clamp_min(0))
+    return _GroupSeparation(
+        "quasi-complete" if bool(touching.any()) else "unknown", nobody, lambda _: touching.double()
+    )
 
 
 def _separate_each(rows: SeparationRows, group: Tensor) -> list[_GroupSeparation]:
-    """`separate_groups` of each group against the others together; single columns alone once the time is over.
+    """`separate_groups` of each group against the others together; single columns alone once it is too much work.
 
     Args:
         rows: All rows.
@@ -242,7 +246,7 @@ def _separate_each(rows: SeparationRows, group: Tensor) -> list[_GroupSeparation
     found: list[_GroupSeparation] = []
     with contextlib.suppress(TooMuchWork):
         while len(found) < groups:
-            rows.seconds_left()
+            rows.work.spend()
             found.append(separate_groups(rows, (group == len(found)).long()))
     if len(found) == groups:
         return found
@@ -265,7 +269,7 @@ def _separate_each(rows: SeparationRows, group: Tensor) -> list[_GroupSeparation
         if bool(low[number, 0] <= high[number, 0]):
             found.append(_by_single_columns(gaps[number], touching[number], nobody, everybody))
         else:  # no row is of this group
-            found.append(_GroupSeparation("complete", everybody, lambda: nothing))
+            found.append(_GroupSeparation("complete", everybody, lambda _: nothing))
     return found
 
 
@@ -277,10 +281,24 @@ def _kind_of(outputs: Sequence[_GroupSeparation]) -> Kind:
     return "complete" if kinds == {"complete"} else "quasi-complete"
 
 
-def _summarize(outputs: Sequence[_GroupSeparation], group: Tensor, kind: Kind) -> Separation:
+def _sizes(rows: SeparationRows, compute: Callable[[bool], Tensor]) -> Tensor:
+    """How much columns contribute: to sparse directions, or, where one of these is too much work, to any directions.
+
+    Args:
+        rows: All rows.
+        compute: Computes it, of sparse directions or not.
+    """
+    rows.work.left = max(rows.work.left, NAMING_WORK)
+    with contextlib.suppress(TooMuchWork):
+        return compute(True)
+    return compute(False)
+
+
+def _summarize(rows: SeparationRows, outputs: Sequence[_GroupSeparation], group: Tensor, kind: Kind) -> Separation:
     """The separation of a model, with its columns and classes.
 
     Args:
+        rows: All rows.
         outputs: One for each group of classes, against the rest.
         group: The group of each class, shape (C,).
         kind: The kind of separation of the model.
@@ -288,8 +306,8 @@ def _summarize(outputs: Sequence[_GroupSeparation], group: Tensor, kind: Kind) -
     found = [own for own, output in enumerate(outputs) if output.kind in ("complete", "quasi-complete")]
     if not found:
         return Separation(kind)
-    weights = [outputs[own].column_sizes() for own in found]
-    columns = _largest_first(torch.stack([weight / weight.max().clamp_min(1e-300) for weight in weights]).sum(0))
+    weights = _sizes(rows, lambda sparse: torch.stack([outputs[own].column_sizes(sparse) for own in found]))
+    columns = _largest_first((weights / weights.amax(1, keepdim=True).clamp_min(1e-300)).sum(0))
     classes = torch.isin(group, torch.tensor(found)) | ((kind == "complete") & (len(outputs) > 1))
     return Separation(kind, columns, tuple(classes.nonzero().flatten().tolist()))
 
@@ -307,7 +325,7 @@ def _softmax(rows: SeparationRows, group: Tensor) -> Separation:
     alone = _separate_each(rows, group) if groups > 2 else [separate_groups(rows, (group == 0).long())]
     kind = _kind_of(alone)
     if groups == 2 or kind == "complete":
-        return _summarize(alone, group, kind)
+        return _summarize(rows, alone, group, kind)
     try:
         if kind != "quasi-complete":
             return _jointly(rows, group)
@@ -318,7 +336,7 @@ def _softmax(rows: SeparationRows, group: Tensor) -> Separation:
             kind = "complete"
     except TooMuchWork:
         kind = "quasi-complete" if kind == "quasi-complete" else "unknown"
-    return _summarize(alone, group, kind)
+    return _summarize(rows, alone, group, kind)
 
 
 def _jointly(rows: SeparationRows, group: Tensor) -> Separation:
@@ -348,7 +366,7 @@ def _jointly(rows: SeparationRows, group: Tensor) -> Separation:
     kind, direction, separated = inequalities.solve(inequalities.pairs())
     if kind == "none":
         return Separation("none")
-    size = inequalities.size(direction, inequalities.pairs(), separated)
+    size = _sizes(rows, lambda sparse: inequalities.size(direction, separated, sparse))
     grown = (size.amax(1) > NEGLIGIBLE_SLOPE * size.max()) | (kind == "complete")
     return Separation(kind, _largest_first(size.amax(0)), tuple(grown[group].nonzero().flatten().tolist()))
 

@@ -12,12 +12,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from logreg.optimality.separation.rows import BOUNDARY_COSINE, TooMuchWork
+from logreg.optimality.separation.rows import BOUNDARY_COSINE
+from logreg.optimality.separation.work import TooMuchWork, Work
 
 MAX_HINGE_STEPS = 100
 """Newton's steps at most; in exact arithmetic they end after fewer."""
@@ -28,21 +27,28 @@ MAX_STEP_DOUBLINGS = 1100
 STEP_BISECTIONS = 10
 """Bisections of a step's length: the line search need not be exact to the last digit."""
 
+SLOPE_ROUNDING = 1e-12
+"""Derivative of the loss along a step, relative to the derivative at its start, that counts as 0.
+
+Without it the rounding of a margin that a step should not change would make the step longer by a factor of 1e16.
+"""
+
 MARGIN_ROUNDING = 1e-9
 """Rounding of a margin z'b near 1, at least."""
 
 MIN_CHOLESKY_PIVOT = 1e-6
 """Smallest pivot of a Cholesky factorization, relative to the largest diagonal entry, for it to be accurate."""
 
+PRODUCTS_OF_SVD = 10
+"""Multiplications of a singular value decomposition in units of the cube of its order, about."""
 
-def minimize_squared_hinge(
-    signed: Tensor, seconds_left: Callable[[], float], start: Tensor | None = None
-) -> tuple[Tensor | None, Tensor]:
+
+def minimize_squared_hinge(signed: Tensor, work: Work, start: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
     """Minimizes sum max(0, 1 - z'b)^2 over rows z until it is known whether the minimum is 0.
 
     Args:
         signed: The rows z, shape (n, p).
-        seconds_left: Raises `TooMuchWork` once the time is over.
+        work: The work that may still be done.
         start: The first b, shape (p,); zero where ``None``.
 
     Returns:
@@ -50,7 +56,7 @@ def minimize_squared_hinge(
         case of ``None``, lie on the boundary of every direction that separates.
 
     Raises:
-        TooMuchWork: Neither is certain within the steps or the time.
+        TooMuchWork: Neither is certain within the steps or the work.
     """
     coef = signed.new_zeros(signed.shape[1]) if start is None else start
     noise = MARGIN_ROUNDING
@@ -59,9 +65,9 @@ def minimize_squared_hinge(
         left = margins < 1 - noise
         if bool((margins > 0.5).all()):
             return coef, left
-        seconds_left()
+        work.spend(numbers=signed.numel() + STEP_BISECTIONS * len(signed))
         residuals = 1 - margins[left]
-        step, decrement, rounding = _least_squares(signed[left], residuals)
+        step, decrement, rounding = _least_squares(signed[left], residuals, work)
         # Any d that separates has r'm = (sum r z)'d <= decrement * |m|_2 <= decrement * |m|_1 for the margins m >= 0
         # of these rows: all m are 0 as soon as every r is larger.
         if decrement + rounding < float(residuals.min()) / 2:
@@ -82,38 +88,51 @@ def _step_length(margins: Tensor, change: Tensor, left: Tensor) -> float:
     low, high = 0.0, 1.0
     if not bool(((margins + change < 1) != left).any()):
         return high  # the same rows have residuals there: the least-squares solution is the minimum
+
+    def slope(length: float) -> float:
+        return float((1 - margins - length * change).clamp_min(0) @ change)
+
+    least = SLOPE_ROUNDING * slope(0)
     for _ in range(MAX_STEP_DOUBLINGS):
-        if not float((1 - margins - high * change).clamp_min(0) @ change) > 0:
+        if not slope(high) > least:
             break
         low, high = high, 2 * high
     for _ in range(STEP_BISECTIONS):
         middle = (low + high) / 2
-        if float((1 - margins - middle * change).clamp_min(0) @ change) > 0:
+        if slope(middle) > least:
             low = middle
         else:
             high = middle
     return high
 
 
-def _least_squares(rows: Tensor, targets: Tensor) -> tuple[Tensor, float, float]:
+def _least_squares(rows: Tensor, targets: Tensor, work: Work) -> tuple[Tensor, float, float]:
     """The b that minimizes |rows @ b - targets|, of least norm; the norm |rows @ b|; and the rounding error of that.
 
     The normal equations serve where they are well conditioned, and a singular value decomposition else.
     """
+    order = rows.shape[1]
+    work.spend(numbers=rows.numel(), products=rows.numel() * order + order**3 / 3)
     rounding = 10 * torch.finfo(rows.dtype).eps * float(targets.norm())
     gram, right = rows.T @ rows, rows.T @ targets
     root, failed = torch.linalg.cholesky_ex(gram)
     if not failed and bool((root.diagonal().square() > MIN_CHOLESKY_PIVOT * gram.diagonal().max()).all()):
         best = torch.cholesky_solve(right.unsqueeze(1), root).squeeze(1)
         return best, float(right @ best) ** 0.5, 1e3 * rounding
-    best, (values, axes) = torch.zeros_like(right), row_space_axes(rows)
+    best, (values, axes) = torch.zeros_like(right), row_space_axes(rows, work)
     for _ in range(2):  # the second time is a step of iterative refinement
         best = best + axes.T @ (axes @ (rows.T @ (targets - rows @ best)) / values.square())
     return best, float((rows @ best).norm()), float(values[0] / values[-1]) * rounding
 
 
-def row_space_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values above rounding, shape (rank,), and the right singular vectors of them, (rank, p)."""
+def row_space_axes(rows: Tensor, work: Work) -> tuple[Tensor, Tensor]:
+    """Singular values above rounding, shape (rank,), and the right singular vectors of them, (rank, p).
+
+    Raises:
+        TooMuchWork: They are more work than may still be done.
+    """
+    least = min(rows.shape)
+    work.spend(products=2 * rows.numel() * least + PRODUCTS_OF_SVD * least**2 * rows.shape[1])
     square = torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
     _, values, axes = torch.linalg.svd(square, full_matrices=False)
     rank = int((values > BOUNDARY_COSINE * values[0]).sum())

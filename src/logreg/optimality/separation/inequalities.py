@@ -16,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 from functools import cached_property
 
 import numpy as np
@@ -33,9 +32,21 @@ from logreg.optimality.separation.rows import (
     Kind,
     Scaling,
     SeparationRows,
-    TooMuchWork,
     evenly_spaced,
 )
+from logreg.optimality.separation.work import TooMuchWork, Work
+
+NUMBERS_PER_LOGIT = 5
+"""Numbers that are read or written for the difference of two logits."""
+
+NUMBERS_PER_PAIR = 30
+"""Numbers that are read or written for each pair in a round of the search."""
+
+NUMBERS_PER_ENTRY = 240
+"""Work to simplify a linear program before its first iteration, for each entry of its matrix."""
+
+NUMBERS_PER_ITERATION = 10**4
+"""Work of an iteration of the dual simplex method, besides that of reading the matrix once."""
 
 MAX_SEARCH_ROUNDS = 100
 """Rounds of a search at most, each with more pairs or fewer dimensions than the one before."""
@@ -94,6 +105,7 @@ class Inequalities:
     @cached_property
     def norm(self) -> Tensor:
         """The norm of (1, x) of each row, shape (n, 1)."""
+        self.rows.work.spend(len(self.places) * self.rows.width)
         shift, scale = self.scaling
         squares = [values.sub_(shift).div_(scale).square_().sum(1) for _, values in self.rows.blocks(self.places)]
         return torch.cat(squares).add_(1).sqrt_().unsqueeze(1)
@@ -103,8 +115,13 @@ class Inequalities:
 
         Args:
             directions: M directions, shape (M, G, 1 + D); of several the norm of their margins is returned.
+
+        Raises:
+            TooMuchWork: It is more work than may still be done.
         """
-        many, groups, _ = directions.shape
+        many, groups, width = directions.shape
+        rows, number = len(self.places), len(self.places) * many * groups
+        self.rows.work.spend(numbers=rows * width + NUMBERS_PER_LOGIT * number, products=number * width)
         slopes = (directions[:, :, 1:] / self.scaling.scale).flatten(0, 1).T.contiguous()
         offset = directions[:, :, 0].flatten()
         margins = torch.empty(self.others.shape, dtype=torch.float64)
@@ -131,7 +148,7 @@ class Inequalities:
             these pairs, (n, G - 1).
 
         Raises:
-            TooMuchWork: The search takes too long, or margins are too small for the rounding of float64.
+            TooMuchWork: The search is too much work, or margins are too small for the rounding of float64.
         """
         nothing = torch.zeros(self.groups, self.rows.width, dtype=torch.float64), torch.zeros_like(pairs)
         total = int(pairs.sum())
@@ -143,11 +160,14 @@ class Inequalities:
         chosen = self._some(pairs, min(sample, MAX_SAMPLE_NUMEL // self.number))
         if total < self.number:
             chosen = pairs.flatten().nonzero().squeeze(1)
-            basis = torch.linalg.qr(self._matrix(chosen).T).Q  # directions orthogonal to all rows have margins of 0
+            signed = self._matrix(chosen)
+            self.rows.work.spend(products=5 * signed.numel() * total)
+            basis = torch.linalg.qr(signed.T).Q  # directions orthogonal to all rows have margins of 0
         for _ in range(MAX_SEARCH_ROUNDS):
-            self.rows.seconds_left()
+            self.rows.work.spend(numbers=NUMBERS_PER_PAIR * pairs.numel())
             inside = signed = self._matrix(chosen)
             if basis is not None:
+                self.rows.work.spend(numbers=signed.numel(), products=signed.numel() * basis.shape[1])
                 inside = signed @ basis
                 inside = inside[inside.norm(dim=1) > ORTHOGONAL_COSINE * signed.norm(dim=1)]
                 if not len(inside):
@@ -156,11 +176,13 @@ class Inequalities:
                         return "none", *nothing
                     chosen = self._some(moved, sample)
                     continue
-            coef, left = minimize_squared_hinge(inside, self.rows.seconds_left, coef)
+            coef, left = minimize_squared_hinge(inside, self.rows.work, coef)
             if coef is None:
-                _, axes = row_space_axes(inside[left])
-                if len(axes) == inside.shape[1]:
+                _, axes = row_space_axes(inside[left], self.rows.work)
+                order = inside.shape[1]
+                if len(axes) == order:
                     return "none", *nothing
+                self.rows.work.spend(products=3 * order**3 + self.number * order**2)
                 complement = torch.linalg.qr(axes.T, mode="complete").Q[:, len(axes) :]
                 basis = complement if basis is None else basis @ complement
                 continue
@@ -188,50 +210,49 @@ class Inequalities:
         margins = self.margins(directions.reshape(-1, self.groups, self.rows.width).contiguous()).abs()
         return torch.gt(margins, ORTHOGONAL_COSINE * self.norm)
 
-    def size(self, direction: Tensor, pairs: Tensor, separated: Tensor) -> Tensor:
-        """Absolute slopes, per standard deviation of all rows, of a sparse separating direction: shape (G, D).
-
-        Of all directions whose slopes sum to 1 in absolute value it is the direction of the largest margin.  Where the
-        linear program takes too long the slopes are those of the given direction.
+    def size(self, direction: Tensor, separated: Tensor, sparse: bool) -> Tensor:
+        """Absolute slopes, per standard deviation of all rows, of a separating direction: shape (G, D).
 
         Args:
-            direction: A direction that separates the pairs, (G, 1 + D).
-            pairs: A mask of the pairs that count, (n, G - 1).
-            separated: A mask of the pairs to separate, (n, G - 1).
-        """
-        again = Inequalities(self.rows, self.group, self.rows.column_ranges[0])
-        with contextlib.suppress(TooMuchWork):
-            self.rows.seconds_left()
-            direction = again._sparse(pairs, separated, self.cosines(direction))
-            return direction[:, 1:].abs()
-        return (direction[:, 1:] / self.scaling.scale * again.scaling.scale).abs()
+            direction: A direction that separates, (G, 1 + D).
+            separated: A mask of the pairs that it separates, (n, G - 1).
+            sparse: Whether to find a sparse direction that separates the same pairs: of all directions whose slopes sum
+                to 1 in absolute value, the direction of the largest margin.
 
-    def _sparse(self, pairs: Tensor, separated: Tensor, cosines: Tensor) -> Tensor:
+        Raises:
+            TooMuchWork: The sparse direction has too many coefficients, is too much work, or the solver fails.
+        """
+        scaling = self.rows.column_ranges[0]
+        if not sparse:
+            return (direction[:, 1:] / self.scaling.scale * scaling.scale).abs()
+        first = 1 if self.groups == 2 else 0
+        if (self.groups - first) * self.rows.width > MAX_PROGRAM_COEFFICIENTS:
+            raise TooMuchWork
+        again = Inequalities(self.rows, self.group, scaling)
+        return again._sparse(separated, self.cosines(direction), first)[:, 1:].abs()
+
+    def _sparse(self, separated: Tensor, cosines: Tensor, first: int) -> Tensor:
         """The direction of the largest margin among those whose slopes sum to 1 in absolute value, (G, 1 + D).
 
         The linear program begins with the pairs nearest to the boundary; pairs that its solution gets wrong are added.
 
         Args:
-            pairs: See `size`.
             separated: See `size`.
             cosines: The cosines of a direction that separates these pairs, (n, G - 1).
-
-        Raises:
-            TooMuchWork: There are too many coefficients, time is over, or the solver fails.
+            first: The first group that the direction has a part for.
         """
-        first = 1 if self.groups == 2 else 0
         program = _LinearProgram(self.groups - first, self.rows.width, float(self.norm.max()))
         number = PROGRAM_PAIRS_PER_COEFFICIENT * program.free
         nearest = cosines.where(separated, torch.inf).flatten()
         nearest = nearest.topk(min(number, int(separated.sum())), largest=False).indices
-        chosen = torch.cat([nearest, self._some(pairs & ~separated, number)]).unique()
+        chosen = torch.cat([nearest, self._some(~separated, number)]).unique()
         for _ in range(MAX_LINEAR_PROGRAMS):
             needs_margin = separated.flatten()[chosen].double()
-            solution, margin = program.solve(self._matrix(chosen, first), needs_margin, self.rows.seconds_left())
+            solution, margin = program.solve(self._matrix(chosen, first), needs_margin, self.rows.work)
             direction = torch.zeros(self.groups, self.rows.width, dtype=torch.float64)
             direction[first:] = solution
             margins = self.margins(direction.unsqueeze(0)) - margin * separated.double()
-            lack = (-margins / self.norm - min(1e-9, margin / 1000)).clamp_min(0).where(pairs, 0)
+            lack = (-margins / self.norm - min(1e-9, margin / 1000)).clamp_min(0)
             if not bool(lack.any()):
                 return direction
             chosen = _with_worst(chosen, lack, max(100, program.free))
@@ -250,7 +271,11 @@ class Inequalities:
         Args:
             chosen: Positions of the pairs in the flattened (n, G - 1), shape (m,).
             first: The first group that d has a part for.
+
+        Raises:
+            TooMuchWork: It is more work than may still be done.
         """
+        self.rows.work.spend(numbers=len(chosen) * self.groups * self.rows.width)
         row, other = chosen // (self.groups - 1), chosen % (self.groups - 1)
         values = self.rows.in_float64(self.places[row]).sub_(self.scaling.shift).div_(self.scaling.scale)
         design = torch.cat([values.new_ones(len(values), 1), values], dim=1)
@@ -277,17 +302,12 @@ class _LinearProgram:
             groups: Groups that the direction has a part for.
             width: 1 + D.
             farthest: The largest norm of a row, which bounds intercepts and margins.
-
-        Raises:
-            TooMuchWork: There are too many coefficients.
         """
         from scipy import sparse
 
         self._width = width
         slope = np.tile(np.arange(width) > 0, groups)
         self.free, self._slopes = len(slope), int(slope.sum())
-        if self.free > MAX_PROGRAM_COEFFICIENTS:
-            raise TooMuchWork
         self._within = [(-1.0, 1.0) if one else (-farthest, farthest) for one in slope]
         self._within += [(0.0, 1.0)] * self._slopes + [(0.0, 2 * farthest)]
         pick, one_each = sparse.eye_array(self.free, format="csr")[slope], sparse.eye_array(self._slopes)
@@ -301,41 +321,45 @@ class _LinearProgram:
         self._cost = np.zeros(self.free + self._slopes + 1)
         self._cost[-1] = -1
 
-    def solve(self, signed: Tensor, needs_margin: Tensor, seconds: float) -> tuple[Tensor, float]:
+    def solve(self, signed: Tensor, needs_margin: Tensor, work: Work) -> tuple[Tensor, float]:
         """The direction of the largest margin for some pairs.
 
         Args:
             signed: The rows z of the pairs, shape (m, free).
             needs_margin: 1 for a pair whose margin must be at least t, 0 for at least 0; shape (m,).
-            seconds: The time limit.
+            work: The work that may still be done.
 
         Returns:
             The direction, (groups, width), and its margin t.
 
         Raises:
-            TooMuchWork: The solver fails, or the margin is rounding.
+            TooMuchWork: It takes too many iterations, the solver fails, or the margin is rounding.
         """
         from scipy import sparse
         from scipy.optimize import linprog
 
         needs = needs_margin.unsqueeze(1).numpy()
         rows = sparse.hstack([-sparse.csr_array(signed.numpy()), sparse.csr_array((len(signed), self._slopes)), needs])
-        limits = np.zeros(len(signed) + 2 * self._slopes + 1)
+        matrix = sparse.vstack([rows, *self._absolute], format="csc")
+        limits = np.zeros(matrix.shape[0])
         limits[-1] = 1
+        work.spend(numbers=NUMBERS_PER_ENTRY * matrix.nnz)
+        of_iteration = matrix.nnz + NUMBERS_PER_ITERATION
         answer = linprog(
             self._cost,
-            sparse.vstack([rows, *self._absolute], format="csc"),
+            matrix,
             limits,
             bounds=self._within,
             method="highs-ds",
             options={
-                "time_limit": seconds,
+                "maxiter": int(work.numbers_left / of_iteration),
                 "primal_feasibility_tolerance": PROGRAM_TOLERANCE,
                 "dual_feasibility_tolerance": PROGRAM_TOLERANCE,
             },
         )
         if answer.status != 0 or answer.x[-1] <= BOUNDARY_COSINE:
             raise TooMuchWork
+        work.spend(numbers=answer.nit * of_iteration)
         return torch.from_numpy(answer.x[: self.free]).reshape(-1, self._width), float(answer.x[-1])
 
 

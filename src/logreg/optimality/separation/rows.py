@@ -1,8 +1,7 @@
-"""The rows of a search for separation: read in float64, in blocks, with standardized columns; and its limits."""
+"""The rows of a search for separation: read in float64, in blocks, with standardized columns; and limits of size."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from logreg.csr import at_nonzeros, is_sparse, rows_at
+from logreg.optimality.separation.work import Work
 
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 """The kind of separation, in the terms of Albert and Anderson (1984); "unknown" where it was not decided."""
@@ -41,10 +41,6 @@ MAX_PROGRAM_COEFFICIENTS = 300
 
 MAX_NUMEL = 10**8
 """Largest number of entries of one matrix: 0.8 GB in float64."""
-
-
-class TooMuchWork(Exception):
-    """Separation cannot be decided within the limits of time, size or rounding."""
 
 
 class Scaling(NamedTuple):
@@ -86,14 +82,15 @@ class SeparationRows:
         features: Shape (N, D), all rows, as they were given.
         labels: Shape (n,), of the rows of positive weight.
         num_classes: C.
+        work: The work that the search may still do.
         width: 1 + D.
     """
 
     def __init__(
-        self, features: Features, labels: Tensor, num_classes: int, sample_weight: Tensor | None, deadline: float
+        self, features: Features, labels: Tensor, num_classes: int, sample_weight: Tensor | None, work: Work
     ) -> None:
-        """``deadline`` is the `time.process_time` at which the search ends; other arguments as of `find_separation`."""
-        self.features, self.num_classes, self.deadline = features, num_classes, deadline
+        """``work`` is counted by those who call, other arguments as of `find_separation`."""
+        self.features, self.num_classes, self.work = features, num_classes, work
         self.width = 1 + features.shape[1]
         self._positions: Tensor | None = None  # of the rows of positive weight, where some have none
         self.labels = labels.to("cpu", torch.int64)
@@ -182,17 +179,6 @@ class SeparationRows:
         scale = (square / rows - (total / rows).square()).clamp(min=0).sqrt()
         scale = scale.where(scale > 0, 1)
         return Scaling(torch.zeros_like(scale), scale), low / scale, high / scale
-
-    def seconds_left(self) -> float:
-        """Seconds of processor time until the deadline.
-
-        Raises:
-            TooMuchWork: The deadline has passed.
-        """
-        left = self.deadline - time.process_time()
-        if left <= 0:
-            raise TooMuchWork
-        return left
 
 
 def evenly_spaced(places: Tensor, number: int) -> Tensor:
