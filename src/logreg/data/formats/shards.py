@@ -558,7 +558,7 @@ def folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
         pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
         texts = {urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs}
         found.append({name: None if value == MISSING_PARTITION else value for name, value in texts.items()})
-    for name in {name for values in found for name in values}:
+    for name in dict.fromkeys(name for values in found for name in values):  # a set has another order in each process
         given = {values[name] for values in found if values.get(name) is not None}
         if all(WHOLE_NUMBER.fullmatch(value) for value in given):
             for values in found:
