@@ -221,7 +221,7 @@ def _mean_of(row: PathRow, select: str) -> str:
 def _cross_validation_line(scores: CrossValidationSummary, has_path: bool) -> str:
     """Means over the folds with their intervals."""
     parts = [
-        f"{'log-loss' if name == 'loss' else 'AUROC' if name == 'auroc' else name} {_cell(name, one.mean)} "
+        f"{'log loss' if name == 'loss' else 'AUROC' if name == 'auroc' else name} {_cell(name, one.mean)} "
         f"({_cell(name, one.low)} to {_cell(name, one.high)})"
         for name, one in scores.metrics.items()
     ]
