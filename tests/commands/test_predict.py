@@ -483,7 +483,7 @@ def test_a_column_of_dates_is_no_column_of_gaps(models: Models, run_command: Run
     )
     answer = run_command(here, "predict", "input=d.parquet", "output=never.csv")
     assert answer.code == 2
-    assert answer.err == "column 'size' must be a number as in train, got date32[day] [in d.parquet].\n"
+    assert answer.err == "column 'size' must be a number as in train, got dates [in d.parquet].\n"
 
 
 def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, run_command: RunCommand) -> None:

@@ -272,7 +272,8 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
         raise DataError(f"{columns.source} must have the column {column.name!r} that the model learned from.")
     if series.problem and series.kind == "none":
         raise DataError(
-            f"column {column.name!r} must be a {column.kind} as in train, got {series.file_type} [in {columns.source}]."
+            f"column {column.name!r} must be a {column.kind} as in train, got {series.type_in_words} "
+            f"[in {columns.source}]."
         )
     if series.kind == "none":
         missing = np.nan if column.kind == "number" else -1
