@@ -207,7 +207,7 @@ def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
     answer = run_command(models("softmax"), "evaluate")
     assert answer.code == 0
     for words in (
-        "checkpoints/last.ckpt on iris",
+        "checkpoints/last.ckpt on iris: softmax cross-entropy, mean over rows\n",
         "balanced accuracy",
         "baseline",
         "setosa",
@@ -215,6 +215,12 @@ def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
         "optimal to",
     ):
         assert words in answer.out
+
+
+def test_a_sum_over_rows_is_told_from_the_log_loss(models: Models, run_command: RunCommand) -> None:
+    answer = run_command(models("toy"), "evaluate")
+    assert "checkpoints/last.ckpt on toy: binary cross-entropy, sum over rows\n" in answer.out
+    assert "train: 3 rows, intervals of 95%; log loss is the mean over rows\n" in answer.out
 
 
 WITH_CODE = {"hyper_parameters": {}, "state_dict": {}, "epoch": 0, "code": print}
