@@ -28,7 +28,7 @@ from logreg.hardware import usable_cores
 from logreg.stored_form import StoredForm
 from logreg.terminal import counted
 
-BLOCK_ROWS = 2**15
+ENCODED_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
 SMALL_BYTES = 2**22
@@ -244,7 +244,7 @@ def _sparse(
 
 
 def _row_blocks(rows: int) -> list[slice]:
-    return [slice(begin, min(begin + BLOCK_ROWS, rows)) for begin in range(0, rows, BLOCK_ROWS)]
+    return [slice(begin, min(begin + ENCODED_ROWS, rows)) for begin in range(0, rows, ENCODED_ROWS)]
 
 
 def _features_of_levels(column: Column, series: Series) -> Values:
