@@ -270,7 +270,8 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     """
     if series is None:
         raise DataError(f"{columns.source} must have the column {column.name!r} that the model learned from.")
-    if series.problem and series.kind == "none":
+    is_other = (column.kind == "number") != (series.kind == "number")
+    if series.problem if series.kind == "none" else is_other:
         raise DataError(
             f"column {column.name!r} must be a {column.kind} as in train, got {series.type_in_words} "
             f"[in {columns.source}]."
@@ -280,10 +281,6 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
         dtype = np.float32 if column.kind == "number" else np.int32
         kind = "category" if column.kind == "text" else column.kind
         return Series(series.name, kind, np.full(len(columns), missing, dtype=dtype))
-    if (column.kind == "number") != (series.kind == "number"):
-        raise DataError(
-            f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
-        )
     return series
 
 
