@@ -50,7 +50,7 @@ def test_texts_are_those_of_pyarrow() -> None:
 
 
 TYPES = {
-    "text": [pa.string(), pa.large_string(), pa.string_view()],
+    "text": [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
     "numbers": [pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.decimal128(5, 2)],
     "true and false": [pa.bool_()],
     "dates": [pa.date32(), pa.date64()],

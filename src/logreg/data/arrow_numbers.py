@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TYPE_WORDS = {
-    "(large_)?string": "text",
+    "(dictionary<values=)?(large_)?string": "text",
     "u?int[0-9]|halffloat|float|double|decimal": "numbers",
     "bool": "true and false",
     "date[0-9]": "dates",
