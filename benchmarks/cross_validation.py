@@ -39,7 +39,7 @@ from common import alternate, met, new_parser, print_row, print_versions, spread
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.paths.folds import FoldPaths, fit_folds, held_out_logits
+from logreg.solvers.paths.folds import FoldPaths, fit_folds
 from logreg.solvers.paths.l1_path import default_l1_strengths, largest_slope
 from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Problem
@@ -330,9 +330,11 @@ def _gaps(table: Table, strengths: Sequence[Strength], points: Tensor, tight: Fo
 def _deviance(table: Table, paths: FoldPaths) -> Tensor:
     """The mean deviance of the held-out rows, (P,)."""
     total = torch.zeros(len(paths.strengths), dtype=torch.float64)
-    for block, logits in held_out_logits(table.problem, table.rows, table.folds, paths):
-        sign = 2.0 * block.labels.unsqueeze(1) - 1
-        right = torch.sigmoid(sign * logits[:, 0]).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    for fold, path in enumerate(paths.of_folds):
+        own, points = table.folds == fold, torch.cat([one.point for one in path])
+        logits = table.features[own] @ points[:, :-1].T + points[:, -1]
+        sign = 2.0 * table.labels[own].unsqueeze(1) - 1
+        right = torch.sigmoid(sign * logits).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         total -= 2 * right.log().sum(0)
     return total / len(table.labels)
 

@@ -32,7 +32,7 @@ from common import (
     timed,
 )
 from logreg.commands.predicting import predicted
-from logreg.data.blocks import BLOCK_BYTES
+from logreg.data.blocks import CACHED_BLOCK_BYTES
 from logreg.facts import DataFacts
 from logreg.training.checkpoint_reading import Predictor
 from logreg.training.module import LogisticModule
@@ -96,7 +96,7 @@ def file_to_file(folder: Path, num_rows: int) -> None:
 
 def against_a_product(name: str, features: int, outputs: int, num_blocks: int, repeats: int) -> None:
     """Compares probabilities and labels of blocks in memory with the matrix product that they begin with."""
-    rows = max(1, BLOCK_BYTES // (4 * features))
+    rows = max(1, CACHED_BLOCK_BYTES // (4 * features))
     blocks = [torch.randn(rows, features) for _ in range(num_blocks)]
     for mean in (None, 0.5, 50.0):
         module = model(features, outputs, mean)

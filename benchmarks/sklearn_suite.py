@@ -38,7 +38,7 @@ TOLERANCE = 1e-12
 """Largest ``tol`` of a fit.  Theirs is of the gradient and ours of the gap, which falls as the gradient squared; their
 tests compare coefficients with four to seven digits."""
 
-OTHER_SCORES = "it takes another score than log-loss, accuracy and AUROC, or a scorer"
+OTHER_SCORES = "it takes another score than log loss, accuracy and AUROC, or a scorer"
 
 NOT_APPLICABLE = {
     r"test_logistic_cv_mock_scorer|test_lr_cv_scores_.*": OTHER_SCORES,

@@ -32,7 +32,7 @@ from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.paths.folds import fit_folds, held_out_logits
+from logreg.solvers.paths.folds import fit_folds
 from logreg.solvers.paths.l1_path import largest_slope
 from logreg.solvers.paths.l2_path import Strength
 from logreg.training.checkpoint_reading import TrainedModel
@@ -201,17 +201,13 @@ def test_folds_are_fits_without_them() -> None:
             torch.testing.assert_close(point.point[:, :-1], known.coef, rtol=1e-3, atol=1e-4)
 
 
-def test_held_out_logits_have_the_offset() -> None:
+def test_scores_of_points_count_the_offset() -> None:
     x, y, offset = drawn()
-    folds, rows = torch.arange(len(y)) % 3, MemoryRows(x, y, offset=offset)
+    rows = MemoryRows(x, y, offset=offset)
     problem = problem_of(rows, Objective("bce", l2=1.0))
-    paths = fit_folds(problem, rows, folds, [Strength(0.1)])
-    blocks = list(held_out_logits(problem, rows, folds, paths))
-    points = torch.cat([path[0].point for path in paths.of_folds])[folds]
-    known = (x * points[:, :-1]).sum(1) + points[:, -1] + offset
-    torch.testing.assert_close(torch.cat([block.logits for block in blocks]).flatten(), known)
-    scores = score_points(problem, [paths.of_folds[0][0].point], rows.blocks())
-    z = x @ points[0, :-1] + points[0, -1] + offset
+    point = fit_folds(problem, rows, torch.arange(len(y)) % 3, [Strength(0.1)]).of_folds[0][0].point
+    scores = score_points(problem, [point], rows.blocks())
+    z = x @ point[0, :-1] + point[0, -1] + offset
     assert float(scores.loss[0]) == pytest.approx(
         float(torch.nn.functional.softplus(torch.where(y == 1, -z, z)).mean())
     )

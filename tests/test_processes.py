@@ -7,6 +7,7 @@ import pickle
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,28 @@ def test_a_mistake_of_one_process_is_one_of_all() -> None:
     for rank, found in enumerate(in_processes(2, _mistaken)):
         assert found == [str(rank), "DataError: no such file", "of the first", "ConfigError: no room"]
     assert in_each(None, lambda: 3) == in_first(None, lambda: 3) == 3
+
+
+def _mistaken_elsewhere(group: Processes) -> list[str]:
+    """What the processes of two machines are told of a mistake of the second one, and of one of both."""
+    found = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("platform.node", lambda: f"node{group.rank}")
+        for ranks in ([1], [0, 1]):
+
+            def work(ranks: Sequence[int] = ranks) -> None:
+                if group.rank in ranks:
+                    raise DataError("no such file")
+
+            with pytest.raises(DataError) as raised:
+                in_each(group, work)
+            found.append(str(raised.value))
+    return found
+
+
+def test_a_mistake_of_one_machine_names_it_to_the_others() -> None:
+    told = in_processes(2, _mistaken_elsewhere)
+    assert told == [["no such file [on node1]", "no such file"], ["no such file", "no such file"]]
 
 
 def _leaving(group: Processes) -> str:

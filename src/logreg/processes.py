@@ -86,7 +86,7 @@ def in_each(processes: Processes | None, work: Callable[[], Value]) -> Value:
         work: Returns the result; it makes no pass.
 
     Raises:
-        LogregError: That of the first process that has one.
+        LogregError: That of the first process that has one; it names another machine whose files or hardware differ.
     """
     if processes is None:
         return work()
@@ -96,9 +96,12 @@ def in_each(processes: Processes | None, work: Callable[[], Value]) -> Value:
         result = work()
     except LogregError as error:
         mistake = error
-    for one in processes.gather(None if mistake is None else (type(mistake), str(mistake))):
+    here = platform.node()
+    for one in processes.gather(None if mistake is None else (type(mistake), str(mistake), here)):
         if one is not None:
-            raise one[0](one[1]) from mistake
+            kind, words, machine = one
+            is_own = machine == here or words == str(mistake)
+            raise kind(words if is_own else f"{words} [on {machine}]") from mistake
     return result  # type: ignore[return-value]  # there was no mistake
 
 

@@ -877,7 +877,7 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
         chosen = [(row, model["classes"].index(one)) for row, one in enumerate(classes) if one is not None]
         loss = -np.log([expected[row, label] for row, label in chosen]).mean()
         found = scores["evaluation"]["metrics"]["log_loss"]["value"]
-        demand(math.isclose(found, loss, rel_tol=1e-6, abs_tol=1e-9), f"evaluate says log-loss {found}, not {loss}")
+        demand(math.isclose(found, loss, rel_tol=1e-6, abs_tol=1e-9), f"evaluate says log loss {found}, not {loss}")
         counts = Counter(one for one in classes if one is not None)
         for one in scores["evaluation"]["classes"]:
             demand(one["weight"] == counts[one["class"]], f"{one['weight']} rows of class {one['class']!r}")

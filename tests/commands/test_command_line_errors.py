@@ -41,6 +41,8 @@ def choices(group: str) -> str:
     return ", ".join(options(group))
 
 
+LEAVE_IT = "Leave it out, and the key keeps its value."
+
 ADVICE = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
 
 MISTAKES: dict[str, str] = {
@@ -235,7 +237,22 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(run_train: Call
             "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it.",
         ),
         ("lr=0.1 lr=-1", "`lr` must be a finite number > 0 or null, got -1."),
-        ("~lr", "`lr` must be given, got None."),
+        *(
+            (command, f"`{key}` must be written as key=value: no key can be deleted. {LEAVE_IT}")
+            for command, key in (
+                ("~lr", "~lr"),
+                ("-m ~lr", "~lr"),
+                ("-m l2=0.1,1 ~lr=0.1", "~lr=0.1"),
+                ("~optimizer", "~optimizer"),
+                ("dataset=iris ~dataset.split.val", "~dataset.split.val"),
+            )
+        ),
+        ("+lr=0.1", "`+lr` must be typed without +, since lr has a value."),
+        (
+            "dataset=iris dataset.split=[0.6,null,0.2]",
+            "`dataset.split` must be set by its keys, got [0.6,null,0.2]. They are dataset.split.column, "
+            "dataset.split.group, dataset.split.test, dataset.split.val.",
+        ),
         ("max_epochs=0", "`max_epochs` must be a whole number >= 1, got 0."),
         ("seed=true", "`seed` must be a whole number >= 0 and <= 4294967295, got True."),
         ("seed=4294967296", "`seed` must be a whole number >= 0 and <= 4294967295, got 4294967296."),

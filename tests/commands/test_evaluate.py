@@ -58,7 +58,7 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
     found = evaluated(run_command, here, "dataset.path=others.csv")
     assert found["rows"] == {"train": 77}
     assert found["evaluation"]["split"] == "all rows"
-    # predict.py, which knows nothing of labels, gives the probabilities that the log-loss is made of
+    # predict.py, which knows nothing of labels, gives the probabilities that the log loss is made of
     assert (
         run_command(
             here, "predict", "input=others.csv", "output=p.csv", "keep=[kind]", "drop=[id]", "overwrite=true"
@@ -207,7 +207,7 @@ def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
     answer = run_command(models("softmax"), "evaluate")
     assert answer.code == 0
     for words in (
-        "checkpoints/last.ckpt on iris",
+        "checkpoints/last.ckpt on iris: softmax cross-entropy, mean over rows\n",
         "balanced accuracy",
         "baseline",
         "setosa",
@@ -215,6 +215,12 @@ def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
         "optimal to",
     ):
         assert words in answer.out
+
+
+def test_a_sum_over_rows_is_told_from_the_log_loss(models: Models, run_command: RunCommand) -> None:
+    answer = run_command(models("toy"), "evaluate")
+    assert "checkpoints/last.ckpt on toy: binary cross-entropy, sum over rows\n" in answer.out
+    assert "train: 3 rows, intervals of 95%; log loss is the mean over rows\n" in answer.out
 
 
 WITH_CODE = {"hyper_parameters": {}, "state_dict": {}, "epoch": 0, "code": print}
@@ -276,7 +282,10 @@ MISTAKES = {
     ("val",): "`val` must be written as key=value, such as split=val. `--help` lists the keys.",
     ("dataset=iris",): "`dataset` must be that of the checkpoint. Set a key in it: dataset.<key>=VALUE.",
     ("split=val", "split=test"): "`split` must be typed once.",
-    ("~dataset.path=new.csv",): "`~dataset.path=new.csv` must be written as key=value: no key can be deleted here.",
+    ("~dataset.path=new.csv",): (
+        "`~dataset.path=new.csv` must be written as key=value: no key can be deleted. "
+        "Leave it out, and the key keeps its value."
+    ),
     ("output=scores.txt",): "`output` must end in one of .json, got 'scores.txt'.",
 }
 

@@ -475,15 +475,20 @@ def test_the_same_values_in_another_spelling(models: Models, run_command: RunCom
     assert predicted(run_command, here, "input=c.arrow") == expected
 
 
-def test_a_column_of_dates_is_no_column_of_gaps(models: Models, run_command: RunCommand) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [(pa.array([0, 1], pa.int32()).cast(pa.date32()), "dates"), (pa.array(["big", "small"]), "text")],
+)
+def test_a_column_of_another_type_is_no_column_of_gaps(
+    models: Models, run_command: RunCommand, sizes: pa.Array, words: str
+) -> None:
     here = models("table")
-    dates = pa.array([0, 1], pa.int32()).cast(pa.date32())
     pyarrow.parquet.write_table(
-        pa.table({"size": dates, "color": ["red", "red"], "wet": [True, False]}), here / "d.parquet"
+        pa.table({"size": sizes, "color": ["red", "red"], "wet": [True, False]}), here / "d.parquet"
     )
     answer = run_command(here, "predict", "input=d.parquet", "output=never.csv")
     assert answer.code == 2
-    assert answer.err == "column 'size' must be a number as in train, got date32[day] [in d.parquet].\n"
+    assert answer.err == f"column 'size' must be a number as in train, got {words} [in d.parquet].\n"
 
 
 def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, run_command: RunCommand) -> None:

@@ -66,6 +66,16 @@ def table_of(file: Path) -> pa.Table:
     return pyarrow.csv.read_csv(file, parse_options=options)
 
 
+def assert_same(found: pa.Table, expected: pa.Table) -> None:
+    """The same rows; probabilities depend in their last digits on the length of a block, and on threads and memory."""
+    assert found.schema == expected.schema
+    for name in found.column_names:
+        if pa.types.is_floating(found[name].type):
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+        else:
+            assert found[name].equals(expected[name])
+
+
 @pytest.fixture
 def here(models: Models, tmp_path: Path) -> Path:
     """A folder with the run of a table, and with shards in ``in``."""
@@ -81,7 +91,7 @@ def test_each_file_has_the_predictions_that_it_has_alone(here: Path, run_command
     for source, target in zip(FILES, OUTPUTS, strict=True):
         alone = "alone" + Path(target).suffix
         assert run_command(here, "predict", f"input=in/{source}", f"output={alone}", "overwrite=true").code == 0
-        assert table_of(here / "out" / "deep" / target).equals(table_of(here / alone))
+        assert_same(table_of(here / "out" / "deep" / target), table_of(here / alone))
     last = answer.err.splitlines()[-1]
     assert last.startswith("75 rows of 6 files in ")
     assert last.endswith(" s: out/deep")
@@ -89,7 +99,7 @@ def test_each_file_has_the_predictions_that_it_has_alone(here: Path, run_command
 
 def test_the_same_command_goes_on_with_the_missing_files(here: Path, run_command: RunCommand) -> None:
     assert run_command(here, "predict", "input=in", "output=out").code == 0
-    whole = {name: (here / "out" / name).read_bytes() for name in OUTPUTS}
+    whole = {name: table_of(here / "out" / name) for name in OUTPUTS}
     stamps = {name: (here / "out" / name).stat().st_mtime_ns for name in OUTPUTS[2:]}
     for name in OUTPUTS[:2]:
         (here / "out" / name).unlink()
@@ -97,7 +107,8 @@ def test_the_same_command_goes_on_with_the_missing_files(here: Path, run_command
     assert answer.err.splitlines()[0] == "already in out: 4 files; overwrite=true predicts all again"
     assert answer.err.splitlines()[-1].startswith("21 rows of 2 files in ")
     assert {name: (here / "out" / name).stat().st_mtime_ns for name in stamps} == stamps
-    assert {name: (here / "out" / name).read_bytes() for name in OUTPUTS} == whole
+    for name in OUTPUTS:
+        assert_same(table_of(here / "out" / name), whole[name])
     answer = run_command(here, "predict", "input=in", "output=out", "overwrite=true")
     assert answer.err.splitlines()[-1].startswith("75 rows of 6 files in ")
 
@@ -229,7 +240,7 @@ def test_processes_share_the_files_and_one_speaks(here: Path, run_command: RunCo
     assert second == (0, "", "")
     assert files_in(here / "out") == sorted(OUTPUTS)
     for name in OUTPUTS:
-        assert (here / "out" / name).read_bytes() == (here / "alone" / name).read_bytes()
+        assert_same(table_of(here / "out" / name), table_of(here / "alone" / name))
 
 
 def test_a_mistake_in_a_file_of_one_process_ends_all(here: Path) -> None:
@@ -238,16 +249,6 @@ def test_a_mistake_in_a_file_of_one_process_ends_all(here: Path) -> None:
     # without a launcher, which would end the second one before it speaks
     assert together(here, "input=in", "output=out") == [(2, "", sentence)] * 2
     assert not (here / "out").exists()
-
-
-def assert_same(found: pa.Table, expected: pa.Table) -> None:
-    """The same rows; the probabilities of a block depend on its length in their last digits."""
-    assert found.schema == expected.schema
-    for name in found.column_names:
-        if pa.types.is_floating(found[name].type):
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
-        else:
-            assert found[name].equals(expected[name])
 
 
 def write_groups(table: pa.Table, file: Path) -> None:

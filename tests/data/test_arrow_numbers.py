@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from logreg.data.arrow_numbers import array_of, numbers, text_array
+from logreg.data.arrow_numbers import array_of, numbers, text_array, types_in_words
 
 ARRAYS: dict[str, Any] = {
     "doubles": pa.array([1.5, -0.0, np.inf]),
@@ -47,3 +47,34 @@ def test_arrays_are_shared_and_not_copied() -> None:
 
 def test_texts_are_those_of_pyarrow() -> None:
     assert text_array(["a", "", "ä"]).equals(pa.array(["a", "", "ä"]))
+
+
+TYPES = {
+    "text": [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    "numbers": [pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.decimal128(5, 2)],
+    "true and false": [pa.bool_()],
+    "dates": [pa.date32(), pa.date64()],
+    "timestamps": [pa.timestamp("ns"), pa.timestamp("us", "UTC")],
+    "times of day": [pa.time32("s"), pa.time64("ns")],
+    "durations": [pa.duration("s"), pa.month_day_nano_interval()],
+    "lists": [pa.list_(pa.date32()), pa.large_list(pa.string()), pa.list_(pa.int8(), 2), pa.list_view(pa.int8())],
+    "structs": [pa.struct({"a": pa.int8()})],
+    "maps": [pa.map_(pa.string(), pa.int8())],
+    "bytes": [pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()],
+    "categories": [pa.dictionary(pa.int32(), pa.int64())],
+    "no values": [pa.null()],
+}
+
+
+@pytest.mark.parametrize("words", TYPES)
+def test_types_of_arrow_are_said_in_words(words: str) -> None:
+    for kind in TYPES[words]:
+        assert types_in_words(kind) == types_in_words(str(kind)) == [words]
+
+
+def test_types_with_the_same_words_keep_their_names() -> None:
+    assert types_in_words(pa.date32(), pa.string()) == ["dates", "text"]
+    assert types_in_words(pa.timestamp("s"), pa.timestamp("ns")) == ["timestamp[s]", "timestamp[ns]"]
+    assert types_in_words(pa.run_end_encoded(pa.int16(), pa.int8())) == [
+        "run_end_encoded<run_ends: int16, values: int8>"
+    ]

@@ -434,7 +434,7 @@ def test_files_with_other_columns_or_types(tmp_path: Path, run_command: RunComma
     faults = {
         f"{part} lacks 'x', unlike {first}": good.drop_columns("x"),
         f"{part} also has 'new', unlike {first}": good.append_column("new", good["x"]),
-        f"'x' is text in {part}, number in {first}": good.set_column(0, "x", good["x"].cast(pa.string())),
+        f"'x' holds text in {part}, numbers in {first}": good.set_column(0, "x", good["x"].cast(pa.string())),
     }
     for message, bad in faults.items():
         pq.write_table(bad, part)
@@ -449,7 +449,7 @@ def test_text_files_with_other_columns_or_types(tmp_path: Path, run_command: Run
     folder.mkdir()
     (folder / "0.csv").write_text("x,y\n1,a\n2,b\n")
     for message, text in {
-        f"'x' is text in {folder}/1.csv, number in {folder}/0.csv": "x,y\nc1,a\nd2,b\n",
+        f"'x' holds text in {folder}/1.csv, numbers in {folder}/0.csv": "x,y\nc1,a\nd2,b\n",
         f"{folder}/1.csv lacks 'x', unlike {folder}/0.csv": "z,y\n1,a\n",
     }.items():
         (folder / "1.csv").write_text(text)

@@ -505,28 +505,28 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[dict[str, Any
     "dates": (
         {"day": pa.array(range(LONG), pa.date32()), "x": NUMBERS},
         {"categorical": ["x"], "max_levels": 300},
-        "`drop` must leave dates out, and column 'day' holds date32[day] [in X]. "
+        "`drop` must leave dates out, and column 'day' holds dates [in X]. "
         "Make numbers of it first, such as days since a start, or add drop=['day'].",
         [{"drop": ["day"]}],
     ),
     "dates as text": (
         {"day": [f"2020-01-0{row % 9 + 1}" for row in range(LONG)], "x": NUMBERS},
         {"drop": ["x"]},
-        "`drop` must leave dates out, and column 'day' holds date32[day] [in X]. Make numbers of it first, such as "
+        "`drop` must leave dates out, and column 'day' holds dates [in X]. Make numbers of it first, such as "
         "days since a start, or add drop=['x', 'day']; categorical=['day'] makes a level of each.",
         [{"categorical": ["day"]}],
     ),
     "times as text": (
         {"at": ["12:30", "13:45", None] * 100, "x": NUMBERS},
         {},
-        "`drop` must leave dates out, and column 'at' holds time32[s] [in X]. Make numbers of it first, such as days "
-        "since a start, or add drop=['at']; categorical=['at'] makes a level of each.",
+        "`drop` must leave dates out, and column 'at' holds times of day [in X]. Make numbers of it first, such as "
+        "days since a start, or add drop=['at']; categorical=['at'] makes a level of each.",
         [{"drop": ["at"]}, {"categorical": ["at"]}],
     ),
     "lists": (
         {"l": [[1]] * LONG, "x": NUMBERS},
         {},
-        "column 'l' must hold numbers, text or true and false, got list<item: int64> [in X]. Add drop=['l'].",
+        "column 'l' must hold numbers, text or true and false, got lists [in X]. Add drop=['l'].",
         [{"drop": ["l"]}],
     ),
     "bytes": (
@@ -553,7 +553,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[dict[str, Any
         {"id": [f"r{row}" for row in range(LONG)], "l": [[1]] * LONG, "x": NUMBERS},
         {},
         "columns must hold usable values, and 2 do not [in X]: 'id' has 300 levels in 300 train rows, "
-        "'l' holds list<item: int64>. Fix the table, or set drop=['id', 'l'].",
+        "'l' holds lists. Fix the table, or set drop=['id', 'l'].",
         [{"drop": ["id", "l"]}],
     ),
     "gaps": (
@@ -657,7 +657,7 @@ CHANGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     ),
     "lists": (
         lambda table: table.set_column(0, "carat", [[[1.0]] * len(table)]),
-        "column 'carat' must be a number as in train, got list<item: double> [in X].",
+        "column 'carat' must be a number as in train, got lists [in X].",
     ),
     "no rows": (lambda table: table.slice(0, 0), "`X` must have rows, got 0 samples."),
 }

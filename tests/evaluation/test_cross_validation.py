@@ -67,7 +67,7 @@ GLMNET = [
     (0.0, "accuracy", (0.2, 0.2, 0.2), (0.0242956329, 0.0155902391, 0.0155902391), 0.1, 0.1),
     (0.0, "auroc", (0.9321164021, 0.9321164021, 0.9306878307), (0.0132844278, 0.0132844278, 0.0124715179), 0.1, 0.1),
 ]
-"""Part of l1, score, its means and standard errors (of the deviance, which is twice the log-loss, and of the error
+"""Part of l1, score, its means and standard errors (of the deviance, which is twice the log loss, and of the error
 rate), and lambda.min and lambda.1se of cv.glmnet."""
 
 

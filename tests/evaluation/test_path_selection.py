@@ -378,7 +378,7 @@ def test_a_path_is_one_word_on_the_command_line(tmp_path: Path) -> None:
     assert (run.folder / "figures" / "path.png").stat().st_size > 10_000
     assert "path" in run.events().Tags()["images"]
     assert (
-        f"l2={best['l2']:.3g}, chosen among 25 strengths by log-loss on val: " in (run.folder / "report.md").read_text()
+        f"l2={best['l2']:.3g}, chosen among 25 strengths by log loss on val: " in (run.folder / "report.md").read_text()
     )
 
 
@@ -409,7 +409,7 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     assert run.summary["metrics"]["val"]["loss"] == pytest.approx(best["loss_val"], abs=3e-3)
     assert run.summary["optimality"]["relative_gap"] <= 1e-6
     assert run.checkpoint()["hyper_parameters"]["l2"] == run.checkpoint()["config"]["l2"] == l2
-    said = f"l2={l2:.3g}, chosen among {len(path['rows'])} strengths by log-loss on val: "
+    said = f"l2={l2:.3g}, chosen among {len(path['rows'])} strengths by log loss on val: "
     assert said in (run.folder / "report.md").read_text()
 
 
@@ -418,7 +418,7 @@ def test_a_table_of_ones_own_gets_one_and_zero_is_for_who_types_it(run_train: Ca
     typed = written(Path(), some_rows())
     answer = run_train(typed)
     assert answer.code == 0
-    assert "strengths by log-loss on val: " in answer.out
+    assert "strengths by log loss on val: " in answer.out
     assert answer.err.startswith("optimizer=auto: ")  # nothing before it, where there is nothing to wait for
     summary = newest(Path()).summary
     assert summary["path"] is not None

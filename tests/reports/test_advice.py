@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,15 @@ def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, ru
     (tmp_path / "runs" / "latest").unlink()
     _, *lines = after(run_command(tmp_path, "train", *typed[:-1], "hydra.run.dir=further"))
     (tmp_path / "runs" / "latest").unlink()
+
+
+def test_an_exact_run_names_an_earlier_epoch_only_where_loss_val_has_risen(
+    tmp_path: Path, run_command: RunCommand
+) -> None:
+    typed = ("dataset=breast_cancer", "optimizer=newton", "report=brief")
+    assert "lowest loss/val" not in run_command(tmp_path, "train", *typed, "l2=1e-2").out
+    risen = run_command(tmp_path, "train", *typed, "l2=1e-5").out
+    assert re.search(r"lowest loss/val [\d.]+ after epoch \d+ of \d+, and [\d.]+ at the end: the model overfits", risen)
 
 
 def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, run_command: RunCommand) -> None:

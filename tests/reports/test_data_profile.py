@@ -271,7 +271,7 @@ def test_a_table_without_a_usable_column_is_shown_and_refused(
 ) -> None:
     path = write(tmp_path, born=[f"2020-01-{1 + row % 28:02}" for row in range(60)], y=alternating("no", "yes"))
     answer = run_train(f"dataset=table dataset.path={path} dataset.target=y facts=only")
-    assert "refused: date32" in answer.out
+    assert "refused: dates" in answer.out
     assert answer.code == 2
     assert answer.err.count("\n") == 1
 

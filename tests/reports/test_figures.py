@@ -165,7 +165,7 @@ def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
         assert np.ravel(np.asarray(star.get_data())).tolist() == pytest.approx([0.01, expected])
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    assert "best log-loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
+    assert "best log loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
     assert "strongest within one standard error: l2 = 0.1" in texts
     assert legend.get_window_extent().y1 <= lower.get_window_extent().y0
     assert upper.get_ylim()[1] > 0.7  # the band is whole
@@ -227,7 +227,7 @@ def test_a_cross_validated_path_has_error_bars_both_lines_and_a_star_at_the_chos
     assert texts_in(figure) == [
         "10-fold cross-validation, ± one standard error",
         "train",
-        "best log-loss of the folds: l2 = 0.1, loss 0.3, accuracy 70.00%",
+        "best log loss of the folds: l2 = 0.1, loss 0.3, accuracy 70.00%",
         "strongest within one standard error: l2 = 0.3",
     ]
     assert upper.child_axes == []  # of l2, no coefficient is 0

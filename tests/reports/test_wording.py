@@ -59,7 +59,7 @@ def test_a_penalty_weaker_than_the_chosen_one_is_not_called_the_strongest(strong
     rows = [{**row, "l2": l2, "converged": True, "passes": 1, "nonzero": 2} for l2 in (1.0, 0.1, 0.01)]
     path = {"rows": rows, "best": 1, "one_standard_error": strongest, "alarm": None}
     lines = remarks(summary_of(path=path, dataset={"rows": {"train": 1200, "val": 300, "test": 300}}))
-    line = next(line for line in lines if line.startswith("l2=0.1, chosen among 3 strengths by log-loss on val: "))
+    line = next(line for line in lines if line.startswith("l2=0.1, chosen among 3 strengths by log loss on val: "))
     assert ("is the strongest within one standard error" in line) == (strongest < 2)
 
 

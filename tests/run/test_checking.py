@@ -305,7 +305,7 @@ def test_more_rows_than_a_block_have_the_same_checks(tmp_path: Path, ask: Ask, m
     known = ask(run)
     monkeypatch.setattr("logreg.solvers.passes.base.part_rows", lambda *_: 7)
     monkeypatch.setattr("logreg.rows.BLOCK_ROWS", 40)
-    monkeypatch.setattr("logreg.data.row_source.BLOCK_BYTES", 1500)
+    monkeypatch.setattr("logreg.data.row_source.CACHED_BLOCK_BYTES", 1500)
     other = ask(run)
     assert [row["row"] for row in other["influence"]] == [row["row"] for row in known["influence"]]
     assert other["hosmer_lemeshow"] == pytest.approx(known["hosmer_lemeshow"], rel=1e-9)

@@ -64,8 +64,8 @@ def test_folds_of_train_choose_the_strength_and_test_is_scored_once(run_train: T
     assert scores["metrics"]["loss"]["mean"] == summary["metrics"]["cv"]["loss"] == best["loss_val"]
     assert scores["metrics"]["loss"]["folds"] == best["folds"]
     assert set(scores["metrics"]) == {"loss", "accuracy", "auroc"}
-    assert f"l2={best['l2']:.3g}, chosen among 25 strengths by log-loss of 10-fold cross-validation: " in answer.out
-    assert "10-fold cross-validation on train, means and 95% intervals: log-loss " in answer.out
+    assert f"l2={best['l2']:.3g}, chosen among 25 strengths by log loss of 10-fold cross-validation: " in answer.out
+    assert "10-fold cross-validation on train, means and 95% intervals: log loss " in answer.out
     table_row = re.search(r"│ cv +│ +96 │", answer.out)
     assert table_row
     assert run.curve("loss/cv") == {summary["epochs"]: pytest.approx(best["loss_val"])}
@@ -127,7 +127,7 @@ def test_a_list_of_l1_keeps_the_l2_that_is_typed_and_a_ratio_sets_it(run_train: 
     rows = newest(Path()).summary["path"]["rows"]
     assert [(row["l1"], row["l2"]) for row in rows] == [(0.1, 0.3), (0.01, 0.3)]
     answer = run_train(f"{TABLE} 'l1=[0.01,0.1]' l1_ratio=0.2 cv=3")
-    chosen = r"log-loss of 3-fold cross-validation: \S+ ± \S+; \d+ of \d+ coefficients are not 0; l1=\S+ l2=\S+ is the"
+    chosen = r"log loss of 3-fold cross-validation: \S+ ± \S+; \d+ of \d+ coefficients are not 0; l1=\S+ l2=\S+ is the"
     assert re.search(chosen, answer.out)
     rows = newest(Path()).summary["path"]["rows"]
     assert [(row["l1"], row["l2"]) for row in rows] == [(0.1, pytest.approx(0.4)), (0.01, pytest.approx(0.04))]
@@ -201,21 +201,21 @@ def test_of_few_rows_folds_choose_by_themselves_and_val_stays(run_train: Type, t
     assert summary["config"]["cv"] is None
     assert (summary["cross_validation"]["folds"], summary["cross_validation"]["typed"]) == (5, False)
     assert "cv" not in summary["metrics"]  # val compares this run with others
-    assert " strengths by log-loss of 5-fold cross-validation: " in answer.out
+    assert " strengths by log loss of 5-fold cross-validation: " in answer.out
     assert summary["optimality"]["converged"]
 
 
 def test_of_many_rows_val_chooses_and_of_a_class_of_few_too(run_train: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(rare=6)
     answer = run_train(f"{TABLE} l2=path")
-    assert " strengths by log-loss on val: " in answer.out  # train has 4 rows of the rare class
+    assert " strengths by log loss on val: " in answer.out  # train has 4 rows of the rare class
     assert answer.err.startswith("path: 25 strengths of l2 from ")
     assert "cross-validation" not in answer.out + answer.err
     write_table()
     monkeypatch.setattr("logreg.run.choosing_strength.MAX_DEFAULT_ROWS", 72)
-    assert " strengths by log-loss on val: " in run_train(f"{TABLE} l2=path").out
+    assert " strengths by log loss on val: " in run_train(f"{TABLE} l2=path").out
     monkeypatch.setattr("logreg.run.choosing_strength.MAX_DEFAULT_ROWS", 73)
-    assert " strengths by log-loss of 5-fold cross-validation: " in run_train(f"{TABLE} l2=path").out
+    assert " strengths by log loss of 5-fold cross-validation: " in run_train(f"{TABLE} l2=path").out
 
 
 def test_groups_stay_in_one_fold(run_train: Type) -> None:

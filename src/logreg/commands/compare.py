@@ -83,7 +83,7 @@ keys
 AIC and BIC are there for fits of maximum likelihood (no penalty, at the optimum) to the same train rows: smaller is
 better.
 
-The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
+The paired test: the difference of the log loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
 one of them classifies correctly.
 """
 

@@ -158,6 +158,7 @@ def _show(output: EvaluateOutput, console: Any) -> None:
     from logreg.reports.wording import (
         class_table,
         class_table_in_words,
+        described_loss,
         evaluation_table,
         score_table,
         threshold_in_words,
@@ -165,12 +166,15 @@ def _show(output: EvaluateOutput, console: Any) -> None:
     )
 
     evaluation = output.evaluation
-    console.print(f"{output.checkpoint} on {output.data}", markup=False, highlight=False, soft_wrap=True)
+    num_classes = evaluation.num_classes or len(evaluation.classes)
+    loss = described_loss(output.loss["loss"], output.loss["reduction"], num_classes)
+    console.print(f"{output.checkpoint} on {output.data}: {loss}", markup=False, highlight=False, soft_wrap=True)
     header, scores = score_table(output.metrics, output.rows)
     if evaluation.split == ALL_ROWS:  # nothing was trained with them
         scores = [["all", *scores[0][1:]]]
     print_table(console, header, scores)
     line = f"{evaluation.split}: {counted(evaluation.rows, 'row')}, intervals of {evaluation.confidence:.0%}"
+    line += "; log loss is the mean over rows" if output.loss["reduction"] == "sum" else ""
     console.print(line, markup=False, highlight=False)
     print_table(console, *evaluation_table(evaluation))
     for words in class_table_in_words(evaluation):

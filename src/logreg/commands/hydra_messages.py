@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from logreg.commands.overrides import CONF, RESOLVER_ERROR, all_keys, bases_of, explain_reference_error, keys_in
 from logreg.config import unknown_key
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, name_list
 
 MERGE_ERROR = "Error merging override "
 """The start of Hydra's message about a value that does not fit its key."""
@@ -33,7 +33,11 @@ def explain_hydra_error(error: Exception) -> str:
     words = message.replace("\n", " ").split("'")
     if message.startswith(MERGE_ERROR):
         key, _, value = message.removeprefix(MERGE_ERROR).partition("=")
+        if inner := [known for known in all_keys() if known.rpartition(".")[0] == key]:
+            return f"`{key}` must be set by its keys, got {value}. They are {name_list(inner)}."
         return f"`{key}` must be what Hydra has under that name, got {value}. `--cfg hydra` shows it."
+    if message.startswith("Could not append to config"):
+        return f"`+{words[1]}` must be typed without +, since {words[1]} has a value."
     if message.startswith("Could not override") or "is not in struct" in message:
         return _explain_unknown_key(words[1])
     if "requires --multirun" in message or message.startswith("Ambiguous value for argument"):

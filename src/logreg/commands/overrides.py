@@ -136,11 +136,11 @@ def check_groups(overrides: Sequence[Override]) -> None:
             raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=00:00:10:00.")
         if not group:
             raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
+        if override.is_delete() and group.partition(".")[0] != "hydra":
+            raise _no_deletion(override)
         if "/" in group or group == "hydra" or not (CONF / group).is_dir():
             continue
         choices = options_of(group)
-        if override.is_delete():
-            raise ConfigError.not_a_choice(group, choices, None)
         if override.is_add() or override.is_force_add():
             line = str(override.input_line)
             raise ConfigError(f"`{line}` must be typed without +, since {group} has a value: {line.lstrip('+')}.")
@@ -148,6 +148,12 @@ def check_groups(overrides: Sequence[Override]) -> None:
             if str(value) not in choices:
                 advice = file_as_dataset(str(value)) if group == "dataset" else ""
                 raise ConfigError.not_a_choice(group, choices, value, advice)
+
+
+def _no_deletion(override: Override) -> ConfigError:
+    """The mistake to delete a key, as ``~lr`` does."""
+    line = f"`{override.input_line}` must be written as key=value: no key can be deleted."
+    return ConfigError(f"{line} Leave it out, and the key keeps its value.")
 
 
 def options_of(group: str) -> list[str]:
@@ -335,7 +341,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[Override]) -> RunConf
     for override in overrides:
         key = str(override.key_or_group)
         if override.is_delete():
-            raise ConfigError(f"`{override.input_line}` must be written as key=value: no key can be deleted here.")
+            raise _no_deletion(override)
         *above, last = key.split(".")
         if not above and isinstance(plain.get(last), dict):
             raise ConfigError(f"`{key}` must be that of the checkpoint. Set a key in it: {key}.<key>=VALUE.")

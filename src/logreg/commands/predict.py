@@ -40,7 +40,7 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from logreg.data.new_rows import Rows
+    from logreg.data.new_rows import NewRows
     from logreg.inference.prediction import PredictionIntervals
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
@@ -285,7 +285,7 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
 def _print_single(
     trained: TrainedModel,
     predictor: Predictor,
-    rows: Rows,
+    rows: NewRows,
     threshold: float | None,
     intervals: PredictionIntervals | None,
 ) -> None:

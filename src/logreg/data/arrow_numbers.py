@@ -5,6 +5,7 @@ The conversions of pyarrow itself import pandas, where it is installed, which ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,23 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TYPE_WORDS = {
+    "(dictionary<values=)?(large_)?string": "text",
+    "u?int[0-9]|halffloat|float|double|decimal": "numbers",
+    "bool": "true and false",
+    "date[0-9]": "dates",
+    "timestamp": "timestamps",
+    "time[0-9]": "times of day",
+    "duration|month_day_nano_interval": "durations",
+    "(large_|fixed_size_)?list": "lists",
+    "struct": "structs",
+    "map": "maps",
+    "(large_|fixed_size_)?binary": "bytes",
+    "dictionary": "categories",
+    "null": "no values",
+}
+"""What a column holds, by the beginning of Arrow's name of its type."""
 
 
 def numbers(array: Any, missing: float | None = None) -> np.ndarray[Any, Any]:
@@ -74,6 +92,17 @@ def inferred(texts: pa.Array) -> pa.ChunkedArray:
         pyarrow.csv.ReadOptions(block_size=max(buffer.size, 1)),
         pyarrow.csv.ParseOptions(newlines_in_values=True),
     ).column(0)
+
+
+def types_in_words(*kinds: pa.DataType | str) -> list[str]:
+    """What columns of these types hold, such as "dates", for a reader who does not know Arrow.
+
+    Args:
+        kinds: Types, or Arrow's names of them.  Its own names are returned where the words would not tell them apart.
+    """
+    names = [str(kind) for kind in kinds]
+    words = [next((word for start, word in TYPE_WORDS.items() if re.match(start, name)), name) for name in names]
+    return words if len(set(words)) == len(set(names)) else names
 
 
 def text_array(texts: Sequence[str]) -> pa.Array:

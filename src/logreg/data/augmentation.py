@@ -26,7 +26,7 @@ from torch.nn.functional import grid_sample, pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from logreg.data.base import Table
-from logreg.data.blocks import BlockDataset, BlockSampler, Rows
+from logreg.data.blocks import BlockDataset, BlockSampler, Positions
 from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.errors import ConfigError
 from logreg.facts import Batch
@@ -234,7 +234,7 @@ class Augmentation:
 # Drawn anew in each epoch
 
 
-class _EpochSampler(Sampler[tuple[int, Rows]]):
+class _EpochSampler(Sampler[tuple[int, Positions]]):
     """The positions of each block with the epoch, which travels with them to whatever process fetches the rows."""
 
     def __init__(self, blocks: BlockSampler) -> None:
@@ -247,7 +247,7 @@ class _EpochSampler(Sampler[tuple[int, Rows]]):
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def __iter__(self) -> Iterator[tuple[int, Rows]]:
+    def __iter__(self) -> Iterator[tuple[int, Positions]]:
         return ((self._blocks.epoch, rows) for rows in self._blocks)
 
 
@@ -264,7 +264,7 @@ class _ChangedRows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: tuple[int, Rows]) -> Batch:
+    def __getitem__(self, place: tuple[int, Positions]) -> Batch:
         epoch, positions = place
         if self._drawn[0] != epoch:
             self._drawn = epoch, self._augmentation.draws(len(self), self._seed, epoch)

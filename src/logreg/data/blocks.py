@@ -18,7 +18,7 @@ from logreg.processes import Processes, share
 from logreg.rows import batches_of_block, own_part, positions_of
 from logreg.stored_form import StoredForm
 
-BLOCK_BYTES = 6 * 2**20
+CACHED_BLOCK_BYTES = 6 * 2**20
 """Size of the features of a block, in bytes; such a block stays in the cache of common processors."""
 
 LOADED_BLOCK_BYTES = 16 * 2**20
@@ -35,7 +35,7 @@ SEED_STEP = 0x9E3779B1
 """Distance of the generators' seeds for two seeds of a user, about 2^32 over the golden ratio: the orders of their
 epochs then differ.  torch's generator on the CPU reads the lower 32 bits of its seed."""
 
-Rows = Tensor | slice
+Positions = Tensor | slice
 """Positions in a split, counted from 0: a tensor, shape (n,), or a slice."""
 
 
@@ -95,7 +95,7 @@ class BlockDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels) if self.index is None else len(self.index)
 
-    def __getitem__(self, rows: Rows) -> Batch:
+    def __getitem__(self, rows: Positions) -> Batch:
         """The rows at these positions, with stored features."""
         assert not isinstance(rows, int), "blocks need BlockSampler; a standard sampler draws single rows"
         positions = positions_of(rows, len(self), self.first) if isinstance(rows, slice) else self.first + rows
@@ -140,7 +140,7 @@ class FeatureReader:
             index, stored = None, None
         self.features, self.index, self.stored = features, index, stored
 
-    def __getitem__(self, positions: Rows) -> Tensor:
+    def __getitem__(self, positions: Positions) -> Tensor:
         """Features as they are stored, shape (n, D), in the type of the source or float64; bytes of pixels unscaled.
 
         Those of sparse features are sparse.
@@ -151,7 +151,7 @@ class FeatureReader:
         return values if self.stored is None else self.stored.transform(values, torch.float64)
 
 
-class BlockSampler(Sampler[Rows]):
+class BlockSampler(Sampler[Positions]):
     """Chooses the positions of each block; the order depends on the seed and the epoch only.
 
     Several processes have the same number of blocks, and each has its part of every batch, which may be empty.  No rows
@@ -193,7 +193,7 @@ class BlockSampler(Sampler[Rows]):
     def __len__(self) -> int:
         return self.blocks
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[Positions]:
         if self.shuffle and self.epoch < self.fixed_from_epoch:
             yield from self._shuffled()
             return

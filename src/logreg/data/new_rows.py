@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from logreg.csr import is_sparse, place_not_finite
-from logreg.data.blocks import BLOCK_BYTES
+from logreg.data.blocks import CACHED_BLOCK_BYTES
 from logreg.data.encoding.columns import is_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
@@ -58,7 +58,7 @@ MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
-class Rows:
+class NewRows:
     """A block of n new rows.
 
     Attributes:
@@ -108,7 +108,7 @@ class NewRowsReader:
 
     def read(
         self, path: str, constants: Mapping[str, Any] | None = None, groups: range | None = None
-    ) -> tuple[int | None, Iterator[Rows]]:
+    ) -> tuple[int | None, Iterator[NewRows]]:
         """Reads a file, a folder of images, or a CSV on standard input.
 
         Args:
@@ -172,7 +172,7 @@ class NewRowsReader:
             )
         return sorted(names, key=lambda name: name.split("/"))
 
-    def single(self, typed: Sequence[str]) -> Rows:
+    def single(self, typed: Sequence[str]) -> NewRows:
         """Reads one row from arguments of the command line.
 
         Args:
@@ -230,7 +230,7 @@ class NewRowsReader:
 
     def _table(
         self, path: str, constants: Mapping[str, Any], groups: range | None
-    ) -> tuple[int | None, Iterator[Rows]]:
+    ) -> tuple[int | None, Iterator[NewRows]]:
         """Reads a table, to which columns of one value each are added that it does not have."""
         import pyarrow as pa
 
@@ -256,7 +256,7 @@ class NewRowsReader:
             groups,
         )
 
-        def rows() -> Iterator[Rows]:
+        def rows() -> Iterator[NewRows]:
             start = 0 if groups is None else sum(row_groups(path, "input")[: groups.start])
             for table in blocks:
                 for name in added:
@@ -282,7 +282,7 @@ class NewRowsReader:
             return True  # its reader says what is wrong
         return self.columns[0].name not in [name.strip(' "\r\n') for name in re.split(r"[,;\t|]", first)]
 
-    def _text_files(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
+    def _text_files(self, path: Path) -> tuple[int | None, Iterator[NewRows]]:
         """Reads a .txt file, or those in a folder and the folders below it."""
         import pyarrow as pa
 
@@ -291,7 +291,7 @@ class NewRowsReader:
         if not files:
             raise DataError(f"`input` must have {TEXT_SUFFIX} files, got none in {folder}.")
 
-        def rows() -> Iterator[Rows]:
+        def rows() -> Iterator[NewRows]:
             for start in range(0, len(files), FILES_AT_ONCE):
                 block = files[start : start + FILES_AT_ONCE]
                 texts = pa.array([read_text_file(file, "input") for file in block], pa.string())
@@ -343,7 +343,7 @@ class NewRowsReader:
             *(str(name) for name in named if name),
         }
 
-    def _encoded(self, table: Any, source: str, start: int, words: Sequence[str] | None = None) -> Rows:
+    def _encoded(self, table: Any, source: str, start: int, words: Sequence[str] | None = None) -> NewRows:
         """Encodes a block of a table.
 
         Args:
@@ -381,7 +381,7 @@ class NewRowsReader:
             for column in self.facts.columns
             if column.kind != "text" and not column.indicator
         }
-        return Rows(
+        return NewRows(
             features,
             kept,
             {name: len(rows) for name, rows in unseen.items() if len(rows)},
@@ -393,7 +393,7 @@ class NewRowsReader:
         if self.keep:
             raise ConfigError(f"`keep` must go with a table, and {path} has no columns by name. Leave it out.")
 
-    def _matrix(self, file: Path) -> tuple[int | None, Iterator[Rows]]:
+    def _matrix(self, file: Path) -> tuple[int | None, Iterator[NewRows]]:
         """Reads a file with a matrix."""
         self._refuse_to_keep(file)
         arrays = open_arrays("input", [file, file], self.facts.first_index, self.facts.num_features)
@@ -408,10 +408,10 @@ class NewRowsReader:
             )
         name = matches[0] if len(matches) == 1 else names[0]
         shape = self.facts.image_shape or (self.facts.num_features,)
-        block_rows = BLOCK_ROWS if arrays.is_sparse else max(1, BLOCK_BYTES // (4 * self.facts.num_features))
+        block_rows = BLOCK_ROWS if arrays.is_sparse else max(1, CACHED_BLOCK_BYTES // (4 * self.facts.num_features))
         stored = self.facts.stored
 
-        def rows() -> Iterator[Rows]:
+        def rows() -> Iterator[NewRows]:
             start = 0
             blocks = iter(arrays.blocks(name, block_rows))
             while True:
@@ -430,7 +430,7 @@ class NewRowsReader:
                             f"`input` must be finite, got {place[2]} in row {start + place[0]} [in {file.name}]."
                         )
                     start += block.shape[0]
-                    yield Rows(stored.transform(block, self.dtype))
+                    yield NewRows(stored.transform(block, self.dtype))
                     continue
                 features = stored.transform(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
@@ -444,11 +444,11 @@ class NewRowsReader:
                         f"`input` must be finite, got nan or inf in row {start + int(bad[0])} [in {file.name}]."
                     )
                 start += len(features)
-                yield Rows(features)
+                yield NewRows(features)
 
         return None, rows()
 
-    def _images(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
+    def _images(self, path: Path) -> tuple[int | None, Iterator[NewRows]]:
         """Reads a folder of images, or one image."""
         import pyarrow as pa
 
@@ -478,9 +478,11 @@ class NewRowsReader:
                 raise DataError(f"`input` must hold images of {wanted} pixels as the model, got {names[row]} of {got}.")
             return pixels
 
-        at_once = self.batch_size if backbone is not None else max(1, BLOCK_BYTES // (4 * self.facts.num_features))
+        at_once = (
+            self.batch_size if backbone is not None else max(1, CACHED_BLOCK_BYTES // (4 * self.facts.num_features))
+        )
 
-        def rows() -> Iterator[Rows]:
+        def rows() -> Iterator[NewRows]:
             images: list[Tensor] = []
             for row, pixels in decode_rows(image_of, names, f"input={path}", "decoding"):
                 images.append(pixels)
@@ -490,7 +492,7 @@ class NewRowsReader:
                         features = torch.cat(list(backbone.features(images, self.batch_size))).to(self.dtype)
                     else:
                         features = torch.stack(images).flatten(1).to(self.dtype) / decoding.white_value
-                    yield Rows(features, {"file": pa.array(names[first : row + 1])})
+                    yield NewRows(features, {"file": pa.array(names[first : row + 1])})
                     images = []
 
         return len(names), rows()

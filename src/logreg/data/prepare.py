@@ -13,7 +13,7 @@ from torch import Tensor
 
 from logreg.csr import arrays_of, csr, is_sparse, place_not_finite
 from logreg.data.base import RawData, Table
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset
+from logreg.data.blocks import CACHED_BLOCK_BYTES, BlockDataset
 from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.encode import encode, unseen_note
 from logreg.data.encoding.labels import boolean_of, near_twins
@@ -350,7 +350,7 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
                 )
             continue
         wide = torch.promote_types(features.dtype, torch.float32)
-        rows = max(1, BLOCK_BYTES // (features.shape[1] * wide.itemsize))
+        rows = max(1, CACHED_BLOCK_BYTES // (features.shape[1] * wide.itemsize))
         for start in range(0, len(features), rows):
             block = features[start : start + rows].to(wide)
             # The sum is finite where all values are, unless it overflows; single values are checked only if it is not.
@@ -384,7 +384,7 @@ def moments_of(train: Table, scale: float = 1.0) -> Moments:
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
     dataset = BlockDataset(train.matrix, train.labels, train.index, scale, torch.float64, weights)
-    rows = max(1, BLOCK_BYTES // max(1, dataset.row_bytes))
+    rows = max(1, CACHED_BLOCK_BYTES // max(1, dataset.row_bytes))
 
     def blocks() -> Iterator[tuple[Tensor, Tensor | None]]:
         for first in range(0, len(dataset), rows):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from logreg.csr import is_sparse
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset
+from logreg.data.blocks import CACHED_BLOCK_BYTES, BlockDataset
 from logreg.facts import Batch
 from logreg.processes import Processes
 from logreg.rows import BlockedRows, sparse_block_rows, with_offset_apart
@@ -42,7 +42,7 @@ class SplitRows(BlockedRows):
         self._run_rows, self.may_be_held, self.first = run_rows, run_rows == 1, dataset.first
         self.num_rows, self.num_features = len(dataset), dataset.features.shape[1] - has_offset
         self.is_sparse = is_sparse(dataset.features)
-        self.block_rows = max(1, BLOCK_BYTES // max(dataset.row_bytes, 1))
+        self.block_rows = max(1, CACHED_BLOCK_BYTES // max(dataset.row_bytes, 1))
         if self.is_sparse:
             nonzeros = dataset.features.values().shape[0]
             self.block_rows = sparse_block_rows(dataset.features.shape[0], nonzeros, self.num_features)

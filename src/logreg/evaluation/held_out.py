@@ -263,7 +263,7 @@ def evaluate(
         class_names: C names; of two classes the second is the positive one.
         base_rates: Fraction of each class in train, shape (C,).
         threshold: The result of `best_threshold` and the split that it was chosen on; ``None`` to choose it here.
-        cost_ratio: Cost of a missed positive row, in false alarms.
+        cost_ratio: Cost of a false negative; that of a false positive is 1.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -357,7 +357,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
 
     Args:
         predicted: Rows of two classes.
-        cost_ratio: Cost of a missed positive row, in false alarms.
+        cost_ratio: Cost of a false negative; that of a false positive is 1.
 
     Returns:
         In [0, 1], halfway between two probabilities that occur.  Of several thresholds with the lowest cost, the

@@ -69,10 +69,10 @@ class Threshold:
     """A decision threshold of two classes and its cost.
 
     Attributes:
-        cost_ratio: Cost of a missed positive row, in false alarms.
+        cost_ratio: Cost of a false negative; that of a false positive is 1.
         value: Probability of the positive class from which a row is predicted positive.
         chosen_on: The split on which the threshold was chosen.
-        cost: Mean cost per scored row, in false alarms.
+        cost: Mean cost per scored row, where a false positive costs 1.
         cost_at_half: Mean cost per scored row at a threshold of 0.5.
     """
 

@@ -25,7 +25,7 @@ class Paired:
 
     Attributes:
         rows: Number of rows that both predicted.
-        log_loss: Difference of the log-loss, with a bootstrap interval: below 0 B is better.
+        log_loss: Difference of the log loss, with a bootstrap interval: below 0 B is better.
         accuracy: Difference of the accuracy, with a bootstrap interval: above 0 B is better.
         only_a, only_b: Number of rows on which only A, or only B, is right.
         p_value: p-value of McNemar's test of equal accuracies; ``None`` where rows have weights.
@@ -52,13 +52,13 @@ class Paired:
         if by_loss != by_accuracy and self.accuracy.value and self.log_loss.value:
             of_both = loss_differs and accuracy_differs
             sure = (
-                "both differences are" if of_both else f"only that in {'log-loss' if loss_differs else 'accuracy'} is"
+                "both differences are" if of_both else f"only that in {'log loss' if loss_differs else 'accuracy'} is"
             )
-            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} significant"
+            return f"{by_loss} by log loss, {by_accuracy} by accuracy; {sure} significant"
         better, worse = ("B", "A") if (by_loss if loss_differs else by_accuracy) == "B" else ("A", "B")
         if loss_differs:
-            return f"{better} is better than {worse}: the interval of the difference in log-loss excludes 0"
-        return f"{better} is more accurate than {worse}, though its log-loss may be no lower"
+            return f"{better} is better than {worse}: the interval of the difference in log loss excludes 0"
+        return f"{better} is more accurate than {worse}, though its log loss may be no lower"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from logreg.inference.design import Design
-from logreg.inference.likelihood import Evaluation, Likelihood, inverse_information
+from logreg.inference.likelihood import Likelihood, LikelihoodEvaluation, inverse_information
 from logreg.rows import RowSource
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 from logreg.solvers.problem import Problem
@@ -48,10 +48,10 @@ class FirthLikelihood(Likelihood):
         """``to_source`` takes parameters to source units, (P, P): the information of the prior is in these."""
         super().__init__(problem, rows, design, num_classes)
         self._remainder: Tensor | None = None
-        self._last: Evaluation | None = None
+        self._last: LikelihoodEvaluation | None = None
         self._log_unit = len(design.outputs) * float(torch.linalg.slogdet(to_source).logabsdet)
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> LikelihoodEvaluation:
         """Value, gradient and information at parameters (M, P)."""
         plain = super().evaluate(parameters)
         inverse = inverse_information(plain.hessian)
@@ -60,7 +60,7 @@ class FirthLikelihood(Likelihood):
         value = plain.value - float(torch.linalg.slogdet(plain.hessian).logabsdet) / 2 + self._log_unit
         return self._with_remainder(replace(plain, value=value, gradient=plain.gradient - change))
 
-    def _with_remainder(self, at: Evaluation) -> Evaluation:
+    def _with_remainder(self, at: LikelihoodEvaluation) -> LikelihoodEvaluation:
         """An evaluation with what the Hessian has beside the information, by a symmetric rank-one update.
 
         It is left out, and begun anew, where the Hessian would be far from the information.

@@ -63,7 +63,7 @@ class LikelihoodPass(Evaluate):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class LikelihoodEvaluation:
     """The negative log-likelihood at some parameters.
 
     Attributes:
@@ -106,7 +106,7 @@ class Likelihood:
         self.rows, self.design, self.num_classes = rows, design, num_classes
         self.passes = 0
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> LikelihoodEvaluation:
         """Value, gradient and Hessian at parameters (M, P)."""
         found = self._evaluate(parameters, expected=False)
         if self.problem.loss.is_convex or not int(torch.linalg.cholesky_ex(found.hessian).info):
@@ -117,7 +117,7 @@ class Likelihood:
         """Fisher's information at parameters (M, P): shape (M * P, M * P)."""
         return self._evaluate(parameters, expected=True).hessian
 
-    def _evaluate(self, parameters: Tensor, expected: bool) -> Evaluation:
+    def _evaluate(self, parameters: Tensor, expected: bool) -> LikelihoodEvaluation:
         problem, design = self.problem, self.design
         point = design.to_point(parameters, problem.num_outputs, problem.num_features)
         one = LikelihoodPass(problem, problem.model, point, self.num_classes, expected)
@@ -129,7 +129,7 @@ class Likelihood:
         else:
             hessian = found.hessian[0][kept][:, kept]
         gradient = found.gradient[outputs.unsqueeze(1), kept].flatten()
-        return Evaluation(parameters, found.value, gradient, hessian.reshape(size, size), one.chances)
+        return LikelihoodEvaluation(parameters, found.value, gradient, hessian.reshape(size, size), one.chances)
 
     def run(self, one: Evaluate) -> Derivatives:
         """Makes a pass over the rows."""
@@ -154,7 +154,7 @@ class Maximum:
     """
 
     parameters: Tensor
-    at: Evaluation
+    at: LikelihoodEvaluation
     value: float
     covariance: Tensor
     moved: float
@@ -162,7 +162,7 @@ class Maximum:
 
 
 def maximize(
-    likelihood: Likelihood, start: Evaluation, free: Tensor | None = None, tolerance: float = STEP_TOLERANCE
+    likelihood: Likelihood, start: LikelihoodEvaluation, free: Tensor | None = None, tolerance: float = STEP_TOLERANCE
 ) -> Maximum:
     """Maximizes the likelihood by Newton's method, with steps that are shortened where the likelihood falls again.
 

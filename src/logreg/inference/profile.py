@@ -12,7 +12,7 @@ from torch import Tensor
 
 from logreg.errors import DataError
 from logreg.inference.design import Term
-from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, inverse_information, maximize
+from logreg.inference.likelihood import Likelihood, LikelihoodEvaluation, Maximum, inverse_information, maximize
 from logreg.inference.results import TermTest
 
 LIMIT_TOLERANCE = 1e-9
@@ -91,7 +91,7 @@ def _bracketed_limit(
     """
     deviation = math.sqrt(float(functional @ found.covariance @ functional))
     center = float(functional @ found.parameters.flatten())
-    known: dict[float, Evaluation] = {0.0: likelihood.evaluate(found.parameters)}
+    known: dict[float, LikelihoodEvaluation] = {0.0: likelihood.evaluate(found.parameters)}
 
     def beyond(distance: float) -> float:
         """How much more than wanted the profile has fallen at a distance in standard errors."""
@@ -112,7 +112,9 @@ def _bracketed_limit(
     return ProfileLimit(center + sign * distance * deviation, LIMIT_TOLERANCE)
 
 
-def _maximum_at(likelihood: Likelihood, at: Evaluation, functional: Tensor, value: float) -> Evaluation:
+def _maximum_at(
+    likelihood: Likelihood, at: LikelihoodEvaluation, functional: Tensor, value: float
+) -> LikelihoodEvaluation:
     """The maximum of the likelihood where a linear function of the parameters has a value."""
     inverse = inverse_information(at.model)
     path = inverse @ functional
@@ -133,7 +135,7 @@ def _maximum_at(likelihood: Likelihood, at: Evaluation, functional: Tensor, valu
     return at
 
 
-def _step_to_limit(at: Evaluation, functional: Tensor, wanted: float, sign: float) -> tuple[Tensor, float]:
+def _step_to_limit(at: LikelihoodEvaluation, functional: Tensor, wanted: float, sign: float) -> tuple[Tensor, float]:
     """The step to where the quadratic model at a point has its limit, and its length in standard errors."""
     inverse = inverse_information(at.model)
     newton, path = inverse @ at.gradient, inverse @ functional

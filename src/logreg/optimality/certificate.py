@@ -229,7 +229,7 @@ def dependence_in_words(dependent: Sequence[str], penalize: str = Advice().penal
     return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or {penalize}"
 
 
-def problem_of(
+def train_problem(
     objective: Objective,
     facts: DataFacts,
     num_outputs: int,

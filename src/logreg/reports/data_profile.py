@@ -96,7 +96,7 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
         features = one.column.num_features if one.column else 0
         count = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
         missing = f"{count / max(1, rows):.1%}" if count else ""
-        kind = one.series.kind if one.series.kind != "none" else one.series.file_type
+        kind = one.series.kind if one.series.kind != "none" else one.series.type_in_words
         kind = "text" if one.is_text else kind
         cells = [_clipped(one.series.name), kind, missing, str(features), remark or _encoding(one)]
         lines.append((bool(remark), [escape(cell) for cell in cells]))
@@ -112,7 +112,9 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
 def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     """The most important remark on a column; empty for an ordinary column."""
     if one.series.problem:
-        return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.file_type}"
+        return (
+            "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.type_in_words}"
+        )
     if one.problem and one.is_text:
         return "refused: text"
     if one.problem:

@@ -311,7 +311,7 @@ def path_curve(
         axes.axvline(at_best, color="black", linewidth=1, zorder=1)
         axes.plot(at_taken, at, "*", color="black", markersize=11, clip_on=False, zorder=4)
         axes.grid(alpha=0.3)
-    score = select.replace("_", "-")
+    score = select.replace("_", " ")
     words = f"best {score} {'of the folds' if folds else 'on val'}: {along} = {at_best:.3g}"
     words += f", loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
     within = f"strongest within one standard error: {along} = {at_simplest:.3g}"

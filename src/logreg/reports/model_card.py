@@ -161,7 +161,7 @@ def warnings(summary: Summary) -> list[str]:
     ours, baseline = evaluation.metrics["log_loss"], evaluation.baseline["log_loss"]
     if ours.high >= baseline:
         lines.append(
-            f"In place of the base rates: its log-loss on {split}, up to {ours.high:.4f}, is not significantly below "
+            f"In place of the base rates: its log loss on {split}, up to {ours.high:.4f}, is not significantly below "
             f"theirs, {baseline:.4f}."
         )
     if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > MAX_ACCURACY_GAP:

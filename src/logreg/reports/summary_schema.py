@@ -327,7 +327,7 @@ class Summary:
         metrics: Scores by split: ``loss``, the data term of the objective, which a calibration does not change;
             ``accuracy``; and ``auroc`` of two classes.  "cv" has the means of a cross-validation that was typed.
         evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
-            those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
+            those of ``metrics``; its log loss is of calibrated probabilities and without class weights.
         mistakes: Mistakes, highest probability first; ``None`` where no rows were held out.
         reason: Reason for the solver that optimizer "auto" chose.
         l2_reason: Reason for the value of l2, where it was neither typed nor chosen by scores.

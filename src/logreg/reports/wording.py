@@ -28,9 +28,14 @@ MIN_VAL_ROWS = 30
 
 def loss_in_words(summary: Summary) -> str:
     """The meaning of the column "loss", such as "softmax cross-entropy, mean over rows"."""
-    objective, classes = summary.objective, summary.dataset.number_of_classes
-    loss = LOSSES[objective.loss]
-    return f"{loss.described(loss.num_outputs(classes))}, {objective.reduction} over rows"
+    objective = summary.objective
+    return described_loss(objective.loss, objective.reduction, summary.dataset.number_of_classes)
+
+
+def described_loss(name: str, reduction: str, num_classes: int) -> str:
+    """The data term of an objective in words, such as "softmax cross-entropy, mean over rows"."""
+    loss = LOSSES[name]
+    return f"{loss.described(loss.num_outputs(num_classes))}, {reduction} over rows"
 
 
 def settings_in_words(summary: Summary) -> str:
@@ -136,14 +141,16 @@ def remarks(summary: Summary) -> list[str]:
     lines += _path_lines(summary)
     if (scores := summary.cross_validation) is not None and scores.typed:
         lines.append(_cross_validation_line(scores, bool(summary.path)))
-    if best := summary.best:
+    if (best := summary.best) and (
+        has_risen(summary) or not summary.is_exact
+    ):  # an exact optimizer ends at its optimum
         lines.append(f"lowest loss/val {best.loss_val:.4f} after epoch {best.epoch:.0f} of {summary.epochs}")
         if has_risen(summary):
             now, held = summary.metrics["val"]["loss"], f"best.ckpt is from epoch {best.epoch:.0f}"
             lines[-1] += f", and {now:.4f} at the end{': the model overfits' if overfits(summary) else ''}; {held}"
-        elif not summary.is_exact and best.epoch == summary.epochs:
+        elif best.epoch == summary.epochs:
             lines[-1] += ": loss/val is still falling, so longer training may lower it"
-        elif not summary.is_exact:
+        else:
             lines[-1] += ": loss/val no longer falls, so longer training changes little"
     lines.append(optimality_in_words(summary))
     for check in summary.expected or ():
@@ -162,7 +169,7 @@ def _path_lines(summary: Summary) -> list[str]:
     rows, best, simplest = path.rows, path.rows[path.best], path.rows[path.one_standard_error]
     scores, select, along = summary.cross_validation, path.select, varied(path.rows)
     name, _ = SELECT[select]
-    by = f"{select.replace('_', '-')} {'on val' if scores is None else f'of {folds_in_words(scores)}'}"
+    by = f"{select.replace('_', ' ')} {'on val' if scores is None else f'of {folds_in_words(scores)}'}"
     within = _strengths(simplest, rows)
     chosen = f"chosen among {len(rows)} strengths"
     if path.rule == "one_se":
@@ -221,7 +228,7 @@ def _mean_of(row: PathRow, select: str) -> str:
 def _cross_validation_line(scores: CrossValidationSummary, has_path: bool) -> str:
     """Means over the folds with their intervals."""
     parts = [
-        f"{'log-loss' if name == 'loss' else 'AUROC' if name == 'auroc' else name} {_cell(name, one.mean)} "
+        f"{'log loss' if name == 'loss' else 'AUROC' if name == 'auroc' else name} {_cell(name, one.mean)} "
         f"({_cell(name, one.low)} to {_cell(name, one.high)})"
         for name, one in scores.metrics.items()
     ]

@@ -19,7 +19,7 @@ from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.losses import LOSSES, SoftmaxLoss, default_loss
 from logreg.losses.objective import Objective, Reduction
-from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
+from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, train_problem
 from logreg.optimality.implied_penalty import find_implied_penalty
 from logreg.reports.coefficient_certificate import CoefficientCertificate, verdict_in_words
 from logreg.run.building import build_data, copies_of
@@ -96,7 +96,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     rows = data.row_source("train")
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
-        name: problem_of(model.objective, those, outputs, dtype, device, model.has_intercept)
+        name: train_problem(model.objective, those, outputs, dtype, device, model.has_intercept)
         for name, those in (("raw", dataclasses.replace(facts, mean=(), std=())), ("standardized", facts))
     }
     problem = problems[penalized]

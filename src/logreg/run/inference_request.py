@@ -14,7 +14,7 @@ from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import DataFacts
 from logreg.inference.collinearity import linear_combinations
 from logreg.inference.design import Design
-from logreg.inference.likelihood import Evaluation
+from logreg.inference.likelihood import LikelihoodEvaluation
 from logreg.inference.results import INTERCEPT
 from logreg.losses import Loss
 from logreg.losses.objective import Objective
@@ -275,7 +275,7 @@ def kind_of_weights(request: InferenceRequest, weights: Tensor | None) -> str | 
     return kind
 
 
-def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
+def check_rank(design: Design, start: LikelihoodEvaluation, facts: DataFacts) -> None:
     """Refuses columns that are linear combinations of others.
 
     Raises:

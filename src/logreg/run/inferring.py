@@ -20,12 +20,12 @@ from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covar
 from logreg.inference.design import Design, Term, choose_design, to_source_units
 from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
-from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
+from logreg.inference.likelihood import Likelihood, LikelihoodEvaluation, Maximum, maximize, with_expected_information
 from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
 from logreg.inference.results import LOGIT, Coefficient, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
-from logreg.optimality.certificate import is_penalized, problem_of
+from logreg.optimality.certificate import is_penalized, train_problem
 from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource, with_offset_apart
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
@@ -66,7 +66,7 @@ HIGH_VARIANCE_INFLATION = 10.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainRows:
     """The train rows of a checkpoint, as inference takes them.
 
     Attributes:
@@ -111,7 +111,7 @@ class Estimates:
         covariance: Covariance of the parameters, (M * P, M * P).
     """
 
-    rows: Rows
+    rows: TrainRows
     likelihood: Likelihood
     found: Maximum
     covariance: Tensor
@@ -145,7 +145,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     return _by_bootstrap(request, rows) if request.replicates else _by_covariance(request, rows)
 
 
-def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
+def _by_covariance(request: InferenceRequest, rows: TrainRows) -> CoefficientTable:
     of = estimate(request, rows)
     likelihood, found, facts, design = of.likelihood, of.found, rows.data.facts, rows.design
     coefficients, limit_error = coefficient_rows(
@@ -189,7 +189,7 @@ def _by_covariance(request: InferenceRequest, rows: Rows) -> CoefficientTable:
     )
 
 
-def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
+def _by_bootstrap(request: InferenceRequest, rows: TrainRows) -> CoefficientTable:
     """The table of a bootstrap: estimates, their spread and intervals.
 
     Raises:
@@ -213,7 +213,7 @@ def _by_bootstrap(request: InferenceRequest, rows: Rows) -> CoefficientTable:
 
 def _table(
     request: InferenceRequest,
-    rows: Rows,
+    rows: TrainRows,
     interval: str,
     coefficients: Sequence[Coefficient],
     fit: FitStatistics,
@@ -242,7 +242,7 @@ def _table(
 # Parts
 
 
-def read_rows(request: InferenceRequest) -> Rows:
+def read_rows(request: InferenceRequest) -> TrainRows:
     """Checks the request, and reads the rows of the run.
 
     Raises:
@@ -270,15 +270,15 @@ def read_rows(request: InferenceRequest) -> Rows:
     clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
 
     show_status("summing the information over the rows ...")
-    problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
+    problem = train_problem(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
     source = data.row_source("train")
     problem = replace(problem, model=_standardization(problem, facts, source))
     shift, unit = facts.stored.shift[: facts.num_coef], facts.stored.unit[: facts.num_coef]
     mean, std = shift + unit * problem.model.center, unit * problem.model.scale
-    return Rows(data, source, problem, design, mean, std, weights, kind, number, clusters, covariance)
+    return TrainRows(data, source, problem, design, mean, std, weights, kind, number, clusters, covariance)
 
 
-def estimate(request: InferenceRequest, rows: Rows) -> Estimates:
+def estimate(request: InferenceRequest, rows: TrainRows) -> Estimates:
     """Polishes the fit to float64 accuracy, and computes the covariance of its estimates.
 
     Raises:
@@ -296,7 +296,7 @@ def estimate(request: InferenceRequest, rows: Rows) -> Estimates:
     return Estimates(rows, likelihood, found, matrix)
 
 
-def _maximum_of(request: InferenceRequest, rows: Rows) -> tuple[Likelihood, Maximum, float]:
+def _maximum_of(request: InferenceRequest, rows: TrainRows) -> tuple[Likelihood, Maximum, float]:
     """The likelihood, its maximum, and how far the checkpoint is below that, relative to it; 0 with Firth's penalty.
 
     Raises:
@@ -374,7 +374,9 @@ def clusters_of(data: TensorDataModule, column: str) -> Tensor:
     return clusters
 
 
-def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: Evaluation) -> Maximum:
+def _maximum(
+    request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: LikelihoodEvaluation
+) -> Maximum:
     """The maximum of the likelihood.
 
     Raises:
@@ -440,14 +442,14 @@ def _link_in_words(loss: Loss, design: Design) -> list[str]:
     return lines
 
 
-def _rows_in_words(request: InferenceRequest, rows: Rows) -> list[str]:
+def _rows_in_words(request: InferenceRequest, rows: TrainRows) -> list[str]:
     return [
         *_weights_in_words(rows.kind_of_weights, rows.number, rows.weights, request.weights == "auto"),
         *_clusters_in_words(rows.clusters, rows.covariance),
     ]
 
 
-def _bootstrap_in_words(request: InferenceRequest, found: Replicates, rows: Rows) -> list[str]:
+def _bootstrap_in_words(request: InferenceRequest, found: Replicates, rows: TrainRows) -> list[str]:
     objective = request.trained.module.objective
     of_what = "rows" if rows.clusters is None else "clusters"
     how = f"bootstrap: {request.replicates:,} samples of the {of_what}, seed {request.seed}"

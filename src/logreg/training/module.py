@@ -29,7 +29,7 @@ from logreg.optimality.certificate import (
     is_penalized,
     names_of,
     objective_in_words,
-    problem_of,
+    train_problem,
 )
 from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
@@ -208,7 +208,7 @@ class LogisticModule(pl.LightningModule):
     def problem(self, device: torch.device, num_outputs: int | None = None) -> Problem:
         """The minimization problem over the train rows, for exact optimizers and certificates."""
         outputs = len(self.model.intercept) if num_outputs is None else num_outputs
-        return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
+        return train_problem(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
 
     def start_at(self, point: Tensor) -> None:
         """Sets the parameters to a point (K, D + 1) whose last column is the intercept."""

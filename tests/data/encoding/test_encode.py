@@ -103,7 +103,7 @@ def test_a_small_matrix_and_numbers_alone_are_dense() -> None:
 @pytest.mark.parametrize(("free", "temporary"), [(False, True), (True, True), (True, False)])
 def test_numbers_are_freed_while_the_matrix_is_filled(free: bool, temporary: bool) -> None:
     """The pages of a number's column are zeros again, which only those are that the system has taken back."""
-    rows = 3 * module.BLOCK_ROWS
+    rows = 3 * module.ENCODED_ROWS
     given = mapped_array(rows, np.float32)
     given[:] = 1 + np.arange(rows) % 7
     expected = given.copy()

@@ -505,7 +505,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     (
         {"x": X, "y": Y, "w": Y.astype(str)},
         {"weight": "w"},
-        "`dataset.weight=w` must hold numbers >= 0, got string [in emb.npz].",
+        "`dataset.weight=w` must hold numbers >= 0, got text [in emb.npz].",
     ),
     (
         {"x": X, "y": Y, "g": np.where(Y == 1, np.nan, 1)},
@@ -636,7 +636,7 @@ def test_files_that_do_not_fit_each_other_are_named(here: Path) -> None:
     refused(
         Features(train_path="train.npz", test_path="words.npz"),
         DataError,
-        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Fix the files.",
+        "`dataset.labels=y` must have one type in all files, got numbers in train, text in test. Fix the files.",
     )
 
 

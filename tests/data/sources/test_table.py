@@ -27,6 +27,7 @@ from torch import Tensor
 from logreg.commands.overrides import parse_overrides
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
+from logreg.data.arrow_numbers import types_in_words
 from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
@@ -758,14 +759,14 @@ def test_another_type_of_arrow_is_refused_by_name(kind: str, tmp_path: Path) -> 
     read_in = TableFile(path, target="y").read().tables["train"].features
     assert isinstance(read_in, Columns)
     assert "column 'c'" in read_in.series[0].problem
-    with pytest.raises(DataError, match=rf"`dataset\.target=c` must .*got .*{re.escape(kind)}"):
+    with pytest.raises(DataError, match=rf"`dataset\.target=c` must .*got .*{re.escape(types_in_words(kind)[0])}"):
         TableFile(path, target="c").read()
 
 
 @pytest.mark.parametrize("kind", ["list<item: int64>", "binary_view", "extension<arrow.uuid>"])
 def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
-    with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(kind)}"):
+    with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(types_in_words(kind)[0])}"):
         TableFile(path, target="y", group="c").read()
 
 
@@ -799,7 +800,7 @@ def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Pa
     with pytest.raises(DataError) as refused:
         table(path, *typed)
     message = str(refused.value)
-    assert "6 do not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "6 do not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds dates, " in message
     assert "'price' has '0,50' in row 1" in message
     assert "'zip' has '10 kg' in row 1" in message
     assert "'age' has '?' in row 599" in message
@@ -955,10 +956,10 @@ def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("first", "second", "kind"),
     [
-        ("2020-01-01", "2020-01-02", "date32[day]"),
-        ("12:30", "13:30:01", "time32[s]"),
+        ("2020-01-01", "2020-01-02", "dates"),
+        ("12:30", "13:30:01", "times of day"),
         ("2020-01-01 10:00", "2020-01-01T11:00Z", None),
-        ("2020-01-01T10:00", "2020-01-02 11:00", "timestamp[s]"),
+        ("2020-01-01T10:00", "2020-01-02 11:00", "timestamps"),
         ("2020-01-01", "2020-02-30", None),
         ("01/02/2020", "02/02/2020", None),
     ],
@@ -997,7 +998,7 @@ def test_dates_are_classes_where_the_user_says_so(tmp_path: Path) -> None:
         as_text({"a": alternating(1, 2, 3), "day": alternating("2020-01-01", "2020-01-02")})
     )
     message = (
-        "`dataset.target=day` must hold text, whole numbers or true and false, got date32[day]. Name another column, "
+        "`dataset.target=day` must hold text, whole numbers or true and false, got dates. Name another column, "
         "or add dataset.categorical=[day], which makes a class of each."
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
@@ -1012,7 +1013,7 @@ def test_words_for_missing_values_hide_no_dates(word: str, tmp_path: Path) -> No
     (tmp_path / "t.csv").write_text(as_text(columns))
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     for name in ("t.csv", "t.parquet"):
-        with pytest.raises(DataError, match=r"column 'day' holds date32\[day\]"):
+        with pytest.raises(DataError, match=r"column 'day' holds dates"):
             table(tmp_path / name)
 
 
@@ -1025,6 +1026,18 @@ def test_the_header_shows_the_separator_and_a_note_says_so(
     data, known = table(tmp_path / name, target="cut"), table(files / "t.csv", target="cut")
     assert data.facts.fingerprint == known.facts.fingerprint
     assert data.notes == (f"read with {separator!r} between values, as in the header of {name}", *known.notes)
+
+
+@pytest.mark.parametrize("marks", [",;", ";,", ";|", "||"])
+def test_each_file_of_a_folder_shows_its_separator(marks: str, files: Path, tmp_path: Path) -> None:
+    for number, mark in enumerate(marks):
+        (tmp_path / f"{number}.csv").write_text(as_text(stones(), mark), encoding="utf-8")
+    data = table(tmp_path, target="cut")
+    assert sum(data.facts.rows.values()) == 2 * sum(table(files / "t.csv", target="cut").facts.rows.values())
+    one, *others = dict.fromkeys(marks)
+    where = "the header of each file" if others else "the header"
+    shown = " or ".join(map(repr, [one, *others]))
+    assert data.notes[0] == f"read with {shown} between values, as in {where} of {tmp_path.name}"
 
 
 def test_a_header_of_one_name_with_a_mark_stays_one_name(tmp_path: Path) -> None:
@@ -1057,7 +1070,7 @@ def test_the_header_of_a_file_is_read_once_before_its_rows(
         (tmp_path / part).write_bytes((files / "t.csv").read_bytes())
     read.clear()
     table(tmp_path, target="cut")
-    assert read == ["1.csv", "1.csv", "2.csv"]  # that of each file is compared with the first one
+    assert read == ["1.csv", "2.csv"] * 2  # once for the separators, once to compare the columns of each file
 
 
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])

@@ -17,7 +17,7 @@ from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.l1_model import minimize_model
 from logreg.solvers.paths import small_folds
 from logreg.solvers.paths.batch_model import minimize_models
-from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_parts, fit_strengths, held_out_logits
+from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_parts, fit_strengths
 from logreg.solvers.paths.l1_path import default_l1_strengths, largest_slope
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem
@@ -148,10 +148,10 @@ def test_deviances_and_coefficients_are_those_of_glmnet(alpha: float) -> None:
     problem = problem_of(rows, Objective("bce"))
     strengths = [Strength((1 - alpha) * one, alpha * one) for one in (0.1, 0.02, 0.004)]
     paths = fit_folds(problem, rows, folds, strengths, 1e-13)
-    (block, logits), *more = held_out_logits(problem, rows, folds, paths)
-    assert not more
-    sign = 2.0 * block.labels.unsqueeze(1) - 1
-    deviance = -2 * torch.nn.functional.logsigmoid(sign * logits[:, 0]).mean(0)
+    points = torch.stack([torch.cat([one.point for one in path]) for path in paths.of_folds])[folds]
+    logits = (points[..., :-1] * x.unsqueeze(1)).sum(2) + points[..., -1]  # of the fit without the row
+    sign = 2.0 * y.unsqueeze(1) - 1
+    deviance = -2 * torch.nn.functional.logsigmoid(sign * logits).mean(0)
     point = paths.full[2].point[0]
     deviances, coefficients = GLMNET[alpha]
     assert deviance.tolist() == pytest.approx(deviances, abs=1e-6)
@@ -324,22 +324,6 @@ def test_parts_of_the_rows_are_fitted_as_each_alone(
             assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
             torch.testing.assert_close(point.point[:, :-1], alone.coef, atol=1e-5, rtol=1e-4)
             assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-9)
-
-
-def test_held_out_logits_are_those_of_the_fits_without_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = table(3)
-    rows, folds = MemoryRows(x, y), folds_of(len(y), 4)
-    problem = problem_of(rows, Objective("bce"), 3)
-    paths = fit_folds(problem, rows, folds, RIDGE)
-    monkeypatch.setattr("logreg.rows.LOGITS_BYTES", {"cpu": 8 * 3 * len(RIDGE) * 10, "other": 1})
-    blocks = list(held_out_logits(problem, rows, folds, paths))
-    assert {len(block.logits) for block in blocks} == {10}
-    logits = torch.cat([block.logits for block in blocks])
-    assert logits.shape == (len(y), 3, len(RIDGE))
-    for fold, path in enumerate(paths.of_folds):
-        for number, point in enumerate(path):
-            expected = x[folds == fold] @ point.point[:, :-1].T + point.point[:, -1]
-            torch.testing.assert_close(logits[folds == fold][:, :, number], expected)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from logreg.data.arrow_numbers import inferred, numbers, text_array
+from logreg.data.arrow_numbers import inferred, numbers, text_array, types_in_words
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.memory import Allocate, mapped_array
@@ -54,6 +54,11 @@ class Series:
     """Arrow's name of its type in the file."""
     counted: dict[Vocabulary, Any] = field(default_factory=dict, compare=False, repr=False)
     """Counts of the n-grams of its levels, a CSR array, from learning a vocabulary until the column is encoded."""
+
+    @property
+    def type_in_words(self) -> str:
+        """What the column holds in the file, such as "dates"."""
+        return types_in_words(self.file_type)[0]
 
     def is_missing(self) -> Values:
         """Whether each value is missing, shape (M,), boolean."""
@@ -241,7 +246,8 @@ def _unfit(name: str, kind: Any, columns: Columns, is_of_text: bool) -> tuple[st
     import pyarrow.types as kinds
 
     source, without = columns.source, columns.setting("dataset.drop", [name])
-    short_problem = f"holds {kind}"
+    (what,) = types_in_words(kind)
+    short_problem = f"holds {what}"
     as_levels = f"; {columns.setting('dataset.categorical', [name])} makes a level of each" if is_of_text else ""
     if kinds.is_temporal(kind):
         return (
@@ -255,7 +261,7 @@ def _unfit(name: str, kind: Any, columns: Columns, is_of_text: bool) -> tuple[st
         ), "holds bytes that are not text in UTF-8"
     lists = "" if columns.in_python else "; a column of lists is read by dataset=features"
     return (
-        f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. Add {without}{lists}."
+        f"column {name!r} must hold numbers, text or true and false, got {what} [in {source}]. Add {without}{lists}."
     ), short_problem
 
 
@@ -327,7 +333,7 @@ def finite_numbers(series: Series, key: str, columns: Columns, at_least: float =
         for row, code in enumerate(series.values.tolist()):
             if code >= 0 and not is_number(series.levels[code]):
                 raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Fix the row.")
-        raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
+        raise DataError(f"{key}, got {series.type_in_words} [in {columns.source}]. Name another column.")
     numbers = series.values.astype(np.float64)
     is_bad = ~(np.isfinite(numbers) & (numbers >= at_least))
     if is_bad.any():

@@ -28,7 +28,7 @@ from logreg.hardware import usable_cores
 from logreg.stored_form import StoredForm
 from logreg.terminal import counted
 
-BLOCK_ROWS = 2**15
+ENCODED_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
 SMALL_BYTES = 2**22
@@ -244,7 +244,7 @@ def _sparse(
 
 
 def _row_blocks(rows: int) -> list[slice]:
-    return [slice(begin, min(begin + BLOCK_ROWS, rows)) for begin in range(0, rows, BLOCK_ROWS)]
+    return [slice(begin, min(begin + ENCODED_ROWS, rows)) for begin in range(0, rows, ENCODED_ROWS)]
 
 
 def _features_of_levels(column: Column, series: Series) -> Values:
@@ -270,19 +270,17 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     """
     if series is None:
         raise DataError(f"{columns.source} must have the column {column.name!r} that the model learned from.")
-    if series.problem and series.kind == "none":
+    is_other = (column.kind == "number") != (series.kind == "number")
+    if series.problem if series.kind == "none" else is_other:
         raise DataError(
-            f"column {column.name!r} must be a {column.kind} as in train, got {series.file_type} [in {columns.source}]."
+            f"column {column.name!r} must be a {column.kind} as in train, got {series.type_in_words} "
+            f"[in {columns.source}]."
         )
     if series.kind == "none":
         missing = np.nan if column.kind == "number" else -1
         dtype = np.float32 if column.kind == "number" else np.int32
         kind = "category" if column.kind == "text" else column.kind
         return Series(series.name, kind, np.full(len(columns), missing, dtype=dtype))
-    if (column.kind == "number") != (series.kind == "number"):
-        raise DataError(
-            f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
-        )
     return series
 
 

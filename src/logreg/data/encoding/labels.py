@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.arrow_numbers import array_of, numbers
+from logreg.data.arrow_numbers import array_of, numbers, types_in_words
 from logreg.errors import DataError
 from logreg.facts import ClassKind
 
@@ -100,7 +100,9 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, Any]:
         encoded = array.dictionary_encode()
         order = pc.sort_indices(encoded.dictionary)
     except pa.ArrowNotImplementedError as error:
-        raise DataError(f"`{key}` must hold text or numbers, got {array.type}. Name another column.") from error
+        raise DataError(
+            f"`{key}` must hold text or numbers, got {types_in_words(array.type)[0]}. Name another column."
+        ) from error
     rank = np.full(len(order) + 1, MISSING)  # the last entry is for a missing value
     rank[numbers(order)] = np.arange(len(order))
     codes = rank[numbers(encoded.indices, missing=len(order))]
@@ -139,7 +141,7 @@ def encode_labels(values: Any, key: str, as_text: str = "make text of it") -> tu
 
 
 def _type_of(values: Any) -> str:
-    """The type of values, as one of ``CLASSES`` or else Arrow's name of the type."""
+    """The type of values, as one of ``CLASSES`` or else in words."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -152,7 +154,7 @@ def _type_of(values: Any) -> str:
         "boolean": kinds.is_boolean(kind),
         "nothing": kinds.is_null(kind),
     }
-    return next((family for family, found in families.items() if found), str(kind))
+    return next((family for family, found in families.items() if found), types_in_words(kind)[0])
 
 
 def class_kind(values: Any) -> ClassKind:

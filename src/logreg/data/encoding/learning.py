@@ -20,7 +20,7 @@ from logreg.facts import RARE, Column
 from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
 from logreg.terminal import counted
 
-BLOCK_ROWS = 2**15
+MEASURED_ROWS = 2**15
 """Rows of a column that are measured at once; as float64 they take 256 KiB, which stay in the cache of a core."""
 
 SAMPLE_ROWS = 1_000
@@ -247,8 +247,8 @@ def _measure(values: Values, fill: float, weights: Tensor | None) -> Moments | N
 
 def _filled_blocks(values: Values, fill: float) -> Iterator[Tensor]:
     """Values (N,) of a column in blocks, float64, with ``fill`` in place of the missing ones."""
-    for begin in range(0, len(values), BLOCK_ROWS):
-        block = torch.from_numpy(values[begin : begin + BLOCK_ROWS].astype(np.float64))
+    for begin in range(0, len(values), MEASURED_ROWS):
+        block = torch.from_numpy(values[begin : begin + MEASURED_ROWS].astype(np.float64))
         # The sum is nan where a value is, and takes less time than a test of each value.
         yield block.masked_fill_(block.isnan(), fill) if bool(block.sum().isnan()) else block
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from logreg.data.arrow_numbers import array_of
+from logreg.data.arrow_numbers import array_of, types_in_words
 from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
@@ -148,13 +148,21 @@ class Shards:
         return sum(shard.size for shard in self.shards)
 
     def header(self, separator: str | None) -> Header:
-        """The columns of the first file, and those that the folders give."""
+        """The columns of the first file, and those that the folders give.
+
+        The separators are those of all files; of files that are copied to be read, that of the first one.
+        """
         first = self.shards[0]
         if self.is_parquet:
             found = Header(list(self.schema().names))
         else:
-            with self._local(first) as path:
-                found = text_layout(path, self.key, separator).columns
+            layouts = []
+            for shard in self.shards if self._is_local else self.shards[:1]:
+                with self._local(shard) as path:
+                    layouts.append(text_layout(path, self.key, separator))
+            found = layouts[0].columns
+            if any(layout.is_found for layout in layouts):
+                found = found._replace(found_separators=tuple(dict.fromkeys(one.separator for one in layouts)))
         for column in first.values:
             if column in found.names:
                 raise DataError(
@@ -352,11 +360,13 @@ class Shards:
     def _check_types(self, shard: Shard, schema: pa.Schema, first: pa.Schema, columns: Sequence[str]) -> None:
         """Refuses a file in which a column has another family of types than in the first one."""
         for name in columns:
-            families = [type_family(one.field(name).type) for one in (first, schema)]
+            kinds = [one.field(name).type for one in (first, schema)]
+            families = [type_family(kind) for kind in kinds]
             if "any" not in families and families[0] != families[1]:
+                expected, found = types_in_words(*kinds)
                 raise DataError(
-                    f"`{self.key}` must have one type for each column in all files, and {name!r} is {families[1]} in "
-                    f"{shard.path}, {families[0]} in {self.shards[0].path}. Write the files alike."
+                    f"`{self.key}` must have one type for each column in all files, and {name!r} holds {found} "
+                    f"in {shard.path}, {expected} in {self.shards[0].path}. Write the files alike."
                 )
 
     def _check_unchanged(self) -> None:

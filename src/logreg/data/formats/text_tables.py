@@ -72,8 +72,8 @@ class Header(NamedTuple):
 
     names: list[str]
     """Their names; of a text file without the blanks around them."""
-    found_separator: str | None = None
-    """Character between the values of a text file, where its header alone shows it; ``None`` elsewhere."""
+    found_separators: tuple[str, ...] = ()
+    """Characters between the values of text files, where the header of one of them alone shows its own."""
 
 
 class TextLayout(NamedTuple):
@@ -91,7 +91,7 @@ class TextLayout(NamedTuple):
     @property
     def columns(self) -> Header:
         """The columns."""
-        return Header([name.strip() for name in self.header], self.separator if self.is_found else None)
+        return Header([name.strip() for name in self.header], (self.separator,) if self.is_found else ())
 
     def header_names(self, columns: Sequence[str]) -> dict[str, str]:
         """The column of each name in the header: the name includes blanks around it in the file, the column does not.

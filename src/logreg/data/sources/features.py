@@ -17,6 +17,7 @@ from torch import Tensor
 
 from logreg.constraints import Constraint, check, one_of, text
 from logreg.csr import is_sparse
+from logreg.data.arrow_numbers import types_in_words
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels
 from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors, open_arrays
@@ -445,7 +446,7 @@ def _check_weights(key: str, values: Any, file: Path) -> Tensor:
     import pyarrow.types as types
 
     if not (types.is_floating(values.type) or types.is_integer(values.type)):
-        raise DataError(f"`{key}` must hold numbers >= 0, got {values.type} [in {file.name}].")
+        raise DataError(f"`{key}` must hold numbers >= 0, got {types_in_words(values.type)[0]} [in {file.name}].")
     weights = np.array(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
     is_bad = ~(np.isfinite(weights) & (weights >= 0))
     if is_bad.any():
@@ -473,7 +474,8 @@ def _encode_together(key: str, columns: Mapping[Split, Any]) -> tuple[dict[Split
     try:
         joined = pa.concat_tables(tables, promote_options="permissive").column(0)
     except pa.ArrowTypeError as error:
-        found = ", ".join(f"{column.type} in {split}" for split, column in columns.items())
+        kinds = types_in_words(*(column.type for column in columns.values()))
+        found = ", ".join(f"{kind} in {split}" for split, kind in zip(columns, kinds, strict=True))
         raise DataError(f"`{key}` must have one type in all files, got {found}. Fix the files.") from error
     codes, names = encode_labels(joined, key)
     sizes = [len(column) for column in columns.values()]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
+from logreg.data.arrow_numbers import types_in_words
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
@@ -494,9 +495,10 @@ class TableFile:
             options: The further fields of `Columns`, for the advice.
         """
         for column in parts[0].column_names if len(parts) > 1 else ():
-            families = [type_family(part.schema.field(column).type) for part in parts]
+            kinds = [part.schema.field(column).type for part in parts]
+            families = [type_family(kind) for kind in kinds]
             first = next((family for family in families if family != "any"), "any")
-            for (key, path), part, family in zip(files.values(), parts, families, strict=True):
+            for (key, path), part, kind, family in zip(files.values(), parts, kinds, families, strict=True):
                 if family in ("any", first):
                     continue
                 if family == "text" and first == "number":
@@ -507,9 +509,10 @@ class TableFile:
                             place = f"row {row + 1} [in {Path(path).name}]"
                             raise DataError(not_a_number(column, series.levels[code], place, columns)[0])
                 advice = as_typed("dataset.categorical", [*self.categorical, column])
+                found, expected = types_in_words(kind, kinds[families.index(first)])
                 raise DataError(
-                    f"`{key}` must have the column types of `dataset.train_path`, and {column!r} is {family} "
-                    f"[in {path}], not {first}. Fix the file, or set {advice}."
+                    f"`{key}` must have the column types of `dataset.train_path`, and {column!r} holds {found} "
+                    f"[in {path}], not {expected}. Fix the file, or set {advice}."
                 )
 
     def _notes(
@@ -527,8 +530,10 @@ class TableFile:
         """
         notes = []
         for _, path in files.values():
-            if mark := self._headers[path].found_separator:
-                notes.append(f"read with {mark!r} between values, as in the header of {self._file_name(path)}")
+            if marks := self._headers[path].found_separators:
+                where = "the header" if len(marks) == 1 else "the header of each file"
+                shown = " or ".join(map(repr, marks))
+                notes.append(f"read with {shown} between values, as in {where} of {self._file_name(path)}")
         if unused := sorted(unused_index - set(map(str, self.drop))):
             notes.append(
                 f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "

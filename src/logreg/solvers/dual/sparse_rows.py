@@ -28,7 +28,7 @@ from torch import Tensor
 
 from logreg.csr import converted, sums_embeddings, times, transposed, transposed_times
 from logreg.solvers.dual.row_space import DualRows
-from logreg.solvers.dual.span import SpanEvaluation, inverse_of_gram_diagonal
+from logreg.solvers.dual.span import MAX_HALVINGS, SpanEvaluation, inverse_of_gram_diagonal
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
@@ -51,9 +51,6 @@ MAX_STEPS = 500
 
 MAX_STEPS_PER_HALVING = 20
 """Consecutive steps that do not halve the smallest estimated gap, after which other methods go on."""
-
-MAX_HALVINGS = 30
-"""Largest number of halvings of a step that increases f."""
 
 MAX_INTERCEPT_STEPS = 10
 """Largest number of Newton's steps for the intercepts alone."""

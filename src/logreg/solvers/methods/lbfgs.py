@@ -13,6 +13,7 @@ from torch import Tensor
 from logreg.errors import DivergedError
 from logreg.solvers.bounds.duality import forms_hessian, gap_by_residuals
 from logreg.solvers.methods.newton import is_finite, newton
+from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL, MAX_STEPS_WITHOUT_PROGRESS
 from logreg.solvers.minimum_norm import MAX_NULL_SPACE_FEATURES, NullSpace, find_null_space
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
@@ -49,12 +50,6 @@ is computed: by then the curvature at the point has changed."""
 LAST_REFRESH_TOL = 1e-4
 """Predicted decrease, relative to f, below which a new preconditioner is the last: from there on the curvature hardly
 changes."""
-
-FLOAT32_END_TOL = 1e-6
-"""Predicted decrease, relative to f, at which passes continue in float64: f in float32 has about that accuracy."""
-
-MAX_STEPS_WITHOUT_PROGRESS = 8
-"""Consecutive steps without progress after which passes continue in float64; in float64 the solver ends."""
 
 GAP_TO_PREDICTED_DECREASE = 10.0
 """Estimated gap as a multiple of the predicted decrease.  The latter is too small, since the stored steps do not cover

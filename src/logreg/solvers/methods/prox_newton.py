@@ -42,6 +42,7 @@ from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState, certified, keep_bound, within
+from logreg.solvers.steps.line_search import ARMIJO_CONSTANT
 from logreg.solvers.steps.newton_steps import intercept_step
 
 # Working sets
@@ -85,9 +86,6 @@ FAR_MEAN = 10.0
 MAX_STEPS_PER_ROUND = 50
 """Largest number of steps on one working set."""
 
-ARMIJO_FRACTION = 1e-4
-"""Part of the predicted decrease by which a step must lower f."""
-
 SHORTENING = 0.3
 """Factor of a step that does not lower f enough."""
 
@@ -97,7 +95,7 @@ MIN_LENGTH = 1e-6
 VALUE_RTOL = 1e-13
 """Rounding error of f, relative to f."""
 
-MIN_DECREASE = 1e-15
+HALVING_DECREASE = 1e-15
 """Predicted decrease, relative to f, below which steps go on only while each of them halves it."""
 
 # Hessians
@@ -109,7 +107,7 @@ REUSE_FLOP = 2e6
 """Rows times the square of the coefficients, from which a Hessian is used again: below, it costs less than the rest of
 a step."""
 
-SAMPLE_ROWS_PER_PARAMETER = 20
+HESSIAN_ROWS_PER_COEFFICIENT = 20
 """Rows for each coefficient that a Hessian far from the optimum is estimated from."""
 
 MIN_SAMPLE_DIVISOR = 4
@@ -317,7 +315,7 @@ class WorkingSet:
             value = found.loss + penalty
             target, decrease = self._model_minimum(found, point)
             last, state.predicted_decrease = self._decrease, decrease / max(value, 1e-300)
-            if not state.predicted_decrease > (0 if last > MIN_DECREASE else last / 2):
+            if not state.predicted_decrease > (0 if last > HALVING_DECREASE else last / 2):
                 if is_new:
                     break
                 self._hessian = None
@@ -325,7 +323,7 @@ class WorkingSet:
             has_prediction = self._hessian.every == 1 and self._tolerance > MIN_PREDICTED_TOL
             length, new, new_penalty = 1.0, target, self._penalty(target)
             trial = yield from request(TryStep(rows, target - point, 1.0, has_prediction))
-            while not trial.loss + new_penalty <= value * (1 + VALUE_RTOL) - ARMIJO_FRACTION * length * decrease:
+            while not trial.loss + new_penalty <= value * (1 + VALUE_RTOL) - ARMIJO_CONSTANT * length * decrease:
                 length, has_prediction = SHORTENING * length, False
                 if length < MIN_LENGTH:
                     break
@@ -374,7 +372,7 @@ class WorkingSet:
                 found = yield from request(DifferentiateHeld(rows, joined, new, 1, False))
                 self._hessian = known.extended(found.hessian, new, problem.coupled)
                 return found, False
-        every = problem.rows // (SAMPLE_ROWS_PER_PARAMETER * self._model_size)
+        every = problem.rows // (HESSIAN_ROWS_PER_COEFFICIENT * self._model_size)
         # With a Hessian of all rows, the excess of a step's prediction is at most about the cube of twice the decrease
         # before.  Where that is within the tolerance, the step may be the last one.
         is_far = self._decrease > MIN_SAMPLE_DECREASE and (2 * self._decrease) ** 3 > self.state.tolerance

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
-from logreg.solvers.methods.subspace_descent import CERTIFY_TOL_FACTOR, MAX_EXTRAPOLATION_PAIRS, least_gradient_point
+from logreg.solvers.methods.subspace_descent import (
+    CERTIFY_TOL_FACTOR,
+    MAX_EXTRAPOLATION_PAIRS,
+    REMAKE_VALUE_RATIO,
+    least_gradient_point,
+)
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
@@ -44,15 +49,12 @@ MAX_DIAGONAL_STEPS_LEFT = 16
 MAX_STEPS_LEFT = 32
 """Steps that may be left with a better matrix before another way follows, which takes some passes to get going."""
 
-REMAKE_VALUE_RATIO = 0.8
-"""Ratio of f to that at the last blocks below which others may be made: the curvature has changed."""
-
 FLOAT32_END_TOL = 1e-6
 """Predicted decrease, relative to f, below which steps in float32 may have come to their end: f in float32 has about
 that accuracy."""
 
 MAX_STEPS_WITHOUT_PROGRESS = 8
-"""Consecutive steps in float64 without progress after which steps end."""
+"""Consecutive steps without progress after which L-BFGS goes on in float64; in float64 steps end."""
 
 LATE_FRACTION = 0.1
 """Predicted decrease, as a fraction of the tolerance, below which steps serve the bound by duality alone.

@@ -44,7 +44,8 @@ MIN_DATA_NUMEL = 6e5
 longer than its passes, and products with the Hessian have less overhead."""
 
 REMAKE_VALUE_RATIO = 0.8
-"""Ratio of f to that at the last preconditioner below which another one may be made: the curvature has changed."""
+"""Ratio of f to that at the last preconditioner, or its blocks, below which others may be made: the curvature has
+changed."""
 
 MIN_DATA_PER_SUBSPACE = 20
 """Numbers in the data for each squared output of a softmax from which the Hessian on the subspace, of order 2 K, is

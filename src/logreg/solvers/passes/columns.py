@@ -373,7 +373,7 @@ def _every(numbers: Tensor, every: int) -> Tensor:
     return runs[:, :, 0]
 
 
-class Trial(NamedTuple):
+class StepEnd(NamedTuple):
     """The end of a step."""
 
     loss: float
@@ -383,7 +383,7 @@ class Trial(NamedTuple):
     conjugate, and 0 for the residuals."""
 
 
-class TryStep(HeldPass[Trial]):
+class TryStep(HeldPass[StepEnd]):
     """The loss at the end of a step, and a dual point theta there.
 
     With residuals r and curvatures c at the point and a change dz of the logits, the quadratic model predicts
@@ -425,11 +425,11 @@ class TryStep(HeldPass[Trial]):
         excess = values + loss.conjugate(theta, targets) - (logits * theta).sum(1)
         self._excess += self.weighted(part, excess.unsqueeze(1)).sum()
 
-    def result(self) -> Trial:
+    def result(self) -> StepEnd:
         """The sums in units of f; what is not a number counts as infinite."""
         share = self.problem.row_sum_scale
         loss, excess = (float(total) * share for total in (self._loss, self._excess))
-        return Trial(math.inf if math.isnan(loss) else loss, math.inf if math.isnan(excess) else excess)
+        return StepEnd(math.inf if math.isnan(loss) else loss, math.inf if math.isnan(excess) else excess)
 
 
 class SumTheta(HeldPass[tuple[Tensor, Tensor]]):

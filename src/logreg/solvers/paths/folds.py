@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,12 +25,9 @@ from logreg.rows import (
     chosen_rows,
     first_position,
     joined,
-    logit_rows,
-    parts,
     places_in,
     row_weights,
 )
-from logreg.solvers.kernels import logits_of
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import drive
 from logreg.solvers.paths.l1_path import fit_elastic_net_path
@@ -407,37 +403,3 @@ def _fit_small(problem: Problem, rows: RowSource, near: Sequence[PathPoint], tol
     drive(move_to_minimum_norm(state), rows)
     assert state.bound is not None
     return PathPoint(state.solution, state.bound, True, passes, problem.objective.l2)
-
-
-class HeldOutBlock(NamedTuple):
-    """A block of rows with the logits of fits that have not seen them."""
-
-    rows: Batch
-    logits: Tensor
-    """Shape (n, K, P), float64."""
-
-
-def held_out_logits(problem: Problem, rows: RowSource, folds: Tensor, paths: FoldPaths) -> Iterator[HeldOutBlock]:
-    """All rows in order, block by block, with the logits of the fits without their folds.
-
-    Args:
-        problem: The problem over all rows.
-        rows: The rows.
-        folds: As of `fit_folds`.
-        paths: The result of `fit_folds`.
-    """
-    k, p = problem.num_outputs, len(paths.strengths)
-    center, scale = problem.model
-    first = 0
-    for block in rows.blocks():
-        for part in parts(block, logit_rows(k * p, torch.float64)):
-            own = folds[first : first + len(part.labels)].to(part.labels.device)
-            first += len(part.labels)
-            logits = torch.empty(len(own), k * p, dtype=torch.float64, device=own.device)
-            for fold in own.unique().tolist():
-                here = (own == fold).nonzero()[:, 0]
-                points = torch.stack([one.point for one in paths.of_folds[fold]], dim=1).view(k * p, -1)
-                coef = points[:, :-1] / scale
-                intercept = points[:, -1] - coef @ center
-                logits[here] = logits_of(chosen_rows(part, here), coef, intercept)
-            yield HeldOutBlock(part, logits.view(-1, k, p))

@@ -33,16 +33,20 @@ from logreg.solvers.kernels import coupled_gram, sum_over_rows
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.paths.l2_path import PathPoint, Strength
-from logreg.solvers.paths.small_folds import EXTRAPOLATED, FoldedRows, fits_as_folded, polynomial_at, weights_without
+from logreg.solvers.paths.small_folds import (
+    EXTRAPOLATED,
+    MAX_LOGITS,
+    FoldedRows,
+    fits_as_folded,
+    polynomial_at,
+    weights_without,
+)
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 
 MAX_ORDER = 1024
 """Parameters of a problem up to which paths are fitted in a batch: a Hessian takes 8 MiB."""
-
-MAX_LOGITS = 2**20
-"""Logits of one batch: 8 MiB; more problems are fitted in several batches."""
 
 MAX_NONZEROS = 2**22
 """Numbers of sparse rows up to which paths are fitted in a batch: 48 MiB, of which there is a transposed copy."""

@@ -30,7 +30,7 @@ from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.paths.batch_model import minimize_models
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem
-from logreg.solvers.small.small import standardized_rows
+from logreg.solvers.small.small import MAX_HALVINGS, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 
@@ -48,9 +48,6 @@ MAX_LOGITS = 2**20
 
 MAX_STEPS = 30
 """Steps for a strength, after which a problem is left to the general solvers."""
-
-MAX_HALVINGS = 30
-"""Halvings of a step that increases f, after which a problem is left to the general solvers."""
 
 MAX_OWN_FLOP = 2e6
 """Multiplications of one Hessian up to which it is cheap: it takes about the time of the overhead of a step."""

@@ -30,13 +30,11 @@ from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small.small import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.small.small_logistic import Array, LogisticEvaluation, SmallLogistic
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
+from logreg.solvers.steps.line_search import ARMIJO_CONSTANT
 
 MIN_TOLERANCE = 1e-10
 """Tolerance below which the general solver does all: the excess of a predicted dual point is known up to the rounding
 error of f."""
-
-ARMIJO_FRACTION = 1e-4
-"""Part of the predicted decrease by which a step must lower f."""
 
 TINY = 1e-300
 """Number below which a probability is 0 in a product with its logarithm."""
@@ -86,7 +84,7 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
         length, trial, highest = 1.0, target, now.value * (1 + VALUE_ROUNDING[torch.float64])
         for _ in range(MAX_HALVINGS):
             new, passes = small.evaluate(trial), passes + 1
-            is_lower = new.value <= highest - ARMIJO_FRACTION * length * decrease
+            is_lower = new.value <= highest - ARMIJO_CONSTANT * length * decrease
             if is_lower or passes >= max_passes:
                 break
             length /= 2
