@@ -454,7 +454,7 @@ def _git_commit() -> str | None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=5,
+            timeout=60,  # seconds, for a file system that hangs; git on a busy machine ends well before
         )
     except (OSError, subprocess.SubprocessError):
         return None
