@@ -273,12 +273,12 @@ class CurvatureInSpan(Pass[tuple[Tensor, Tensor]]):
         self._ones += spread.sum(0, dtype=torch.float64)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """The blocks on the span without the penalty, (K, R, R), float64.
+        """The blocks on the span without the penalty, (K, R, R), in the type of the pass.
 
         And the rest of each block: the derivatives by the coefficients and the intercept, (K, D + 1).
         """
         share = self.problem.row_sum_scale
-        return self._blocks.double() * share, self.moments(self._sums, self._ones) * share
+        return self._blocks.mul_(share), self.moments(self._sums, self._ones) * share
 
 
 class CurvatureSample(Pass[tuple[Tensor, Tensor]]):

@@ -335,12 +335,12 @@ def inverse_in_span(
     traces, left = own @ units[:, 0].square(), problem.num_features / max(problem.num_features - span.shape[1], 1)
     penalty = span.T @ (l2.unsqueeze(1) * span)
     for block, of_rest, trace, mean, weight in zip(inner, own, traces, center @ span, mass[:, 0].tolist(), strict=True):
-        block.addr_(mean, mean, alpha=-weight).add_(penalty)
-        of_rest *= max(float(1 - block.trace() / trace.clamp(min=1e-300)) * left, MIN_REST)
-        values, basis = torch.linalg.eigh(block)
+        precise = block.double().addr_(mean, mean, alpha=-weight).add_(penalty)  # one at a time, to save memory
+        of_rest *= max(float(1 - precise.trace() / trace.clamp(min=1e-300)) * left, MIN_REST)
+        values, basis = torch.linalg.eigh(precise)
         block.copy_((basis / values.clamp(min=max(FACTOR_RIDGE * float(values[-1]), 1e-300))) @ basis.T)
-    span, dual, inner, rest = (part.to(problem.dtype) for part in (span, dual, inner, own))
-    return SpanInverse(span, dual, inner, rest, center, by_intercept)
+    span, dual, own = (part.to(inner.dtype) for part in (span, dual, own))
+    return SpanInverse(span, dual, inner, own, center, by_intercept)
 
 
 def inverse_of_blocks(
