@@ -15,7 +15,14 @@ from logreg.solvers.methods.newton import newton
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Problem, choose_coordinates
-from logreg.solvers.starting_point import avoids_hessian, enough_rows, holds_hessian, stable_step, start
+from logreg.solvers.starting_point import (
+    avoids_hessian,
+    curvature_growth,
+    enough_rows,
+    holds_hessian,
+    stable_step,
+    start,
+)
 from logreg.solvers.state import SolverState
 from reference import correlated_rows
 
@@ -53,6 +60,28 @@ def test_stochastic_descent_finds_a_start_where_features_are_correlated(features
         state = SolverState(problem, problem.zeros())
         drive(start(state, newton), memory)
         assert bool(state.point.any()) == expected
+
+
+def test_the_curvature_of_many_classes_grows_from_zero_to_the_frequencies_of_the_classes() -> None:
+    problem, sample = stated()
+    assert curvature_growth(problem, sample) == 1.0  # the curvature of the logistic loss is largest at zero
+    many = replace(problem, objective=Objective("cross_entropy", l2=0.1), num_outputs=50)
+    even = sample._replace(labels=torch.arange(400) % 50)
+    assert curvature_growth(many, even) == pytest.approx(1.0)
+    one = even._replace(labels=torch.where(torch.arange(400) < 80, 0, 1 + torch.arange(400) % 48))  # one has no row
+    assert curvature_growth(many, one) == pytest.approx(0.2 * 0.8 / (0.02 * 0.98))
+    doubled = one._replace(sample_weight=torch.where(one.labels == 0, 4.0, 1.0))
+    assert curvature_growth(many, doubled) == pytest.approx(0.5 * 0.5 / (0.02 * 0.98))
+
+
+def test_many_features_have_the_mean_of_all_rows_and_not_that_of_a_few() -> None:
+    draw = torch.Generator().manual_seed(5)
+    rows = torch.randn(4000, 2000, generator=draw) + 3
+    memory = MemoryRows(rows, torch.arange(4000) % 2)
+    problem = problem_of(memory, Objective("bce", l2=1e-3))
+    state = SolverState(problem, problem.zeros())
+    drive(start(state, newton), memory)
+    torch.testing.assert_close(state.coordinates.center, rows.double().mean(0), rtol=1e-5, atol=0)
 
 
 def shaped(rows: int, features: int, outputs: int = 1, loss: str = "bce") -> Problem:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from logreg.csr import converted
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, part_rows, parts
+from logreg.rows import MemoryRows, part_rows, parts, row_weights
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
@@ -37,9 +37,9 @@ from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
-from logreg.solvers.passes.moments import MeanOffset, sparse_coordinates
+from logreg.solvers.passes.moments import MeanOffset, Means, sparse_coordinates
 from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
-from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, MAX_MOMENTS_NUMEL, Coordinates, Problem, choose_coordinates
 from logreg.solvers.small.small import is_small, solve_small
 from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
@@ -69,6 +69,13 @@ MIN_CORRELATION = 2.0
 """Largest eigenvalue of the features' correlations, as a multiple of that of uncorrelated features in as many rows,
 from which stochastic gradient descent saves steps."""
 
+MAX_MEAN_ERROR = 4.0
+"""Squared distance of the mean of a sample from that of all rows, in standard deviations, which is about the number of
+features for each row of the sample, up to which the former is the center of the coordinates.
+
+The distance from the mean is an eigenvalue of the curvature: features without correlations have none above 4 as long as
+there are at least as many rows as features."""
+
 STOCHASTIC_SAMPLE = 2
 """Size of the sample of stochastic gradient descent, relative to that of other samples: on fewer rows it fits their
 noise."""
@@ -80,6 +87,7 @@ STOCHASTIC_STEP_FACTOR = 4
 """First step of stochastic gradient descent, relative to half the largest stable step of gradient descent at zero.
 
 It may be twice the stable step, since the steps fall to zero and the curvature of the logistic loss is largest at zero.
+That of a softmax of many classes is not: see `curvature_growth`.
 """
 
 SAMPLE_ROWS_PER_PARAMETER = 20
@@ -160,6 +168,8 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     stochastic = many and not rows and (avoids or not holds_hessian(problem)) and _are_correlated(coordinates, sample)
     if stochastic:
         coordinates = choose_coordinates(problem, sample, every_scale=False)
+    if problem.intercept and coordinates is not problem.model and not is_wide(problem):
+        coordinates = yield from _with_precise_mean(problem, coordinates, len(sample.labels))
     state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
     if is_wide(problem):
         yield from solve_in_rows(state, solve)
@@ -173,6 +183,15 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
+
+
+def _with_precise_mean(problem: Problem, coordinates: Coordinates, rows: int) -> PassRequests[Coordinates]:
+    """Coordinates centered at the mean of all rows, where that of the sample, of so many rows, is too far from it."""
+    d = problem.num_features
+    if d <= MAX_MEAN_ERROR * min(rows, MAX_MOMENTS_NUMEL / d):
+        return coordinates
+    means = yield from request(Means(problem, coordinates))
+    return coordinates._replace(center=coordinates.center + coordinates.scale * means)
 
 
 def first_point(problem: Problem) -> PassRequests[Tensor]:
@@ -358,11 +377,27 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
     stochastic gradient descent diverges.
     """
     problem, rows = state.problem.sub(sample), (yield from sampled_rows(state.problem, STOCHASTIC_SAMPLE))
-    step = STOCHASTIC_STEP_FACTOR * stable_step(problem, state.coordinates, sample._replace(sample_weight=None))
+    stable = stable_step(problem, state.coordinates, sample._replace(sample_weight=None))
+    step = STOCHASTIC_STEP_FACTOR * stable / curvature_growth(problem, sample)
     point = stochastic_descent(state.problem.sub(rows), state.coordinates, rows, step, STOCHASTIC_STEPS)
     there, zero = (_value(problem, state.coordinates, at, sample) for at in (point, state.point))
     if there < zero:
         state.point = centered(state.problem, point)
+
+
+def curvature_growth(problem: Problem, sample: Batch) -> float:
+    """The largest curvature by a logit at the frequencies of the classes, relative to that at zero.
+
+    The intercepts of a softmax get to the frequencies within a few steps.  Its curvature p (1 - p) at zero, where all
+    classes have the probability 1 / K, is far less than that of a frequent class.
+    """
+    if not problem.coupled:
+        return 1.0
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    frequency = torch.bincount(sample.labels, weights, minlength=problem.num_outputs).double()
+    logits = torch.stack([torch.zeros_like(frequency), frequency.log()])
+    at_zero, there = problem.loss.own_curvature(problem.loss.curvature_at(logits, sample.labels[:2])).amax(1)
+    return max(1.0, float(there / at_zero))
 
 
 def _value(problem: Problem, coordinates: Coordinates, point: Tensor, rows: Batch) -> float:

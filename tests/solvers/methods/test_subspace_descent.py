@@ -108,6 +108,25 @@ def test_the_inverse_maps_the_last_change_of_the_gradient_to_its_step(kind: str)
     assert len(inverse) == 3
 
 
+def test_pairs_from_where_f_was_far_above_are_forgotten() -> None:
+    problem, _ = stated("softmax")
+    penalty = problem.penalties(problem.model)[0]
+    draw = torch.Generator().manual_seed(7)
+    pairs = torch.randn(5, problem.num_outputs, 6, generator=draw, dtype=torch.float64)
+    values = (9.0, 4.0, 1.9, 1.5, 1.0)
+    every, last = (LimitedMemoryInverse(lambda gradient: gradient, problem, penalty) for _ in range(2))
+    for step, value in zip(pairs, values, strict=True):
+        every.update(step, 2 * step, value)
+    for step, value in zip(pairs[2:], values[2:], strict=True):
+        last.update(step, 2 * step, value)
+    every.forget_stale(1.0)
+    assert len(every) == 3
+    torch.testing.assert_close(every(pairs[0]), last(pairs[0]))
+    every.forget_stale(0.0)
+    assert len(every) == 1  # the last one stays
+    torch.testing.assert_close(every(2 * pairs[4]), pairs[4])
+
+
 def test_stored_pairs_take_a_fraction_of_the_data() -> None:
     features, labels, objective = large()
     problem = problem_of(MemoryRows(features, labels), objective, 8)

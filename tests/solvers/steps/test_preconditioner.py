@@ -48,6 +48,29 @@ def test_few_rows_tell_the_common_factors_of_many_features(intercept: bool) -> N
     assert condition(rows, l2=1e-3, intercept=intercept) < 1000
 
 
+def test_each_output_has_its_own_curvature_along_common_factors() -> None:
+    rows = factored(3000, 800, 6)  # more features than a quarter of the rows, so that no block is held
+    draw = torch.Generator().manual_seed(4)
+    coef = torch.linalg.lstsq(rows, factored(3000, 1, 1) * torch.randn(1, 4, generator=draw)).solution
+    memory = MemoryRows(rows, torch.arange(3000) % 4)
+    problem = problem_of(memory, Objective("cross_entropy", l2=1e-3))
+    point = problem.zeros()
+    point[:, :-1] = coef.T
+    now = drive(request(Evaluate(problem, problem.model, point)), memory)
+    inverse = drive(preconditioner(problem, problem.model, point, now.curvature, seed=0), memory)
+    p = torch.softmax(rows.double() @ point[:, :-1].T, dim=1)
+    for output in range(4):
+        weights = p[:, output] * (1 - p[:, output]) / 3000
+        centered = rows.double() - weights @ rows.double() / weights.sum()
+        block = (centered.T * weights) @ centered + 1e-3 * torch.eye(800).double()
+        unit = torch.zeros(800, 4, 801, dtype=torch.float64)
+        unit[:, output, :-1] = torch.eye(800)
+        applied = torch.stack([inverse(one)[output, :-1] for one in unit])
+        root = torch.linalg.cholesky(block)
+        values = torch.linalg.eigvalsh(root.T @ (applied + applied.T) @ root / 2)
+        assert float(values[-1] / values[0]) < 500
+
+
 def test_features_without_common_factors_are_divided_by_the_diagonal() -> None:
     draw = torch.Generator().manual_seed(1)
     rows = torch.randn(4000, 300, generator=draw) * torch.logspace(-1, 1, 300)

@@ -334,7 +334,8 @@ class _Steps:
         state, change = self.state, after.gradient - self.now.gradient
         if self.diagonal is not None:
             self.diagonal.fit(length * step, change)
-        self.num_pairs += self.inverse.update(length * step, change)
+        self.num_pairs += self.inverse.update(length * step, change, self.now.value)
+        self.inverse.forget_stale(after.value)
         self.num_pairs = min(self.num_pairs, MAX_EXTRAPOLATION_PAIRS, len(self.inverse))
         decrease = state.predicted_decrease
         progresses = self.now.value - after.value > self.noise or decrease < self.smallest_decrease

@@ -6,10 +6,11 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.csr import is_sparse, selected_rows, squared
 from logreg.rows import BLOCK_ROWS, logit_rows, part_rows
-from logreg.solvers.kernels import add_lower_triangle, affine, sum_over_rows
+from logreg.solvers.kernels import add_lower_triangle, affine, gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -245,6 +246,39 @@ class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
         blocks *= (1 / scale).to(self.dtype)
         blocks.diagonal(dim1=1, dim2=2).add_(l2[:-1].to(self.dtype))
         return blocks, self.moments(self._sums, self._ones) * share
+
+
+class CurvatureInSpan(Pass[tuple[Tensor, Tensor]]):
+    """Each output's own Hessian block at a point, on the span of a few directions that all outputs share."""
+
+    sums = ("_blocks", "_sums", "_ones")
+    takes_sparse = True
+
+    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, span: Tensor) -> None:
+        """``span`` has the directions of the coefficients, (D, R)."""
+        super().__init__(problem, coordinates)
+        self._coef, self._intercept = self.linear(point)
+        self._span, self._origin = self.linear(F.pad(span.T, (0, 1)))
+        k, d = problem.num_outputs, problem.num_features
+        self._blocks = torch.zeros(k, span.shape[1], span.shape[1], dtype=self.dtype, device=point.device)
+        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Adds the products of the rows along the directions, weighted by the curvature of each output."""
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
+        along = affine(features, self._span, self._origin).T.contiguous()
+        for block, weights in zip(self._blocks, spread.T.contiguous(), strict=True):
+            block += gram_of_columns(along, weights)
+        self._sums += sum_over_rows(spread, features)
+        self._ones += spread.sum(0, dtype=torch.float64)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The blocks on the span without the penalty, (K, R, R), in the type of the pass.
+
+        And the rest of each block: the derivatives by the coefficients and the intercept, (K, D + 1).
+        """
+        share = self.problem.row_sum_scale
+        return self._blocks.mul_(share), self.moments(self._sums, self._ones) * share
 
 
 class CurvatureSample(Pass[tuple[Tensor, Tensor]]):

@@ -1,4 +1,4 @@
-"""Means and deviations of sparse features, and the mean offset, over all rows."""
+"""Means of features, deviations of sparse ones, and the mean offset, over all rows."""
 
 from __future__ import annotations
 
@@ -44,6 +44,27 @@ class ColumnMoments(Pass[Coordinates]):
         mean, square = self._sums / self._total, self._squares / self._total
         variance = square - mean.square()
         return Coordinates(mean, torch.where(variance > NEGLIGIBLE_VARIANCE * square, variance, 1.0).sqrt())
+
+
+class Means(Pass[Tensor]):
+    """The weighted mean of each feature in some coordinates, (D,)."""
+
+    sums = ("_sums", "_total")
+    takes_sparse = True
+
+    def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
+        super().__init__(problem, coordinates)
+        self._sums, self._total = self.zeros(1, problem.num_features), self.zeros(1)
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Adds the features."""
+        weights = rows.features.new_ones(len(rows.labels), 1) if rows.weights is None else rows.weights
+        self._sums += sum_over_rows(weights, rows.features)
+        self._total += weights.sum(dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """The means."""
+        return self.moments(self._sums, self._total)[0, :-1] / self._total
 
 
 class MeanOffset(Pass[Tensor]):

@@ -20,6 +20,11 @@ SMALL_PAIRS_NUMEL = 4e6
 """Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
 
 
+STALE_VALUE_RATIO = 2.0
+"""Ratio of f at the start of a step to f now, from which its pair is stale: on the way to classes that are nearly
+separated the curvature falls as f does."""
+
+
 class LimitedMemoryInverse:
     """An approximate inverse of the Hessian: a preconditioner, corrected by the steps since it was made.
 
@@ -52,6 +57,8 @@ class LimitedMemoryInverse:
         """Inner product of each step with each change."""
         self._slots: list[int] = []
         """The rows of these matrices from the oldest pair to the newest: a permutation of the first ones."""
+        self._values: list[float] = []
+        """f at the start of each step, from the oldest pair to the newest."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -81,8 +88,10 @@ class LimitedMemoryInverse:
         product = product + factors.to(dtype) @ steps
         return product.view_as(gradient).double()
 
-    def update(self, step: Tensor, change: Tensor) -> bool:
+    def update(self, step: Tensor, change: Tensor, value: float = math.nan) -> bool:
         """Stores a step and the change of the gradient along it, both (K, D + 1), in place of the oldest pair if full.
+
+        ``value`` is f at the start of the step, if pairs are to be forgotten by `forget_stale`.
 
         Returns:
             Whether the pair was stored: it is not where the step met no curvature (step @ change <= 0).
@@ -90,8 +99,13 @@ class LimitedMemoryInverse:
         curvature = float(step.flatten() @ change.flatten())
         if not self.max_pairs or not curvature > 0:
             return False
-        slot = self._slots.pop(0) if len(self) == self.max_pairs else len(self)
+        if len(self) == self.max_pairs:
+            slot = self._slots.pop(0)
+            del self._values[0]
+        else:
+            slot = len(self)
         self._slots.append(slot)
+        self._values.append(value)
         size, number = math.sqrt(curvature), len(self)
         self._steps[slot], self._changes[slot] = step.flatten() / size, change.flatten() / size
         self._products[:number, slot] = (self._steps[:number] @ self._changes[slot]).double()
@@ -101,6 +115,19 @@ class LimitedMemoryInverse:
     def clear(self) -> None:
         """Forgets all pairs."""
         self._slots.clear()
+        self._values.clear()
+
+    def forget_stale(self, value: float) -> None:
+        """Forgets the oldest pairs, from steps that started where f was far above its value now; keeps the last one."""
+        stale = 0
+        while stale < len(self) - 1 and self._values[stale] > STALE_VALUE_RATIO * value:
+            stale += 1
+        if stale:
+            left = self._slots[stale:]
+            number = len(left)
+            self._steps[:number], self._changes[:number] = self._steps[left], self._changes[left]
+            self._products[:number, :number] = self._products[left][:, left]
+            self._slots, self._values = list(range(number)), self._values[stale:]
 
     def change_l2(self, l2: Tensor) -> None:
         """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""

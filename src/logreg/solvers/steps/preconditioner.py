@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from logreg.solvers.costs import SECONDS_PER_GRAM_NUMBER, SECONDS_PER_GRAM_PRODUCT, pass_seconds
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import InterceptCurvature
-from logreg.solvers.passes.hessian import CurvatureSample, HessianDiagonal, SampledCurvature
+from logreg.solvers.passes.hessian import CurvatureInSpan, CurvatureSample, HessianDiagonal, SampledCurvature
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.newton_steps import InverseHessian
 
@@ -72,6 +74,10 @@ ZERO_DIAGONAL_RATIO = 1e-5
 """Second derivative by a coefficient, relative to the mean one, that a smaller one is raised to: that of a constant
 feature is a rounding error of float32."""
 
+MAX_SPAN_PASSES = 10
+"""Time to form each output's block on the span of the directions of large curvature, in passes, at most: steps that
+know one spectrum for all outputs take more passes than that."""
+
 MIN_REST = 1e-4
 """Least eigenvalue of the preconditioner in units in which the diagonal is 1: a sample tells no smaller one."""
 
@@ -89,7 +95,9 @@ def preconditioner(
        Their covariance gives the directions of large curvature (`spikes_of`).
     2. Where there are any, and blocks are small and few features are to be determined, each output's block (D, D) is
        estimated from many rows and factored.
-    3. Else the inverse is that of the diagonal with the large eigenvalues corrected.  Without any it is the diagonal.
+    3. Where blocks are too large, each is computed on the span of these directions alone (`inverse_in_span`), unless
+       there are many.
+    4. Else the inverse is that of the diagonal with the large eigenvalues corrected.  Without any it is the diagonal.
 
     Args:
         problem: The problem, over whose rows the passes go.
@@ -109,7 +117,17 @@ def preconditioner(
     few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
     if few and holds_blocks(problem) and len(spikes.values):
         return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed, measured))
+    if len(spikes.values) and span_passes(problem, len(spikes.values)) <= MAX_SPAN_PASSES:
+        return (yield from inverse_in_span(problem, coordinates, point, by_intercept, measured, spikes))
     return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
+
+
+def span_passes(problem: Problem, directions: int) -> float:
+    """Time to form each output's block on the span of so many directions, in passes; infinite where they are large."""
+    if problem.num_outputs * directions**2 > max(BLOCKS_MEMORY_FRACTION * problem.numel, SMALL_BLOCKS_NUMEL):
+        return math.inf
+    products = problem.rows * problem.num_outputs * directions
+    return products * (SECONDS_PER_GRAM_NUMBER + SECONDS_PER_GRAM_PRODUCT * directions) / pass_seconds(problem)
 
 
 def holds_blocks(problem: Problem) -> bool:
@@ -148,6 +166,8 @@ class Spikes(NamedTuple):
     """Their eigenvectors, (D, R)."""
     rest: float
     """The mean of the other eigenvalues."""
+    units: Tensor
+    """What the features are multiplied by, (D,), for the diagonal to be 1; 0 for features without variance."""
 
 
 def spikes_of(
@@ -195,11 +215,12 @@ def spikes_of(
     bias = smaller / rows_left
     if not is_sample:
         edge, bias = MIN_REST * values[:1], torch.zeros_like(values)
+    edge = edge.maximum(float((l2 * units.double().square()).mean()) / by_intercept.mean())  # the penalty outweighs it
     rank = int((values > edge).long().cumprod(0).sum())
     large = (values - bias)[:rank]
     rest = float(values.sum() - large.sum()) / max(d - rank, 1)
     vectors = vectors[:, :rank] if n >= d else rows.T @ (vectors[:, :rank] / values[:rank].sqrt().to(rows.dtype))
-    return Spikes(center, large.clamp(min=rest), vectors, rest)
+    return Spikes(center, large.clamp(min=rest), vectors, rest, units)
 
 
 def _inverse_of_spikes(
@@ -245,6 +266,81 @@ class BlockInverse:
         coef = torch.linalg.solve_triangular(self.factors.mT, half, upper=True)[..., 0].double()
         intercept = of_intercept / self.by_intercept.unsqueeze(1) - (coef * self.center).sum(1, keepdim=True)
         return torch.cat([coef, intercept], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class SpanInverse:
+    """The inverse of each output's Hessian block H, as it is on a span W (D, R) and diagonal elsewhere.
+
+        P A^-1 P'  +  W (W' H W)^-1 W',   P = I - W S' the projection along W,   S' W = I.
+
+    Elsewhere are the vectors with S' v = 0, which is one space for all outputs: one that depended on the diagonal of an
+    output would share some of the large curvature within W.
+    """
+
+    span: Tensor
+    """W, (D, R)."""
+    dual: Tensor
+    """S, (D, R)."""
+    inner: Tensor
+    """(W' H W)^-1 for each output, (K, R, R)."""
+    diagonal: Tensor
+    """A, the diagonal of H times the share of its trace beyond the span, for each output, (K, D)."""
+    center: Tensor
+    """As of `BlockInverse`, (K, D)."""
+    by_intercept: Tensor
+    """As of `BlockInverse`, (K,)."""
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """The step to be subtracted, (K, D + 1) as the gradient is."""
+        of_intercept = gradient[:, -1:]
+        slopes = (gradient[:, :-1] - of_intercept * self.center).to(self.span.dtype)
+        along = slopes @ self.span
+        coef = (slopes - along @ self.dual.T).div_(self.diagonal)
+        inside = torch.bmm(self.inner, along.unsqueeze(2))[..., 0] - coef @ self.dual
+        coef = coef.addmm_(inside, self.span.T).double()
+        intercept = of_intercept / self.by_intercept.unsqueeze(1) - (coef * self.center).sum(1, keepdim=True)
+        return torch.cat([coef, intercept], dim=1)
+
+
+def inverse_in_span(
+    problem: Problem,
+    coordinates: Coordinates,
+    point: Tensor,
+    by_intercept: Tensor,
+    diagonal: Tensor,
+    spikes: Spikes,
+) -> PassRequests[SpanInverse]:
+    """The inverse of each output's block, computed from all rows on the span of the spikes, in one pass.
+
+    Args:
+        problem: The problem, over whose rows the pass goes.
+        coordinates: Coordinates of the point.
+        point: Shape (K, D + 1).
+        by_intercept: Second derivatives of f by the intercepts at the point, (K,).
+        diagonal: The diagonal of the Hessian at the point, (K, D + 1).
+        spikes: The directions of large curvature.
+
+    References:
+        Tang, Nabben, Vuik and Erlangga (2009), Comparison of two-level preconditioners derived from deflation, domain
+        decomposition and multigrid methods: the additive coarse grid correction.
+    """
+    units, vectors = spikes.units.double().unsqueeze(1), spikes.vectors.double()
+    span, dual = units * vectors, torch.where(units > 0, vectors / units, 0.0)
+    inner, border = yield from request(CurvatureInSpan(problem, coordinates, point, span))
+    l2, mass = problem.penalties(coordinates)[0][:-1], border[:, -1:]
+    center = torch.where(mass > 0, border[:, :-1] / mass.clamp(min=1e-300), 0.0)
+    own = (diagonal[:, :-1] - mass * center.square()).maximum(l2)
+    own = own.maximum(ZERO_DIAGONAL_RATIO * own.mean(1, keepdim=True)).clamp(min=1e-30)
+    traces, left = own @ units[:, 0].square(), problem.num_features / max(problem.num_features - span.shape[1], 1)
+    penalty = span.T @ (l2.unsqueeze(1) * span)
+    for block, of_rest, trace, mean, weight in zip(inner, own, traces, center @ span, mass[:, 0].tolist(), strict=True):
+        precise = block.double().addr_(mean, mean, alpha=-weight).add_(penalty)  # one at a time, to save memory
+        of_rest *= max(float(1 - precise.trace() / trace.clamp(min=1e-300)) * left, MIN_REST)
+        values, basis = torch.linalg.eigh(precise)
+        block.copy_((basis / values.clamp(min=max(FACTOR_RIDGE * float(values[-1]), 1e-300))) @ basis.T)
+    span, dual, own = (part.to(inner.dtype) for part in (span, dual, own))
+    return SpanInverse(span, dual, inner, own, center, by_intercept)
 
 
 def inverse_of_blocks(
