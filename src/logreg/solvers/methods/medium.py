@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds.duality import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.dual.row_space import is_wide
-from logreg.solvers.kernels import SUM_ROWS, sum_of_parts
+from logreg.solvers.kernels import SUM_ROWS, Array, times_vector
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
@@ -39,7 +39,6 @@ from logreg.solvers.steps.line_search import (
     satisfies_armijo,
 )
 
-Array = np.ndarray[Any, Any]
 Matrix = Callable[[Array], Array]
 """An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
 
@@ -186,7 +185,7 @@ class _Rows:
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
         # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
-        sums = np.zeros((2 if exact else 1, features))
+        sums, most = np.zeros((2 if exact else 1, features)), SUM_ROWS if exact else self._block_rows
         for first in range(0, len(self._labels), self._block_rows):
             part = slice(first, first + self._block_rows)
             block, margins, terms = self._features[part], work.margins[part], work.terms[:, part]
@@ -195,7 +194,7 @@ class _Rows:
                 converted = work.features[: len(block)]
                 np.copyto(converted, block)
                 block = converted
-            np.matmul(block, coef, out=margins)
+            times_vector(block, coef, out=margins)
             margins += intercept
             margins *= work.sign[part]
             np.exp(margins, out=residuals)
@@ -206,10 +205,9 @@ class _Rows:
             residuals *= work.of_residual[part]
             if work.weights is not None:
                 spread *= work.weights[part]
-            if exact:  # one product for both
-                sums += sum_of_parts(torch.from_numpy(terms).T, torch.from_numpy(block)).numpy()
-            else:
-                sums += terms[:1] @ block
+            for some in range(0, len(block), most):
+                few = slice(some, some + most)
+                sums += terms[: len(sums), few] @ block[few]
         of_ones, own = (_total(term) for term in work.terms)
         loss = _total(self._losses(work)) * share
         shrunk = self.l2 * point
@@ -278,8 +276,12 @@ class _Zero:
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
             block = features[part].astype(factors.dtype, copy=False)
-            sums += factors[:, part] @ block
-            squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+            if weights is None:  # reads the rows from memory in their order, as BLAS does not
+                squares += np.einsum("ij,ij->j", block, block)
+            else:
+                squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+            for total, factor in zip(sums, factors[:, part], strict=True):  # one product for both takes longer
+                total += factor @ block
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
         center = sums[0] / self._total
         if not problem.intercept:  # a shift of the features would need an intercept
@@ -586,7 +588,7 @@ class _Steps:
 
         def logits(of: Array) -> Array:
             coef = of[:-1] / scale
-            product = features @ coef.astype(features.dtype) if coef.any() else np.zeros(len(features))
+            product = times_vector(features, coef.astype(features.dtype)) if coef.any() else np.zeros(len(features))
             return np.asarray(product + (of[-1] - coef @ center))
 
         start, along = logits(self.point), logits(paths[0])
