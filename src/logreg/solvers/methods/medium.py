@@ -137,23 +137,43 @@ class _Evaluation(NamedTuple):
     """The same for a certificate, where the evaluation was in float64."""
 
 
+class _Part(NamedTuple):
+    """A block of rows, and its part of the memory of a `_Work`."""
+
+    features: Array
+    """Shape (n, D), in the type as stored."""
+    sign: Array
+    """-1 where the label is 0, and 1 where it is 1, (n,)."""
+    of_residual: Array
+    """Factor from the probability of the wrong class to the weighted residual, (n,)."""
+    margins: Array
+    terms: Array
+    weights: Array | None
+
+
 class _Work:
     """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
 
-    def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
-        """``features`` is their number where they must be converted; ``None`` else."""
-        self.sign: Array = (2 * labels - 1).astype(kind)
-        """-1 where the label is 0, and 1 where it is 1, (N,)."""
+    def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None) -> None:
+        block_rows = min(max(1, BLOCK_NUMEL // features.shape[1]), len(labels))
+        sign = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
-        self.of_residual: Array = -self.sign if self.weights is None else -self.sign * self.weights
-        """Factor from the probability of the wrong class to the weighted residual, (N,)."""
+        of_residual = -sign if self.weights is None else -sign * self.weights
         self.margins: Array = np.empty(len(labels), kind)
         """The logit of each row, times its sign."""
         self.terms: Array = np.empty((2, len(labels)), kind)
-        """The probability of the wrong class, then the weighted residual; and the weighted second derivative of each
+        """The weighted residual; and the probability of the wrong class, then the weighted second derivative of each
         row's loss, then its loss."""
-        self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
-        """Converted features of a block."""
+        self.converted: Array | None = None
+        """Converted features of a block, where they must be converted."""
+        if features.dtype != kind:
+            self.converted = np.empty((block_rows, features.shape[1]), kind)
+        self.parts: list[_Part] = []
+        for first in range(0, len(labels), block_rows):
+            part = slice(first, first + block_rows)
+            arrays = (one[part] for one in (features, sign, of_residual, self.margins))
+            own = None if self.weights is None else self.weights[part]
+            self.parts.append(_Part(*arrays, self.terms[:, part], own))
 
 
 class _Rows:
@@ -165,7 +185,6 @@ class _Rows:
         self.l2: Array = problem.penalties(at)[0].numpy()
         """Strengths of l2 in the coordinates, (D + 1,)."""
         self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
-        self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
         batch = Batch(rows.features, rows.labels, rows.sample_weight)
         weights = row_weights(batch, problem.class_weight, torch.float64)
         self._weights = None if weights is None else weights.numpy()
@@ -173,8 +192,7 @@ class _Rows:
 
     def _work(self, kind: type) -> _Work:
         if kind not in self._works:
-            features = None if self._features.dtype == kind else self._features.shape[1]
-            self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
+            self._works[kind] = _Work(kind, self._features, self._labels, self._weights)
         return self._works[kind]
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
@@ -185,29 +203,29 @@ class _Rows:
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
         # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
-        sums, most = np.zeros((2 if exact else 1, features)), SUM_ROWS if exact else self._block_rows
-        for first in range(0, len(self._labels), self._block_rows):
-            part = slice(first, first + self._block_rows)
-            block, margins, terms = self._features[part], work.margins[part], work.terms[:, part]
-            residuals, spread = terms
-            if work.features is not None:
-                converted = work.features[: len(block)]
+        sums = np.zeros((2 if exact else 1, features))
+        for block, sign, of_residual, margins, terms, weights in work.parts:
+            if work.converted is not None:
+                converted = work.converted[: len(block)]
                 np.copyto(converted, block)
                 block = converted
+            residuals, wrong = terms[0], terms[1]
             times_vector(block, coef, out=margins)
             margins += intercept
-            margins *= work.sign[part]
-            np.exp(margins, out=residuals)
-            residuals += 1
-            np.reciprocal(residuals, out=residuals)
-            np.multiply(residuals, residuals, out=spread)
-            np.subtract(residuals, spread, out=spread)
-            residuals *= work.of_residual[part]
-            if work.weights is not None:
-                spread *= work.weights[part]
-            for some in range(0, len(block), most):
-                few = slice(some, some + most)
-                sums += terms[: len(sums), few] @ block[few]
+            margins *= sign
+            np.exp(margins, out=wrong)
+            wrong += 1
+            np.reciprocal(wrong, out=wrong)
+            np.multiply(wrong, of_residual, out=residuals)
+            if not exact:
+                sums[0] += residuals @ block
+                continue
+            _to_curvature(wrong, weights)
+            for first in range(0, len(block), SUM_ROWS):
+                few = slice(first, first + SUM_ROWS)
+                sums += terms[:, few] @ block[few]
+        if not exact:
+            _to_curvature(work.terms[1], work.weights)
         of_ones, own = (_total(term) for term in work.terms)
         loss = _total(self._losses(work)) * share
         shrunk = self.l2 * point
@@ -218,15 +236,13 @@ class _Rows:
         column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
         by_itself = torch.tensor([own * share], dtype=torch.float64)
         curvature = InterceptCurvature(by_itself, by_itself)
-        blocks = -(-len(self._labels) // self._block_rows)
-        additions = SUM_ROWS + blocks + additions_of(len(self._labels))
         derivatives = Derivatives(
             value,
             torch.from_numpy(whole).unsqueeze(0),
             curvature,
             loss,
             by_intercept=column,
-            additions=additions,
+            additions=SUM_ROWS + len(work.parts) + additions_of(len(self._labels)),
         )
         return _Evaluation(value, whole, own * share, derivatives)
 
@@ -344,6 +360,13 @@ class _Inverse:
             self._pairs.append((step, change))
             self._log_factors -= float(np.log(change @ self._first(change)))
             self._factor = float(np.exp(self._log_factors / len(self._pairs)))
+
+
+def _to_curvature(wrong: Array, weights: Array | None) -> None:
+    """Turns the probabilities of the wrong class, (n,), into the weighted second derivatives of the rows' losses."""
+    wrong -= wrong * wrong
+    if weights is not None:
+        wrong *= weights
 
 
 def _total(of_rows: Array) -> float:
