@@ -96,8 +96,8 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
 
 def times_vector(rows: Array, vector: Array, out: Array | None = None) -> Array:
     """Rows (n, D) @ a vector (D,), in ``out`` where it is given: (n,).  Rows of medium length may come from memory."""
-    is_medium = MIN_NUMPY_FEATURES <= rows.shape[1] <= MAX_STREAMED_FEATURES
-    product: Array = (np.vecdot if is_medium else np.matmul)(rows, vector, out=out)
+    is_streamed = MIN_NUMPY_FEATURES <= rows.shape[1] <= MAX_STREAMED_FEATURES and rows.strides[1] == rows.itemsize
+    product: Array = (np.vecdot if is_streamed else np.matmul)(rows, vector, out=out)
     return product
 
 

@@ -147,8 +147,11 @@ class _Part(NamedTuple):
     of_residual: Array
     """Factor from the probability of the wrong class to the weighted residual, (n,)."""
     margins: Array
+    """Of `_Work`, (n,)."""
     terms: Array
+    """Of `_Work`, (2, n)."""
     weights: Array | None
+    """Shape (n,); ``None`` for all 1."""
 
 
 class _Work:
@@ -156,7 +159,7 @@ class _Work:
 
     def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None) -> None:
         block_rows = min(max(1, BLOCK_NUMEL // features.shape[1]), len(labels))
-        sign = (2 * labels - 1).astype(kind)
+        sign: Array = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
         of_residual = -sign if self.weights is None else -sign * self.weights
         self.margins: Array = np.empty(len(labels), kind)
@@ -171,9 +174,8 @@ class _Work:
         self.parts: list[_Part] = []
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
-            arrays = (one[part] for one in (features, sign, of_residual, self.margins))
-            own = None if self.weights is None else self.weights[part]
-            self.parts.append(_Part(*arrays, self.terms[:, part], own))
+            own, terms = None if self.weights is None else self.weights[part], self.terms[:, part]
+            self.parts.append(_Part(features[part], sign[part], of_residual[part], self.margins[part], terms, own))
 
 
 class _Rows:
