@@ -23,7 +23,7 @@ from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds.duality import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.dual.row_space import is_wide
-from logreg.solvers.kernels import SUM_ROWS, Array, times_vector
+from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_vector
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
@@ -294,7 +294,7 @@ class _Zero:
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
             block = features[part].astype(factors.dtype, copy=False)
-            if weights is None:  # reads the rows from memory in their order, as BLAS does not
+            if weights is None and block.shape[1] >= MIN_NUMPY_FEATURES:  # reads rows in their order, as BLAS does not
                 squares += np.einsum("ij,ij->j", block, block)
             else:
                 squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
