@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Literal
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch import Tensor
 from logreg.solvers import kernels
 from logreg.solvers.kernels import (
     SUM_ROWS,
+    Array,
     add_lower_triangle,
     affine,
     coupled_gram,
@@ -19,6 +23,7 @@ from logreg.solvers.kernels import (
     gram_of_columns,
     sum_over_cold_rows,
     sum_over_rows,
+    times_vector,
     total_over_rows,
     weighted_gram,
 )
@@ -47,6 +52,26 @@ def test_products_of_tall_matrices_are_plain_products(
     assert_close(affine(features.T.contiguous().T, coef, intercept), features @ coef.T + intercept)
     assert_close(sum_over_rows(residuals, features), residuals.T @ features)
     assert_close(sum_over_rows(residuals.T.contiguous().T, features), residuals.T @ features)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("width", "order", "streamed"),
+    [(63, "C", False), (64, "C", True), (1024, "C", True), (1025, "C", False), (64, "F", False)],
+)
+def test_rows_of_medium_length_are_multiplied_one_after_the_other(
+    width: int, order: Literal["C", "F"], streamed: bool, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, streams = np.random.default_rng(0), Mock(wraps=np.vecdot)
+    rows: Array = np.asarray(draw.standard_normal((50, width)), dtype, order)
+    vector: Array = draw.standard_normal(width).astype(dtype)
+    out: Array = np.empty(50, dtype)
+    monkeypatch.setattr(np, "vecdot", streams)
+    for some, expected in ((rows, out), (rows[::2], out[::2]), (rows[10:20], out[10:20])):
+        assert times_vector(some, vector, out=expected) is expected
+        np.testing.assert_allclose(expected, some.astype(np.float64) @ vector, rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(times_vector(some, vector), expected)
+    assert streams.called == streamed
 
 
 def used_numpy(features: Tensor, coef: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from logreg.csr import converted, is_sparse, times, transposed_times
 from logreg.facts import Batch
 from logreg.solvers.threads import threads_for
+
+Array = np.ndarray[Any, Any]
 
 MIN_ROWS_PER_THREAD = 512
 """Rows of each part of a product that is split over threads, at least, so that a part outweighs its overhead."""
@@ -48,7 +51,8 @@ nothing of a library's order where n is small.  Parts of this size stay in the s
 """
 
 MAX_STREAMED_FEATURES = 1024
-"""Features up to which einsum adds up rows from memory faster than BLAS does."""
+"""Features up to which rows from memory are multiplied or added up faster one after the other than by BLAS, which reads
+several at a time."""
 
 MIN_ONEDNN_FEATURES, MAX_ONEDNN_OUTPUTS = 512, 48
 """Features from which, and outputs up to which, oneDNN multiplies float32 features with coefficients faster than MKL,
@@ -81,13 +85,20 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         rest = features[even:]
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
     if outputs == 1 and _suits_numpy(features, coef):
-        return torch.from_numpy(features.numpy() @ coef[0].numpy()).add_(intercept).unsqueeze(1)
+        return torch.from_numpy(times_vector(features.numpy(), coef[0].numpy())).add_(intercept).unsqueeze(1)
     if outputs > 1 and features.device.type == "cpu" and not _is_recorded(features, coef):
         product = _rowwise_product(features, outputs)
         if product is not None:
             return product(features, coef, intercept).T.contiguous().T
         return torch.addmm(intercept.unsqueeze(1), coef, features.T).T
     return _plain_product(features, coef, intercept)
+
+
+def times_vector(rows: Array, vector: Array, out: Array | None = None) -> Array:
+    """Rows (n, D) @ a vector (D,), in ``out`` where it is given: (n,).  Rows of medium length may come from memory."""
+    is_streamed = MIN_NUMPY_FEATURES <= rows.shape[1] <= MAX_STREAMED_FEATURES and rows.strides[1] == rows.itemsize
+    product: Array = (np.vecdot if is_streamed else np.matmul)(rows, vector, out=out)
+    return product
 
 
 def _rowwise_product(features: Tensor, outputs: int) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:

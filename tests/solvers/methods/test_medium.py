@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from logreg.solvers import fit as exact
 from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.fit import fit, problem_of, stored_rows
+from logreg.solvers.kernels import SUM_ROWS, Array
 from logreg.solvers.methods import medium
 from logreg.solvers.methods.medium import is_medium, solve_medium
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
@@ -146,7 +147,7 @@ def test_correlated_features_are_solved_with_the_hessian_of_a_sample(
     made: list[int] = []
     inverse = medium._inverse_of_sample
 
-    def counted(problem: Problem, at: Coordinates, point: medium.Array, sample: Batch) -> medium.Matrix | None:
+    def counted(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> medium.Matrix | None:
         made.append(len(sample.labels))
         return inverse(problem, at, point, sample)
 
@@ -197,6 +198,32 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
         assert one.derivatives.by_intercept is not None
         torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
         assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+class _Watched(np.ndarray[Any, Any]):
+    """Features whose products with sums over the rows note how many rows they have."""
+
+    lengths: ClassVar[list[int]] = []
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
+        if ufunc is np.matmul and inputs[1].ndim == 2:
+            self.lengths.append(len(inputs[1]))
+        return getattr(ufunc, method)(*(one.view(np.ndarray) for one in inputs), **keywords)
+
+
+def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> None:
+    features, labels = drawn(rows=3 * SUM_ROWS + 100, dtype=torch.float64)
+    memory = MemoryRows(features, labels)
+    problem = problem_of(memory, Objective("bce", l2=1e-2))
+    rows = medium._Rows(problem, memory, problem.model)
+    rows._features = rows._features.view(_Watched)
+    _Watched.lengths.clear()
+    evaluated = rows.evaluate(np.zeros(121), torch.float64).derivatives
+    assert evaluated is not None
+    assert evaluated.additions is not None
+    assert sum(_Watched.lengths) == len(labels)
+    assert max(_Watched.lengths) + len(_Watched.lengths) <= evaluated.additions
+    assert evaluated.additions < len(labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -276,10 +303,10 @@ def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
 def test_the_point_to_be_certified_is_evaluated_once(
     solved: list[bool], monkeypatch: pytest.MonkeyPatch, features: int
 ) -> None:
-    made: list[tuple[medium.Array, torch.dtype]] = []
+    made: list[tuple[Array, torch.dtype]] = []
     evaluate = medium._Steps.evaluate
 
-    def watched(steps: medium._Steps, point: medium.Array, dtype: torch.dtype) -> medium._Evaluation:
+    def watched(steps: medium._Steps, point: Array, dtype: torch.dtype) -> medium._Evaluation:
         made.append((point, dtype))
         return evaluate(steps, point, dtype)
 

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from logreg.csr import converted, squared, times
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, part_rows, parts, row_weights
+from logreg.rows import MemoryRows, parts, row_weights
 from logreg.solvers.dual.span import (
     DualInverse,
     Span,
@@ -55,7 +55,7 @@ from logreg.solvers.dual.span import (
 )
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS, add_lower_triangle, affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
-from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.preconditioner import centered
@@ -244,7 +244,7 @@ class DualRows(Pass["DualRows"]):
         norms = [
             torch.linalg.vector_norm(torch.addcmul(origin, part.features, invert), dim=1)
             for block in self._blocks
-            for part in parts(block, part_rows(len(center), self.dtype))
+            for part in parts(block, max(1, MAX_COPIED_NUMBERS // len(center)))  # the copy stays in the cache
         ]
         return torch.cat(norms).double().square_().unsqueeze(1)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds.duality import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.dual.row_space import is_wide
-from logreg.solvers.kernels import SUM_ROWS, sum_of_parts
+from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_vector
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
@@ -39,7 +39,6 @@ from logreg.solvers.steps.line_search import (
     satisfies_armijo,
 )
 
-Array = np.ndarray[Any, Any]
 Matrix = Callable[[Array], Array]
 """An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
 
@@ -138,23 +137,45 @@ class _Evaluation(NamedTuple):
     """The same for a certificate, where the evaluation was in float64."""
 
 
+class _Part(NamedTuple):
+    """A block of rows, and its part of the memory of a `_Work`."""
+
+    features: Array
+    """Shape (n, D), in the type as stored."""
+    sign: Array
+    """-1 where the label is 0, and 1 where it is 1, (n,)."""
+    of_residual: Array
+    """Factor from the probability of the wrong class to the weighted residual, (n,)."""
+    margins: Array
+    """Of `_Work`, (n,)."""
+    terms: Array
+    """Of `_Work`, (2, n)."""
+    weights: Array | None
+    """Shape (n,); ``None`` for all 1."""
+
+
 class _Work:
     """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
 
-    def __init__(self, kind: type, labels: Array, weights: Array | None, block_rows: int, features: int | None) -> None:
-        """``features`` is their number where they must be converted; ``None`` else."""
-        self.sign: Array = (2 * labels - 1).astype(kind)
-        """-1 where the label is 0, and 1 where it is 1, (N,)."""
+    def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None) -> None:
+        block_rows = min(max(1, BLOCK_NUMEL // features.shape[1]), len(labels))
+        sign: Array = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
-        self.of_residual: Array = -self.sign if self.weights is None else -self.sign * self.weights
-        """Factor from the probability of the wrong class to the weighted residual, (N,)."""
+        of_residual = -sign if self.weights is None else -sign * self.weights
         self.margins: Array = np.empty(len(labels), kind)
         """The logit of each row, times its sign."""
         self.terms: Array = np.empty((2, len(labels)), kind)
-        """The probability of the wrong class, then the weighted residual; and the weighted second derivative of each
+        """The weighted residual; and the probability of the wrong class, then the weighted second derivative of each
         row's loss, then its loss."""
-        self.features: Array | None = None if features is None else np.empty((block_rows, features), kind)
-        """Converted features of a block."""
+        self.converted: Array | None = None
+        """Converted features of a block, where they must be converted."""
+        if features.dtype != kind:
+            self.converted = np.empty((block_rows, features.shape[1]), kind)
+        self.parts: list[_Part] = []
+        for first in range(0, len(labels), block_rows):
+            part = slice(first, first + block_rows)
+            own, terms = None if self.weights is None else self.weights[part], self.terms[:, part]
+            self.parts.append(_Part(features[part], sign[part], of_residual[part], self.margins[part], terms, own))
 
 
 class _Rows:
@@ -166,7 +187,6 @@ class _Rows:
         self.l2: Array = problem.penalties(at)[0].numpy()
         """Strengths of l2 in the coordinates, (D + 1,)."""
         self._features, self._labels = rows.features.numpy(), rows.labels.numpy()
-        self._block_rows = min(max(1, BLOCK_NUMEL // problem.num_features), len(self._labels))
         batch = Batch(rows.features, rows.labels, rows.sample_weight)
         weights = row_weights(batch, problem.class_weight, torch.float64)
         self._weights = None if weights is None else weights.numpy()
@@ -174,8 +194,7 @@ class _Rows:
 
     def _work(self, kind: type) -> _Work:
         if kind not in self._works:
-            features = None if self._features.dtype == kind else self._features.shape[1]
-            self._works[kind] = _Work(kind, self._labels, self._weights, self._block_rows, features)
+            self._works[kind] = _Work(kind, self._features, self._labels, self._weights)
         return self._works[kind]
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> _Evaluation:
@@ -187,29 +206,28 @@ class _Rows:
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
         # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
         sums = np.zeros((2 if exact else 1, features))
-        for first in range(0, len(self._labels), self._block_rows):
-            part = slice(first, first + self._block_rows)
-            block, margins, terms = self._features[part], work.margins[part], work.terms[:, part]
-            residuals, spread = terms
-            if work.features is not None:
-                converted = work.features[: len(block)]
+        for block, sign, of_residual, margins, terms, weights in work.parts:
+            if work.converted is not None:
+                converted = work.converted[: len(block)]
                 np.copyto(converted, block)
                 block = converted
-            np.matmul(block, coef, out=margins)
+            residuals, wrong = terms[0], terms[1]
+            times_vector(block, coef, out=margins)
             margins += intercept
-            margins *= work.sign[part]
-            np.exp(margins, out=residuals)
-            residuals += 1
-            np.reciprocal(residuals, out=residuals)
-            np.multiply(residuals, residuals, out=spread)
-            np.subtract(residuals, spread, out=spread)
-            residuals *= work.of_residual[part]
-            if work.weights is not None:
-                spread *= work.weights[part]
-            if exact:  # one product for both
-                sums += sum_of_parts(torch.from_numpy(terms).T, torch.from_numpy(block)).numpy()
-            else:
-                sums += terms[:1] @ block
+            margins *= sign
+            np.exp(margins, out=wrong)
+            wrong += 1
+            np.reciprocal(wrong, out=wrong)
+            np.multiply(wrong, of_residual, out=residuals)
+            if not exact:
+                sums[0] += residuals @ block
+                continue
+            _to_curvature(wrong, weights)
+            for first in range(0, len(block), SUM_ROWS):
+                few = slice(first, first + SUM_ROWS)
+                sums += terms[:, few] @ block[few]
+        if not exact:
+            _to_curvature(work.terms[1], work.weights)
         of_ones, own = (_total(term) for term in work.terms)
         loss = _total(self._losses(work)) * share
         shrunk = self.l2 * point
@@ -220,15 +238,13 @@ class _Rows:
         column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
         by_itself = torch.tensor([own * share], dtype=torch.float64)
         curvature = InterceptCurvature(by_itself, by_itself)
-        blocks = -(-len(self._labels) // self._block_rows)
-        additions = SUM_ROWS + blocks + additions_of(len(self._labels))
         derivatives = Derivatives(
             value,
             torch.from_numpy(whole).unsqueeze(0),
             curvature,
             loss,
             by_intercept=column,
-            additions=additions,
+            additions=SUM_ROWS + len(work.parts) + additions_of(len(self._labels)),
         )
         return _Evaluation(value, whole, own * share, derivatives)
 
@@ -278,8 +294,12 @@ class _Zero:
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
             block = features[part].astype(factors.dtype, copy=False)
-            sums += factors[:, part] @ block
-            squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+            if weights is None and block.shape[1] >= MIN_NUMPY_FEATURES:  # reads rows in their order, as BLAS does not
+                squares += np.einsum("ij,ij->j", block, block)
+            else:
+                squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+            for total, factor in zip(sums, factors[:, part], strict=True):  # one product for both takes longer
+                total += factor @ block
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
         center = sums[0] / self._total
         if not problem.intercept:  # a shift of the features would need an intercept
@@ -342,6 +362,13 @@ class _Inverse:
             self._pairs.append((step, change))
             self._log_factors -= float(np.log(change @ self._first(change)))
             self._factor = float(np.exp(self._log_factors / len(self._pairs)))
+
+
+def _to_curvature(wrong: Array, weights: Array | None) -> None:
+    """Turns the probabilities of the wrong class, (n,), into the weighted second derivatives of the rows' losses."""
+    wrong -= wrong * wrong
+    if weights is not None:
+        wrong *= weights
 
 
 def _total(of_rows: Array) -> float:
@@ -586,7 +613,7 @@ class _Steps:
 
         def logits(of: Array) -> Array:
             coef = of[:-1] / scale
-            product = features @ coef.astype(features.dtype) if coef.any() else np.zeros(len(features))
+            product = times_vector(features, coef.astype(features.dtype)) if coef.any() else np.zeros(len(features))
             return np.asarray(product + (of[-1] - coef @ center))
 
         start, along = logits(self.point), logits(paths[0])
