@@ -169,7 +169,7 @@ def installed_packages_are_searched_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def configs_are_copied_and_written_fast() -> Iterator[None]:
-    """Hydra copies a config six times and writes three files of it: a fourth of the time of a small run."""
+    """Hydra copies a config several times and writes three files of it, which takes long for a small run."""
     import yaml  # type: ignore[import-untyped]  # yaml has no type information
     from omegaconf import omegaconf
     from omegaconf._utils import OmegaConfDumper
@@ -182,14 +182,13 @@ def configs_are_copied_and_written_fast() -> Iterator[None]:
         new.resolver_cache = copy.deepcopy(self.resolver_cache) if self.resolver_cache else defaultdict(dict)
         return new
 
-    class Dumper(yaml.CDumper):  # type: ignore[misc]  # the same text, by libyaml
+    class Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]  # by libyaml, where it is there
         """Writes text as OmegaConf does."""
 
     Dumper.add_representer(str, OmegaConfDumper.str_representer)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Metadata, "__deepcopy__", copied, raising=False)
-        if hasattr(yaml, "CDumper"):
-            patched.setattr(omegaconf, "get_omega_conf_dumper", lambda: Dumper)
+        patched.setattr(omegaconf, "get_omega_conf_dumper", lambda: Dumper)
         yield
 
 

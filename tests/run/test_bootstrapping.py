@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression
 
 from logreg.commands.coefficients import main
@@ -139,12 +140,12 @@ def test_samples_without_an_estimate_are_counted(tmp_path: Path, ask: Ask, refus
     run = fitted(tmp_path, columns, "l2=0")
     answer = ask(run, "interval=bootstrap replicates=200")
     (weights,) = resampled_weights(torch.ones(16, dtype=torch.float64), 200, seed=0)
-    a_of, yes_of = np.array(a), np.array(columns["y"]) == "yes"
+    signed = np.where(np.array(columns["y"]) == "yes", 1, -1)[:, None] * np.column_stack([np.ones(16), a])
     separated = 0
     for own in weights.numpy():
-        yes, no = a_of[yes_of & (own > 0)], a_of[~yes_of & (own > 0)]
-        # of one feature, a threshold separates, be it with equality (quasi-complete separation), or there is one class
-        separated += not len(yes) or not len(no) or yes.min() >= no.max() or no.min() >= yes.max()
+        z = signed[own > 0]
+        # max sum(z d) with z d >= 0 and |d| <= 1: above 0 where a direction separates (Konis, 2007)
+        separated += -linprog(-z.sum(0), A_ub=-z, b_ub=np.zeros(len(z)), bounds=[(-1, 1)] * 2).fun > 1e-9
     assert 5 < separated < 150
     assert f"{separated} of 200 samples have no finite estimate" in answer["notes"][-1]
     assert max(map(abs, values(answer, "high"))) < 1e3
