@@ -308,8 +308,8 @@ RECIPES = [
     ("dataset=digits", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true", "l2=0.001"),
     ("dataset=breast_cancer", "optimizer=adam", "schedule=step", "schedule.every=2"),
     ("dataset=iris", "optimizer=adamw", "optimizer.weight_decay=0.1", "batch_size=full", "l1=0.01"),
-    ("dataset=digits", "optimizer=sgd", "dataset.augment=[shift,flip,crop,affine]"),
-    ("dataset=digits", "optimizer=adam", "dataset.augment=flip", "dataset.copies=2"),
+    ("dataset=digits", "optimizer=sgd", "l2=0.001", "dataset.augment=[shift,flip,crop,affine]"),
+    ("dataset=digits", "optimizer=adam", "l2=0.001", "dataset.augment=flip", "dataset.copies=2"),
 ]
 
 
@@ -833,7 +833,10 @@ UNDER_WAY: dict[str, tuple[tuple[str, ...], str, int]] = {
     "in an epoch": ((*SGD, "max_epochs=9", "report=brief"), "logreg.training.module:LogisticModule.training_step", 5),
     # all that a run that goes on must get right at once: order of rows, moments, schedule, epoch
     "in an epoch of Adam": (
-        ("dataset=digits", "optimizer=adam", "schedule=cosine", "batch_size=256", "max_epochs=20", "report=brief"),
+        (
+            *("dataset=digits", "optimizer=adam", "l2=0.001", "schedule=cosine", "batch_size=256", "max_epochs=20"),
+            "report=brief",
+        ),
         "logreg.training.module:LogisticModule.training_step",
         8,
     ),

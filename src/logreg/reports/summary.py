@@ -155,12 +155,18 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         seed=result.config.seed,
         config=dataclasses.asdict(result.config),
         git_commit=_git_commit(),
-        versions={
-            "python": platform.python_version(),
-            "torch": torch.__version__,  # with the CUDA it was built for, which the package's number lacks
-            **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
-        },
+        versions=dict(_versions()),
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide the numbers; looked up once, not for each job."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # with the CUDA it was built for, which the package's number lacks
+        **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
+    }
 
 
 def summarize_evaluation(evaluation: Evaluation, split: str, module: LogisticModule) -> EvaluationSummary:
