@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import gc
 import logging
@@ -11,7 +10,6 @@ import pickle
 import shlex
 import socket
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -164,31 +162,6 @@ def installed_packages_are_searched_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("lightning.fabric.utilities.registry.entry_points", cache(entry_points))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def configs_are_copied_and_written_fast() -> Iterator[None]:
-    """Hydra copies a config several times and writes three files of it, which takes long for a small run."""
-    import yaml  # type: ignore[import-untyped]  # yaml has no type information
-    from omegaconf import omegaconf
-    from omegaconf._utils import OmegaConfDumper
-    from omegaconf.base import Metadata
-
-    def copied(self: Metadata, memo: object) -> Metadata:
-        """A copy of what belongs to one node; `copy.deepcopy` goes through pickle's protocol."""
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__, flags=dict(self.flags or {}))
-        new.resolver_cache = copy.deepcopy(self.resolver_cache) if self.resolver_cache else defaultdict(dict)
-        return new
-
-    class Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]  # by libyaml, where it is there
-        """Writes text as OmegaConf does."""
-
-    Dumper.add_representer(str, OmegaConfDumper.str_representer)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Metadata, "__deepcopy__", copied, raising=False)
-        patched.setattr(omegaconf, "get_omega_conf_dumper", lambda: Dumper)
         yield
 
 
