@@ -388,15 +388,17 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         cost = torch.where(high - low > TIE_RTOL * high, cost, math.inf)
         return low, high, cost, float(of_one[-1]), float(of_zero[-1])
 
-    parts, below = list[tuple[float, int, float, float]](), (0.0, 0.0)
+    parts, misses, passed = list[tuple[float, int, float, float]](), 0.0, 0.0
     for first in range(0, len(order) + 1, ROWS_AT_ONCE):
-        _, _, cost, *after = costs(first, *below)
-        parts.append((float(cost.min()), first, *below))
-        below = after[0], after[1]
+        start = misses, passed
+        _, _, cost, misses, passed = costs(first, *start)
+        parts.append((float(cost.min()), first, *start))
     least = min(parts)[0] * (1 + 1e-12)
     best, found = math.inf, ideal
-    for _, *start in (part for part in parts if part[0] <= least):
-        low, high, cost, *_ = costs(*start)
+    for lowest, first, misses, passed in parts:
+        if lowest > least:
+            continue
+        low, high, cost, *_ = costs(first, misses, passed)
         # The cost is constant between two neighboring probabilities: take the point nearest to the ideal.
         inside = low.clamp(min=ideal).minimum(high)
         places = torch.where((inside > low) & (inside < high), inside, (low + high) / 2)

@@ -303,7 +303,8 @@ def _profile(series: Series, chosen: Values | slice, used: Values | None, column
             )
     if series.kind == "none":
         return found
-    counts, values = np.zeros(0), series.values[chosen]
+    values = series.values[chosen]
+    counts: Values = np.zeros(0)
     if series.kind != "number":
         counts = np.bincount(values + 1, minlength=len(series.levels) + 1)[1:]
     levels = int(np.count_nonzero(counts))
