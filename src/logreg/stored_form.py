@@ -228,7 +228,12 @@ def _moments(blocks: Blocks) -> Moments:
             origin = features[:ORIGIN_ROWS].mean(0)
             sums, squares = torch.zeros_like(origin), torch.zeros_like(origin)
         deviations = features - origin
-        weight = deviations.new_ones(len(deviations)) if weights is None else weights.to(deviations)
+        if weights is None:
+            sums += deviations.sum(0)
+            squares += deviations.square_().sum(0)
+            total += len(deviations)
+            continue
+        weight = weights.to(deviations)
         sums += weight @ deviations
         squares += weight @ deviations.square_()
         total += float(weight.sum())

@@ -132,11 +132,12 @@ class Steps(NamedTuple):
         A row adds its own precision, where it is of class 1, and changes that of all rows below it.
         """
         (total, _), value = self._totals, self.average_precision
-        left = [math.fsum(float(part.shares[row].sum()) for part in self._parts()) for row in (0, 1)]
-        for part in self._parts():
+        sums = [[float(each.sum()) for each in part.shares] for part in self._parts()]
+        left = [math.fsum(column) for column in zip(*sums, strict=True)]
+        for part, own in zip(self._parts(), sums, strict=True):
             # of these groups and those below
             by_hit, by_alarm = (rest - each.cumsum(0) + each for rest, each in zip(left, part.shares, strict=True))
-            left = [rest - float(each.sum()) for rest, each in zip(left, part.shares, strict=True)]
+            left = [rest - each for rest, each in zip(left, own, strict=True)]
             yield (part.precision - value + by_hit) / total, -by_alarm / total
 
     @property

@@ -240,10 +240,11 @@ def test_of_equally_frequent_levels_the_first_in_the_alphabet_fills() -> None:
     assert encoded(["b", "a", "b", "a", None])[0].fill == encoded(["a", "b", None, "a", "b"])[0].fill == "a"
 
 
-def test_the_median_is_that_of_all_train_rows_however_many() -> None:
+@pytest.mark.parametrize("rows", [300_000, 310_000, 310_001])
+def test_the_median_is_that_of_all_train_rows_however_many(rows: int) -> None:
     # Also for a column without missing values: a raw row may have one when the model is used.
-    values = np.random.default_rng(0).exponential(size=30_000)
-    values[1::2] += 100  # a sample of every third row or so would do; one of every other row would not
+    values = np.random.default_rng(0).exponential(size=rows)
+    values[1::2] += 100  # a sample of every 31st row encloses the median; one of every 30th row does not
     assert encoded(values)[0].fill == float(np.median(values))
 
 

@@ -233,8 +233,8 @@ def test_missing_values_are_filled_by_median_and_most_frequent_of_train_and_mark
 
 
 def test_a_missing_value_in_a_column_complete_in_train_is_filled_by_the_exact_median(tmp_path: Path) -> None:
-    # 30,000 train rows in a rhythm: of every other row the median is another one.
-    rows = 30_000
+    # 300,000 train rows in a rhythm: of every other row the median is another one.
+    rows = 300_000
     a = [float(row if row % 2 else row + 10**6) for row in range(rows)]
     part = ["train"] * rows + ["test"] * 10
     columns = {"a": [*a, *[None] * 10], "part": part, "y": alternating("n", "y", rows=rows + 10)}

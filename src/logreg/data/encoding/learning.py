@@ -24,7 +24,10 @@ MEASURED_ROWS = 2**15
 """Rows of a column that are measured at once; as float64 they take 256 KiB, which stay in the cache of a core."""
 
 SAMPLE_ROWS = 1_000
-"""Rows of the sample that locates the median of a column, and that shows at once whether the column varies."""
+"""First rows of a column, which show at once whether it varies."""
+
+MEDIAN_ROWS = 10_000
+"""Rows of the sample that locates the median of a column."""
 
 MIN_ID_ROWS = 30
 """Rows from which on a column of unique whole numbers may be an id; fewer rows are often unique by chance."""
@@ -91,7 +94,7 @@ def profile_columns(columns: Columns, rows: Tensor | None, used: Tensor | None =
         used: Numbers of the rows of all splits; ``None`` for all.  Other rows, such as those without a label, do not
             count.
     """
-    chosen = np.arange(len(columns)) if rows is None else rows.numpy()
+    chosen = slice(None) if rows is None else rows.numpy()
     counted = None if used is None else used.numpy()
     return map_in_parts(lambda part: [_profile(series, chosen, counted, columns) for series in part], columns.series)
 
@@ -234,23 +237,30 @@ def _measure(values: Values, fill: float, weights: Tensor | None) -> Moments | N
         fill: The value of missing ones.
         weights: Weights of the rows, shape (N,), float64; ``None`` for weight 1.
     """
-    size = max(float((block - fill).abs_().max()) for block in _filled_blocks(values, fill))
+    ends = [float(end) for end in (values.min(), values.max())]
+    has_missing = math.isnan(ends[0])
+    if has_missing:
+        ends = [float(end) for end in (np.nanmin(values), np.nanmax(values))]
+    size = max(abs(end - fill) for end in ends)
     if not math.isfinite(size):
         return None
-    found = moments(lambda: _with_weights(_filled_blocks(values, fill), weights))
+
+    def blocks() -> Iterator[Tensor]:
+        return _filled_blocks(values, fill if has_missing else None)
+
+    found = moments(lambda: _with_weights(blocks(), weights))
     if size > FLOAT32_MAX:
-        sizes = torch.cat([(block - fill).abs_() for block in _filled_blocks(values, fill)])
+        sizes = torch.cat([(block - fill).abs_() for block in blocks()])
         if float(sizes.median()) < OUTLIER_RATIO * float(found.std):
             return None  # no unit suits an outlier, unless float64 holds it
     return found
 
 
-def _filled_blocks(values: Values, fill: float) -> Iterator[Tensor]:
-    """Values (N,) of a column in blocks, float64, with ``fill`` in place of the missing ones."""
+def _filled_blocks(values: Values, fill: float | None) -> Iterator[Tensor]:
+    """Values (N,) of a column in blocks, float64, with ``fill`` in place of missing ones; ``None`` where none is."""
     for begin in range(0, len(values), MEASURED_ROWS):
         block = torch.from_numpy(values[begin : begin + MEASURED_ROWS].astype(np.float64))
-        # The sum is nan where a value is, and takes less time than a test of each value.
-        yield block.masked_fill_(block.isnan(), fill) if bool(block.sum().isnan()) else block
+        yield block if fill is None else block.masked_fill_(block.isnan(), fill)
 
 
 def _with_weights(blocks: Iterable[Tensor], weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -261,20 +271,20 @@ def _with_weights(blocks: Iterable[Tensor], weights: Tensor | None) -> Iterator[
         begin += len(block)
 
 
-def _profile(series: Series, chosen: Values, used: Values | None, columns: Columns) -> ColumnProfile:
+def _profile(series: Series, chosen: Values | slice, used: Values | None, columns: Columns) -> ColumnProfile:
     """Profiles one column.
 
     Args:
         series: The column, all M rows.
-        chosen: Numbers of the train rows.
+        chosen: The train rows: their numbers, or a slice.
         used: Numbers of the rows of all splits; ``None`` for all.
         columns: The table, for its settings.
     """
     if series.name == columns.offset:  # `encode` refuses one that is not a number in every row
         return ColumnProfile(series, Column(series.name, "number", is_offset=True))
     missing = series.is_missing()
-    anywhere = int(missing.sum() if used is None else missing[used].sum())
-    in_train = int(missing[chosen].sum()) if anywhere else 0
+    anywhere = int(np.count_nonzero(missing if used is None else missing[used]))
+    in_train = int(np.count_nonzero(missing[chosen])) if anywhere else 0
     found = ColumnProfile(series, None, 0, in_train, anywhere, series.problem, series.short_problem)
     fill = (("dataset.missing", "impute"),) if columns.missing == "error" else ()
     impute = fill if anywhere else ()
@@ -282,7 +292,7 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         return replace(found, remedies=(("dataset.drop", series.name),))
     if series.name in columns.text:
         try:
-            return replace(found, column=learn_text(series, chosen, columns), is_text=True)
+            return replace(found, column=learn_text(series, series.values[chosen], columns), is_text=True)
         except DataError as error:
             return replace(
                 found,
@@ -293,9 +303,10 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
             )
     if series.kind == "none":
         return found
+    values = series.values[chosen]
     counts: Values = np.zeros(0)
     if series.kind != "number":
-        counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
+        counts = np.bincount(values + 1, minlength=len(series.levels) + 1)[1:]
     levels = int(np.count_nonzero(counts))
     if series.problem:
         remedies = _remedies(series, _looks_like_id(counts, columns), columns)
@@ -329,15 +340,13 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
             short_problem=f"has {anywhere:,} missing value{'s' * (anywhere > 1)}",
             remedies=impute,
         )
-    if in_train == len(chosen):
+    if in_train == len(values):
         return found
     if series.kind == "number":
-        column = _learn_number(series, chosen[~missing[chosen]] if in_train else chosen, marked=in_train > 0)
+        column = _learn_number(series.name, values[~missing[chosen]] if in_train else values, marked=in_train > 0)
         if column.constant and not in_train:
             return found
-        return replace(
-            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(series.values, chosen)
-        )
+        return replace(found, column=column, is_unique_integer=not anywhere and _are_unique_integers(values))
     column, rare_rows, collisions = _learn_levels(series, counts, in_train > 0, columns)
     return replace(
         found,
@@ -447,17 +456,16 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
     return f"{problem} Fix the file, or type: {' '.join(typed)}"
 
 
-def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
+def _learn_number(name: str, values: Values, marked: bool) -> Column:
     """Learns the encoding of a column of numbers.
 
     Args:
-        series: The column, all M rows.
-        chosen: Numbers of the train rows that have a value.
+        name: Name of the column.
+        values: Its values in the train rows that have one.
         marked: Whether missing values get an indicator feature.
     """
-    values = series.values[chosen]
     constant = not (values[:SAMPLE_ROWS] != values[0]).any() and not (values != values[0]).any()
-    return Column(series.name, "number", (), median(values), marked, constant)
+    return Column(name, "number", (), median(values), marked, constant)
 
 
 def median(values: Values) -> float:
@@ -466,26 +474,26 @@ def median(values: Values) -> float:
     Of many values only those are sorted that lie between two quantiles of a sample (selection by sampling, as in
     Floyd and Rivest's SELECT).
     """
-    near = values
-    below = 0
-    if len(values) > 10 * SAMPLE_ROWS:
-        sample = np.sort(values[:: len(values) // SAMPLE_ROWS])
-        low, high = sample[int(0.45 * len(sample))], sample[int(0.55 * len(sample))]
-        below = int(np.count_nonzero(values < low))
-        near = values[(values >= low) & (values <= high)]
+    near, below = values, 0
+    if len(values) > 10 * MEDIAN_ROWS:
+        sample = np.sort(values[:: len(values) // MEDIAN_ROWS])
+        low, high = sample[int(0.48 * len(sample))], sample[int(0.52 * len(sample))]  # 4 standard errors away
+        is_below = values < low
+        below = int(np.count_nonzero(is_below))
+        near = values[is_below ^ (values <= high)]
     first, last = (len(values) - 1) // 2 - below, len(values) // 2 - below
     if first < 0 or last >= len(near):  # the quantiles of the sample do not enclose the median
         near, first, last = values, (len(values) - 1) // 2, len(values) // 2
-    middle = np.partition(near, (first, last))[[first, last]].astype(np.float64)
-    return float(middle[0] / 2 + middle[1] / 2)
+    near = np.partition(near, last)
+    lower = near[last] if first == last else near[:last].max()
+    return float(lower) / 2 + float(near[last]) / 2
 
 
-def _are_unique_integers(values: Values, chosen: Values) -> bool:
-    """Whether the values (M,) of the chosen rows are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
-    first = values[chosen[:MIN_ID_ROWS]]
+def _are_unique_integers(values: Values) -> bool:
+    """Whether values (N,) are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
+    first = values[:MIN_ID_ROWS]
     if len(first) < MIN_ID_ROWS or len(np.unique(first)) < MIN_ID_ROWS or (first != np.floor(first)).any():
         return False
-    values = values[chosen]
     if values.dtype.kind == "f" and (values != np.floor(values)).any():  # also integers beyond the range of int64
         return False
     return len(np.unique(values)) == len(values)

@@ -52,12 +52,12 @@ def looks_like_text(values: Sequence[str]) -> bool:
     return bool(words) and sum(words) >= MIN_WORDS * len(words)
 
 
-def learn_text(series: Series, chosen: Values, columns: Columns) -> Column:
+def learn_text(series: Series, codes: Values, columns: Columns) -> Column:
     """Learns the n-grams of a text column and their inverse document frequencies.
 
     Args:
         series: The column, all M rows.
-        chosen: Numbers of the train rows, shape (N,).
+        codes: Its values in the train rows, shape (N,).
         columns: The table, for its settings.
 
     Raises:
@@ -66,11 +66,11 @@ def learn_text(series: Series, chosen: Values, columns: Columns) -> Column:
     vocabularies = []
     for analyzer, lengths in columns.ngrams.items():
         tokens, counts = _count(series.levels, analyzer, lengths)
-        rows_with = np.bincount(counts[series.values[chosen]].indices, minlength=len(tokens))
+        rows_with = np.bincount(counts[codes].indices, minlength=len(tokens))
         kept = (rows_with >= columns.min_df).nonzero()[0]
         if not len(kept):
             raise DataError(_is_empty(series, analyzer, int(rows_with.max(initial=0)), columns))
-        idf = np.log((1 + len(chosen)) / (1 + rows_with[kept])) + 1
+        idf = np.log((1 + len(codes)) / (1 + rows_with[kept])) + 1
         vocabularies.append(Vocabulary(analyzer, lengths, "\n".join(tokens[kept]), tuple(idf.tolist())))
         series.counted[vocabularies[-1]] = counts[:, kept]
     return Column(series.name, "text", fill="", vocabularies=tuple(vocabularies))
