@@ -184,7 +184,7 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     before = evaluation.gradient - problem.penalties(problem.model)[0] * point
     moved = _balanced_by_least(at, before)
     assert moved is not None
-    sums, cost = moved
+    sums, cost, reach = moved
     share, ones = weights / weights.sum(), F.pad(features, (0, 1), value=1.0)
     p = (ones @ point.T).softmax(1)
     least = p.amin(1, keepdim=True)
@@ -195,6 +195,7 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     assert float(sums[:, -1].abs().max()) < 1e-15
     excess = float(share @ (moved_p * (moved_p / p).log()).sum(1))
     assert 0 < excess <= cost
+    assert float(((moved_p - p).abs() / p).max()) <= reach * (1 + 1e-12) < 1
     far = before.clone()
     far[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
     assert _balanced_by_least(at, far) is None

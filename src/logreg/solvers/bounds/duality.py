@@ -98,8 +98,12 @@ relative sum of the probabilities of a class that is scaled."""
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
 
+MAX_LEAST_REACH = 0.7
+"""Largest fraction of its least probability by which a row is moved without a pass; with `MAX_FEASIBLE_SHIFT`, by which
+rounding may move it further, it is less than 1."""
+
 MAX_MOVE_COST = 0.3
-"""Largest cost of a move of the residuals that takes no pass, relative to the duality gap without it."""
+"""Largest cost of such a move, relative to the duality gap without it, where the gap with it is not known to be enough."""
 
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
@@ -136,6 +140,9 @@ class Bound(NamedTuple):
     nearby; infinite where the Hessian has a negative eigenvalue.  ``None`` where it was not computed."""
     starts: int = 1
     """Number of starts, of whose ends this is the lowest."""
+    conjugate: tuple[float, float] | None = None
+    """Least and largest conjugate of the penalty at the dual point of the gap, in nats, with l2; ``None`` where the gap
+    is not one of duality.  It is inversely proportional to l2, and all that l2 changes of the lower bound."""
 
 
 def bound(
@@ -144,6 +151,7 @@ def bound(
     evaluation: Derivatives | None = None,
     enough: float = GOOD_RELATIVE_GAP,
     coordinates: Coordinates | None = None,
+    cheaply: bool = False,
 ) -> PassRequests[Bound]:
     """Bounds f - f* at a point: by duality with a penalty, by curvature where the Hessian can be formed.
 
@@ -155,9 +163,9 @@ def bound(
         problem: The problem whose rows are requested.
         point: Shape (K, D + 1).
         evaluation: The derivatives at the point in ``coordinates``, in float64, if they are known already.
-        enough: The relative gap below which no better bound is looked for; infinite for a bound that costs no passes
-            beyond the evaluation and the intercepts.
+        enough: The relative gap below which no better bound is looked for.
         coordinates: The coordinates of the point; the model's own where ``None``.
+        cheaply: Whether the bound costs no passes beyond the evaluation and the intercepts.
     """
     objective, loss = problem.objective, problem.loss
     penalized = objective.l2 > 0 or objective.l1 > 0
@@ -169,7 +177,7 @@ def bound(
     if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
         at = evaluated_point(problem, own, point, evaluation)
     else:
-        hessian = curved and not penalized and enough < math.inf
+        hessian = curved and not penalized and not cheaply
         if problem.is_sparse and not hessian:
             inner = uncentered_coordinates(problem)
         else:
@@ -184,7 +192,7 @@ def bound(
         slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
-    gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
+    gap, hidden, rigorous, dependent, conjugate = value + error, 0.0, True, empty, None
     if not math.isfinite(gap) or not math.isfinite(float(evaluation.gradient.sum())):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
@@ -195,23 +203,26 @@ def bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
     if dual:
-        gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at)), key=_total_gap)
+        found = yield from _bound_by_duality(at, enough)
+        if found.gap + found.rounding < gap:
+            gap, hidden, conjugate = found
     if strong:
-        gap, hidden = min((gap, hidden), ((yield from _bound_by_strong_convexity(at)), 0.0), key=_total_gap)
-    if curved and not gap + hidden <= enough * value:
-        found = yield from bound_by_curvature(problem, own, point, at, measured)
-        dependent = found.dependent
-        if found.gap < gap + hidden:
-            gap, hidden, rigorous = found.gap, 0.0, found.rigorous
+        gap = min(gap, (yield from _bound_by_strong_convexity(at)))
+    if curved and not cheaply and not gap + hidden <= enough * value:
+        by_curvature = yield from bound_by_curvature(problem, own, point, at, measured)
+        dependent = by_curvature.dependent
+        if by_curvature.gap < gap + hidden:
+            gap, hidden, rigorous, conjugate = by_curvature.gap, 0.0, by_curvature.rigorous, None
     elif objective.l1 and not (dual or strong):
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
         gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False
-    elif not (curved or dual or strong or objective.l1) and not gap <= enough * value and enough < math.inf:
+    elif not (curved or dual or strong or objective.l1 or cheaply) and not gap <= enough * value:
         estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    return Bound(value, gap, rigorous, slope, evaluation.loss, conversion_rounding(at, own) + hidden, dependent, error)
+    rounding = conversion_rounding(at, own) + hidden
+    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding, dependent, error, conjugate=conjugate)
 
 
 def evaluated_point(
@@ -264,11 +275,6 @@ def _second_order(problem: Problem, of_logits: Tensor) -> float:
     return max(problem.loss.max_curvature, 1.0) * float(of_logits.square().sum()) / 2
 
 
-def _total_gap(found: tuple[float, float]) -> float:
-    """A gap with its rounding; infinite where it is not a number."""
-    return math.inf if math.isnan(sum(found)) else sum(found)
-
-
 def is_self_concordant(loss: Loss) -> bool:
     """Whether the loss has a self-concordance constant for logits within some reach."""
     return math.isfinite(loss.self_concordance_within(1.0))
@@ -305,6 +311,17 @@ class DualPoint(NamedTuple):
     """Largest fraction by which theta changes a probability from that of the residuals."""
 
 
+class DualityGap(NamedTuple):
+    """The duality gap between a point and a dual point."""
+
+    gap: float
+    """The gap as it is computed."""
+    rounding: float
+    """Upper bound of what rounding hides of the exact one."""
+    conjugate: tuple[float, float] | None = None
+    """See `Bound.conjugate`."""
+
+
 def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> float:
     """The factor in (0, 1] that makes a dual point feasible.
 
@@ -322,19 +339,19 @@ def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> 
     return (1 - 1e-12) / reach if reach > 1 else 1.0
 
 
-def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]]:
-    """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one.
+def _bound_by_duality(start: EvaluatedPoint, enough: float) -> PassRequests[DualityGap]:
+    """The duality gap at a point; infinite where the intercepts are not solved.
 
-    The dual point is that of the residuals, after the intercepts are solved.
+    The dual point is that of the residuals, after the intercepts are solved.  ``enough`` is as of `bound`.
     """
     solved = yield from _solve_intercepts(start)
     if solved is None:
-        return math.inf, 0.0
+        return DualityGap(math.inf, 0.0)
     at, shift = solved
     problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
     before = torch.addcmul(evaluation.gradient, at.penalties[0], point, value=-1.0)
-    moved, with_hub = _balanced_by_least(at, before), None
+    moved, with_hub = _balanced_by_least(at, before, enough), None
     hub = int(evaluation.curvature.own.argmax()) if moved is None and _moves_through_one_class(at) else None
     sums = before
     if moved is None and evaluation.by_intercept is not None:
@@ -342,7 +359,8 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     elif moved is None and (shift.any() or hub is not None):
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-    sums, excess = moved or (sums, max(float(shift @ (before - sums)[:, -1]), 0.0))
+    of_shift = sums, max(float(shift @ (before - sums)[:, -1]), 0.0), MAX_FEASIBLE_SHIFT
+    sums, excess, reach = moved or of_shift
     rounding = start.probabilities_error + 2 * float(shift.abs() @ _sums_error(at, 0.0))
 
     def scaled(scale: float) -> PassRequests[tuple[Tensor, float, float]]:
@@ -353,12 +371,14 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums, excess, rounding = yield from scaled(scale)
         # Far from the residuals the cost of a move is no chi squared.
         with_hub = None if with_hub is None else torch.zeros_like(with_hub)
-    gap, rounding = yield from duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
+    theta = DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub, reach)
+    gap, rounding, conjugate = yield from duality_gap(at, theta)
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     gap += start.evaluation.value - evaluation.value
-    # Conjugate gradients leave more of the sums than rounding does.
-    return (gap, rounding) if hub is None else (gap + rounding, 0.0)
+    if hub is not None:  # conjugate gradients leave more of the sums than rounding does
+        gap, rounding = gap + rounding, 0.0
+    return DualityGap(gap, rounding, conjugate)
 
 
 def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) -> PassRequests[Bound]:
@@ -373,15 +393,16 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     l1 = problem.penalties(problem.model)[1]
     slope = smallest_subgradient(at.coordinates.to(problem.model, at.point), slope, l1)
-    gap, rounding = yield from duality_gap(at, theta)
+    gap, rounding, conjugate = yield from duality_gap(at, theta)
     if math.isnan(gap + rounding) or gap + rounding > evaluation.value + at.value_error:
-        gap, rounding = evaluation.value + at.value_error, 0.0  # neither a loss nor a penalty is negative
+        gap, rounding, conjugate = evaluation.value + at.value_error, 0.0, None  # neither a loss nor a penalty is negative
     rounding += conversion_rounding(at, own)
-    return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=at.value_error)
+    error = at.value_error
+    return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=error, conjugate=conjugate)
 
 
-def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
-    """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
+def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[DualityGap]:
+    """The duality gap between a point and a dual point."""
     problem, point, evaluation = at.problem, at.point, at.evaluation
     l2, l1 = (strength[:-1] for strength in at.penalties)
     coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
@@ -392,9 +413,9 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise = moves.add_(at.accumulated * size * at.squares[:-1].sqrt())
+    noise, conjugate = moves.add_(at.accumulated * size * at.squares[:-1].sqrt()), None
     if problem.objective.l2:
-        of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
+        of_penalty, rounding, conjugate = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
         noise += 8 * UNIT_ROUNDOFF * slopes.abs()
         of_penalty, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
@@ -405,7 +426,7 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
     rounding += balance + 2 * math.sqrt(excess * balance)
-    return excess + max(of_penalty, 0.0), rounding
+    return DualityGap(excess + max(of_penalty, 0.0), rounding, conjugate)
 
 
 def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
@@ -575,7 +596,7 @@ def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
     return solution.step[:, -1]
 
 
-def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float] | None:
+def _balanced_by_least(at: EvaluatedPoint, sums: Tensor, enough: float = 0.0) -> tuple[Tensor, float, float] | None:
     """Moves the residuals of a softmax by multiples of each row's least probability, until they sum to 0 over the rows.
 
     It takes no pass, while a move by the derivatives of the residuals takes one.  With u the sums, m_i the least
@@ -584,31 +605,45 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     Args:
         at: The point whose residuals they are.
         sums: The sums of the residuals times the features, (K, D + 1).
+        enough: The relative gap below which the move may cost as much as it does.
 
     Returns:
-        The sums after the move, and its chi squared, which is at least the excess; ``None`` where it is not feasible,
-        or costs more than `MAX_MOVE_COST`.
+        The sums after the move, its chi squared, which is at least the excess, and its `DualPoint.reach`; ``None``
+        where it is not feasible, or costs more than `MAX_MOVE_COST` and leaves a gap that is not enough.
     """
     problem, least, l2 = at.problem, at.evaluation.of_least, at.problem.objective.l2
     if least is None or not l2 or not problem.intercept:
         return None
     off, total = sums[:, -1] - sums[:, -1].mean(), float(least[-1])
-    if not float(off.abs().max()) <= MAX_FEASIBLE_SHIFT * total or not total > 0:
+    size = float(off.abs().max())
+    if not size <= MAX_LEAST_REACH * total or not total > 0:
         return None
-    cost = float(off.square().sum()) / total
-    slopes, ratio = at.evaluation.gradient[:, :-1], at.coordinates.scale / problem.model.scale
-    squares = sum(float((slopes[:, some] * ratio[some]).square_().sum()) for some in column_parts(slopes.shape))
-    if not cost <= MAX_MOVE_COST * squares / (2 * l2):
+    cost, moved = float(off.square().sum()) / total, torch.addr(sums, off, least / total, alpha=-1.0)
+    ratio = at.coordinates.scale / problem.model.scale
+
+    def gap_of(sums: Tensor) -> float:
+        coef, strength, squares = at.point[:, :-1], at.penalties[0], 0.0
+        for some in column_parts(coef.shape):
+            slopes = torch.addcmul(sums[:, some], strength[some], coef[:, some])
+            squares += float((slopes * ratio[some]).square_().sum())
+        return squares / (2 * l2)
+
+    if cost > MAX_MOVE_COST * gap_of(sums) and not cost + gap_of(moved) <= enough * at.evaluation.value:
         return None
-    return torch.addr(sums, off, least / total, alpha=-1.0), cost
+    return moved, cost, size / total
 
 
-def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[float, float]:
+def _penalty_terms(
+    coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None
+) -> tuple[float, float, tuple[float, float]]:
     """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
+
+    Returns:
+        The sum, the upper bound of its rounding error, and the least and largest sum of the terms g*(-V).
     """
-    total, rounding, parts = 0.0, 0.0, list(column_parts(coef.shape))
+    total, rounding, least, most, parts = 0.0, 0.0, 0.0, 0.0, list(column_parts(coef.shape))
     for some in parts:
         w, v, by = coef[:, some], slopes[:, some], l2[some]
         held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
@@ -621,7 +656,11 @@ def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: 
         total += of_l2
         rounding += (w.numel() + len(parts) + 8) * UNIT_ROUNDOFF * of_l2
         rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
-    return total, rounding
+        size = held.abs()
+        least += float(((size - error).clamp_(min=0).square_() / by).sum()) / 2
+        most += float(((size + error).square_() / by).sum()) / 2
+    summed = (coef.numel() + len(parts) + 8) * UNIT_ROUNDOFF
+    return total, rounding, (least * (1 - summed), most * (1 + summed))
 
 
 def _l1_penalty_terms(

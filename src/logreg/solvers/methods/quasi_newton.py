@@ -232,12 +232,13 @@ class _Steps:
             return gap_here
         if self.exact and gap_here <= state.tolerance and (yield from certified(state, now, cheaply=True)):
             return gap_here
-        extrapolates = self.num_pairs and gap_here <= MAX_EXTRAPOLATION * self.limit
+        extrapolates = self.num_pairs and self.limit < gap_here <= MAX_EXTRAPOLATION * self.limit
         flattest, gap = least_gradient_point(state, now, self.num_pairs) if extrapolates else (state.point, gap_here)
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
             is_better = gap_there <= gap_here and there.value <= now.value + self.noise
+            is_better |= gap_there <= state.tolerance  # f is within the tolerance wherever it is larger
             if flattest is state.point and not is_better:  # the gradient in float32 has lost its digits
                 self.use_float64()
             if flattest is state.point or is_better:

@@ -230,7 +230,7 @@ class PathFitter:
         if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
             return None
         point, passes = nearest_start(problem, (stronger, weaker)), 0
-        requests = bound(problem, point, enough=math.inf)
+        requests = bound(problem, point, enough=self._tolerance, cheaply=True)
         try:
             while True:
                 yield next(requests)
