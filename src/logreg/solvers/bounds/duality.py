@@ -103,7 +103,7 @@ MAX_LEAST_REACH = 0.7
 rounding may move it further, it is less than 1."""
 
 MAX_MOVE_COST = 0.3
-"""Largest cost of such a move, relative to the duality gap without it, where the gap with it is not known to be enough."""
+"""Largest cost of such a move, relative to the duality gap without it, where the gap with it is not enough."""
 
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
@@ -395,7 +395,11 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
     slope = smallest_subgradient(at.coordinates.to(problem.model, at.point), slope, l1)
     gap, rounding, conjugate = yield from duality_gap(at, theta)
     if math.isnan(gap + rounding) or gap + rounding > evaluation.value + at.value_error:
-        gap, rounding, conjugate = evaluation.value + at.value_error, 0.0, None  # neither a loss nor a penalty is negative
+        gap, rounding, conjugate = (
+            evaluation.value + at.value_error,
+            0.0,
+            None,
+        )  # neither a loss nor a penalty is negative
     rounding += conversion_rounding(at, own)
     error = at.value_error
     return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=error, conjugate=conjugate)

@@ -130,8 +130,7 @@ class _Steps:
         diagonal: The first matrix, while it is the diagonal.
         made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
             has no Hessian blocks.
-        steps: Steps since the first matrix was made.
-        num_pairs: Those of them from which the point of least gradient is extrapolated.
+        num_pairs: Last steps from which the point of least gradient is extrapolated.
         left: What is left of the way after each of them: an estimate relative to its limit.
         late_steps: Steps that served the bound by duality alone.
         stalled_steps: Steps in a row in float64 without progress.
@@ -155,7 +154,7 @@ class _Steps:
         else:
             state.inverse.change_l2(l2)
         self.made_at = self.inverse.made_at if math.isfinite(self.inverse.made_at) else now.value
-        self.steps, self.num_pairs = 0, 0
+        self.num_pairs = 0
         self.left: list[float] = []
         self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -285,9 +284,8 @@ class _Steps:
             first = yield from preconditioner(problem, state.coordinates, state.point, now.curvature, state.seed)
             self.made_at = now.value if isinstance(first, BlockInverse) else math.inf
         else:
-            if self.steps <= self.steps_of_blocks or not holds_blocks(problem):
-                return
-            if now.value > REMAKE_VALUE_RATIO * self.made_at:
+            paid = self.inverse.steps > self.steps_of_blocks and now.value <= REMAKE_VALUE_RATIO * self.made_at
+            if not (paid or self.inverse.is_stale) or not holds_blocks(problem):
                 return
             state.inverse = None
             by_intercept, number = now.curvature.diagonal().clamp(min=1e-30), block_rows(problem)
@@ -296,7 +294,7 @@ class _Steps:
             )
             self.made_at = now.value
         state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
-        self.steps, self.num_pairs, self.left = 0, 0, []
+        self.num_pairs, self.left = 0, []
 
     def serves_bound_too_long(self) -> bool:
         """Whether a held Hessian would have bounded the gap in the time of the last steps."""
@@ -339,7 +337,7 @@ class _Steps:
         progresses = self.now.value - after.value > self.noise or decrease < self.smallest_decrease
         self.smallest_decrease = min(self.smallest_decrease, decrease)
         self.stalled_steps = 0 if progresses or self.dtype != torch.float64 else self.stalled_steps + 1
-        self.steps += 1
+        self.inverse.steps += 1
         state.point, self.now, self.exact = state.point + length * step, after, dtype == torch.float64
         return self.stalled_steps < MAX_STEPS_WITHOUT_PROGRESS
 
