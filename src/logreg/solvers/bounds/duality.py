@@ -140,9 +140,6 @@ class Bound(NamedTuple):
     nearby; infinite where the Hessian has a negative eigenvalue.  ``None`` where it was not computed."""
     starts: int = 1
     """Number of starts, of whose ends this is the lowest."""
-    conjugate: tuple[float, float] | None = None
-    """Least and largest conjugate of the penalty at the dual point of the gap, in nats, with l2; ``None`` where the gap
-    is not one of duality.  It is inversely proportional to l2, and all that l2 changes of the lower bound."""
 
 
 def bound(
@@ -192,7 +189,7 @@ def bound(
         slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
-    gap, hidden, rigorous, dependent, conjugate = value + error, 0.0, True, empty, None
+    gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
     if not math.isfinite(gap) or not math.isfinite(float(evaluation.gradient.sum())):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
@@ -203,16 +200,14 @@ def bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
     if dual:
-        found = yield from _bound_by_duality(at, enough)
-        if found.gap + found.rounding < gap:
-            gap, hidden, conjugate = found
+        gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at, enough)), key=_total_gap)
     if strong:
-        gap = min(gap, (yield from _bound_by_strong_convexity(at)))
+        gap, hidden = min((gap, hidden), ((yield from _bound_by_strong_convexity(at)), 0.0), key=_total_gap)
     if curved and not cheaply and not gap + hidden <= enough * value:
-        by_curvature = yield from bound_by_curvature(problem, own, point, at, measured)
-        dependent = by_curvature.dependent
-        if by_curvature.gap < gap + hidden:
-            gap, hidden, rigorous, conjugate = by_curvature.gap, 0.0, by_curvature.rigorous, None
+        found = yield from bound_by_curvature(problem, own, point, at, measured)
+        dependent = found.dependent
+        if found.gap < gap + hidden:
+            gap, hidden, rigorous = found.gap, 0.0, found.rigorous
     elif objective.l1 and not (dual or strong):
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
@@ -221,8 +216,7 @@ def bound(
         estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    rounding = conversion_rounding(at, own) + hidden
-    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding, dependent, error, conjugate=conjugate)
+    return Bound(value, gap, rigorous, slope, evaluation.loss, conversion_rounding(at, own) + hidden, dependent, error)
 
 
 def evaluated_point(
@@ -275,6 +269,11 @@ def _second_order(problem: Problem, of_logits: Tensor) -> float:
     return max(problem.loss.max_curvature, 1.0) * float(of_logits.square().sum()) / 2
 
 
+def _total_gap(found: tuple[float, float]) -> float:
+    """A gap with its rounding; infinite where it is not a number."""
+    return math.inf if math.isnan(sum(found)) else sum(found)
+
+
 def is_self_concordant(loss: Loss) -> bool:
     """Whether the loss has a self-concordance constant for logits within some reach."""
     return math.isfinite(loss.self_concordance_within(1.0))
@@ -311,17 +310,6 @@ class DualPoint(NamedTuple):
     """Largest fraction by which theta changes a probability from that of the residuals."""
 
 
-class DualityGap(NamedTuple):
-    """The duality gap between a point and a dual point."""
-
-    gap: float
-    """The gap as it is computed."""
-    rounding: float
-    """Upper bound of what rounding hides of the exact one."""
-    conjugate: tuple[float, float] | None = None
-    """See `Bound.conjugate`."""
-
-
 def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> float:
     """The factor in (0, 1] that makes a dual point feasible.
 
@@ -339,14 +327,14 @@ def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> 
     return (1 - 1e-12) / reach if reach > 1 else 1.0
 
 
-def _bound_by_duality(start: EvaluatedPoint, enough: float) -> PassRequests[DualityGap]:
-    """The duality gap at a point; infinite where the intercepts are not solved.
+def _bound_by_duality(start: EvaluatedPoint, enough: float) -> PassRequests[tuple[float, float]]:
+    """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one.
 
     The dual point is that of the residuals, after the intercepts are solved.  ``enough`` is as of `bound`.
     """
     solved = yield from _solve_intercepts(start)
     if solved is None:
-        return DualityGap(math.inf, 0.0)
+        return math.inf, 0.0
     at, shift = solved
     problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
@@ -372,13 +360,12 @@ def _bound_by_duality(start: EvaluatedPoint, enough: float) -> PassRequests[Dual
         # Far from the residuals the cost of a move is no chi squared.
         with_hub = None if with_hub is None else torch.zeros_like(with_hub)
     theta = DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub, reach)
-    gap, rounding, conjugate = yield from duality_gap(at, theta)
+    gap, rounding = yield from duality_gap(at, theta)
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     gap += start.evaluation.value - evaluation.value
-    if hub is not None:  # conjugate gradients leave more of the sums than rounding does
-        gap, rounding = gap + rounding, 0.0
-    return DualityGap(gap, rounding, conjugate)
+    # Conjugate gradients leave more of the sums than rounding does.
+    return (gap, rounding) if hub is None else (gap + rounding, 0.0)
 
 
 def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) -> PassRequests[Bound]:
@@ -393,20 +380,15 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     l1 = problem.penalties(problem.model)[1]
     slope = smallest_subgradient(at.coordinates.to(problem.model, at.point), slope, l1)
-    gap, rounding, conjugate = yield from duality_gap(at, theta)
+    gap, rounding = yield from duality_gap(at, theta)
     if math.isnan(gap + rounding) or gap + rounding > evaluation.value + at.value_error:
-        gap, rounding, conjugate = (
-            evaluation.value + at.value_error,
-            0.0,
-            None,
-        )  # neither a loss nor a penalty is negative
+        gap, rounding = evaluation.value + at.value_error, 0.0  # neither a loss nor a penalty is negative
     rounding += conversion_rounding(at, own)
-    error = at.value_error
-    return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=error, conjugate=conjugate)
+    return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=at.value_error)
 
 
-def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[DualityGap]:
-    """The duality gap between a point and a dual point."""
+def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
+    """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
     problem, point, evaluation = at.problem, at.point, at.evaluation
     l2, l1 = (strength[:-1] for strength in at.penalties)
     coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
@@ -417,9 +399,9 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[DualityGap
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise, conjugate = moves.add_(at.accumulated * size * at.squares[:-1].sqrt()), None
+    noise = moves.add_(at.accumulated * size * at.squares[:-1].sqrt())
     if problem.objective.l2:
-        of_penalty, rounding, conjugate = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
+        of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
         noise += 8 * UNIT_ROUNDOFF * slopes.abs()
         of_penalty, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
@@ -430,7 +412,7 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[DualityGap
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
     rounding += balance + 2 * math.sqrt(excess * balance)
-    return DualityGap(excess + max(of_penalty, 0.0), rounding, conjugate)
+    return excess + max(of_penalty, 0.0), rounding
 
 
 def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
@@ -637,17 +619,12 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor, enough: float = 0.0) ->
     return moved, cost, size / total
 
 
-def _penalty_terms(
-    coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None
-) -> tuple[float, float, tuple[float, float]]:
+def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[float, float]:
     """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.  Few columns at a time stay in the cache.
-
-    Returns:
-        The sum, the upper bound of its rounding error, and the least and largest sum of the terms g*(-V).
     """
-    total, rounding, least, most, parts = 0.0, 0.0, 0.0, 0.0, list(column_parts(coef.shape))
+    total, rounding, parts = 0.0, 0.0, list(column_parts(coef.shape))
     for some in parts:
         w, v, by = coef[:, some], slopes[:, some], l2[some]
         held = v if l1 is None else (v.abs() - l1[some]).clamp(min=0) * v.sign()
@@ -660,11 +637,7 @@ def _penalty_terms(
         total += of_l2
         rounding += (w.numel() + len(parts) + 8) * UNIT_ROUNDOFF * of_l2
         rounding += float((steps.add_(error / by, alpha=0.5).mul_(error)).sum())
-        size = held.abs()
-        least += float(((size - error).clamp_(min=0).square_() / by).sum()) / 2
-        most += float(((size + error).square_() / by).sum()) / 2
-    summed = (coef.numel() + len(parts) + 8) * UNIT_ROUNDOFF
-    return total, rounding, (least * (1 - summed), most * (1 + summed))
+    return total, rounding
 
 
 def _l1_penalty_terms(

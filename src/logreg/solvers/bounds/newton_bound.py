@@ -82,13 +82,12 @@ def bound_by_newton_step(
     moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
     sums = evaluation.gradient - at.penalties[0] * at.point - moved
     theta = DualPoint(sums, 1.0, excess, at.probabilities_error, reach=max(reach, MAX_FEASIBLE_SHIFT))
-    gap, hidden, conjugate = yield from duality_gap(at, theta)
+    gap, hidden = yield from duality_gap(at, theta)
     if not math.isfinite(gap + hidden):
         return None
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     hidden += conversion_rounding(at, at.coordinates)
-    error = at.value_error
-    return Bound(evaluation.value, gap, True, slope, evaluation.loss, hidden, error=error, conjugate=conjugate)
+    return Bound(evaluation.value, gap, True, slope, evaluation.loss, hidden, error=at.value_error)
 
 
 def _intercept_change(problem: Problem, change: Tensor, weights: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:

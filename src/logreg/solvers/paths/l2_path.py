@@ -4,10 +4,9 @@ The optima lie on a smooth curve in log l2.  Each fit starts from the optimum of
 through the two nearest optima, as a function of log l2, leads (a secant predictor).  The approximate inverse of the
 Hessian that one fit ends with serves the next one, since only the known penalty of it changes.
 
-Weak strengths take the most passes, and change f the least.  A dual point is feasible for every l2, so a bound at one
-strength gives one at another: where a neighbor's f is near enough to it, that strength needs no pass.  The minimum of f
-is a concave function of l2, so bounds at two strengths bound it between them: where f at a point between the two optima
-is near enough, that strength needs no fit.
+Weak strengths take the most passes, and change f the least.  The minimum of f is a concave function of l2, so bounds at
+two strengths bound it between them: where f at a point between the two optima is near enough, that strength needs no
+fit.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
@@ -20,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -219,86 +217,36 @@ class PathFitter:
         return self.points[-1]
 
     def _between(self, problem: Problem) -> PassRequests[PathPoint | None]:
-        """A point of a neighbor or between two, if bounds at the neighbors show that it is within the tolerance.
+        """The point between the two nearest optima, if bounds on both sides show that it is within the tolerance.
 
-        The points of both neighbors are tried without a pass, then the one between them.
+        The minimum f* is concave in l2, as the least of functions that are linear in it: between two strengths it is
+        not below the line through its lower bounds there.
         """
         l2, l1 = problem.objective.l2, problem.objective.l1
         stronger = min((one for one in self.points if one.l2 > l2), key=lambda one: one.l2, default=None)
         weaker = max((one for one in self.points if one.l2 < l2), key=lambda one: one.l2, default=None)
-        ends = [end for end in (stronger, weaker) if end is not None and end.bound.rigorous]
-        if not ends:
+        if stronger is None or weaker is None or not (stronger.bound.rigorous and weaker.bound.rigorous):
             return None
-        least = max((_least_by_end(end, l2) for end in ends), key=lambda one: one.value)
-        if len(ends) == 2:
-            least = max(least, _least_between(*ends, l2), key=lambda one: one.value)
-        value, near = min(((_value_at_end(problem, end), end) for end in ends), key=lambda one: one[0])
-        if value - least.value <= self._tolerance * abs(value):
-            slope = near.bound.gradient.clone()
-            slope[:, :-1] += (l2 - near.l2) * near.point[:, :-1]
-            rounding = near.bound.rounding + least.rounding
-            found = near.bound._replace(
-                value=value, gap=value - least.value, gradient=slope, rounding=rounding, conjugate=least.conjugate
-            )
-            if within(found, self._tolerance):
-                return PathPoint(near.point, found, True, 0, l2, l1)
-        if len(ends) < 2 or not value - least.value <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
+        share = (l2 - weaker.l2) / (stronger.l2 - weaker.l2)
+        ends = ((stronger, share), (weaker, 1 - share))
+        least = sum(part * (end.bound.value - end.bound.gap) for end, part in ends)
+        value = min(end.bound.loss + float(problem.objective.penalty(end.point[:, :-1])) for end, _ in ends)
+        if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
             return None
-        point, passes = nearest_start(problem, ends), 0
+        point, passes = nearest_start(problem, (stronger, weaker)), 0
         requests = bound(problem, point, enough=self._tolerance, cheaply=True)
         try:
             while True:
                 yield next(requests)
                 passes += 1
         except StopIteration as end_of_requests:
-            found = end_of_requests.value
-        if found.value - least.value < found.gap:
-            gap, rounding = max(found.value - least.value, 0.0), found.rounding + found.error + least.rounding
-            found = found._replace(gap=gap, rounding=rounding, conjugate=least.conjugate)
-        return PathPoint(point, found, True, passes, l2, l1) if within(found, self._tolerance) else None
-
-
-class _LowerBound(NamedTuple):
-    """A lower bound of the minimum f* for a strength."""
-
-    value: float
-    """The bound as it is computed, in nats."""
-    rounding: float = 0.0
-    """Upper bound of what rounding hides of the exact one, in nats."""
-    conjugate: tuple[float, float] | None = None
-    """See `Bound.conjugate`."""
-
-
-def _value_at_end(problem: Problem, end: PathPoint) -> float:
-    """The objective of a problem at the point of a fit for another strength."""
-    return end.bound.loss + float(problem.objective.penalty(end.point[:, :-1]))
-
-
-def _least_by_end(end: PathPoint, l2: float) -> _LowerBound:
-    """The lower bound for a strength by the dual point of a fit for another strength.
-
-    Of the value of a dual point, only the conjugate of the penalty depends on l2: it is inversely proportional to it.
-    For a dual point at the optimum w, the change costs l2' / 2 |w|^2 (ratio - 1)^2 / ratio for the ratio of l2' to l2.
-    """
-    rounding, conjugate = end.bound.rounding + end.bound.error, end.bound.conjugate
-    if conjugate is None:
-        return _LowerBound(-math.inf)
-    ratio = end.l2 / l2
-    value = end.bound.value - end.bound.gap
-    value -= max((ratio - 1) * size for size in conjugate)
-    return _LowerBound(value, rounding, tuple(ratio * size for size in conjugate))
-
-
-def _least_between(stronger: PathPoint, weaker: PathPoint, l2: float) -> _LowerBound:
-    """The lower bound by concavity for a strength between those of two fits.
-
-    The minimum f* is concave in l2, as the least of functions that are linear in it: between two strengths it is not
-    below the line through its lower bounds there.
-    """
-    share = (l2 - weaker.l2) / (stronger.l2 - weaker.l2)
-    ends = ((stronger.bound, share), (weaker.bound, 1 - share))
-    value = sum(part * (end.value - end.gap) for end, part in ends)
-    return _LowerBound(value, sum(part * (end.rounding + end.error) for end, part in ends))
+            found: Bound = end_of_requests.value
+        if found.value - least < found.gap:
+            hidden = sum(part * (end.bound.rounding + end.bound.error) for end, part in ends)
+            rounding = found.rounding + found.error + hidden
+            found = found._replace(gap=max(found.value - least, 0.0), rounding=rounding)
+        is_near = within(found, self._tolerance)
+        return PathPoint(point, found, True, passes, l2, l1) if is_near else None
 
 
 def fit_path(
