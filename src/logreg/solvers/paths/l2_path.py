@@ -59,7 +59,7 @@ MAX_EXTRAPOLATED = 1.5
 """Distance to a strength, relative to that of the two nearest ones, up to which the line through them predicts its
 optimum."""
 
-MANY_PASSES = 30
+MANY_PASSES = 60
 """Passes of the last fit of a path from which the next strength is left out at first, to be bounded from both sides."""
 
 MAX_GAP_BETWEEN = 2.0
