@@ -149,8 +149,8 @@ def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool 
     Returns:
         Whether the best bound so far is within the tolerance.
     """
-    enough = math.inf if cheaply else state.tolerance
-    keep_bound(state, (yield from bound(state.problem, state.point, evaluation, enough, state.coordinates)))
+    found = yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates, cheaply)
+    keep_bound(state, found)
     return state.converged
 
 

@@ -162,17 +162,18 @@ def test_for_independent_outputs_the_evaluation_replaces_a_pass(classes: int, we
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize(("far", "l2", "enough"), [(0.01, 1e-3, 0.0), (0.2, 1.0, 0.5)])
 def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dual_point(
-    precise: bool, weighted: bool
+    far: float, l2: float, enough: float, precise: bool, weighted: bool
 ) -> None:
     draw = torch.Generator().manual_seed(3)
     features = torch.randn(300, 5, generator=draw, dtype=torch.float64) + 2
     labels = torch.randint(4, (300,), generator=draw)
     weights = torch.rand(300, generator=draw, dtype=torch.float64) if weighted else torch.ones(300).double()
     rows = MemoryRows(features, labels, weights)
-    problem = problem_of(rows, Objective("cross_entropy", l2=1e-3), 4)
+    problem = problem_of(rows, Objective("cross_entropy", l2=l2), 4)
     point = torch.randn(4, 6, generator=draw, dtype=torch.float64) / 10
-    for off in (0.0, 0.0, 0.0, 0.01):  # the intercepts are solved, and then are off a little
+    for off in (0.0, 0.0, 0.0, far):  # the intercepts are solved, and then are off a little
         evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
         shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
         point[:, -1] += off * torch.tensor([1.0, -1.0, 2.0, -2.0]) - shift
@@ -182,9 +183,10 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
         evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     at = EvaluatedPoint(problem, problem.model, point, evaluation, torch.ones(6).double(), torch.ones(6).double())
     before = evaluation.gradient - problem.penalties(problem.model)[0] * point
-    moved = _balanced_by_least(at, before)
+    assert (_balanced_by_least(at, before) is None) == (enough > 0)  # beyond `MAX_MOVE_COST`
+    moved = _balanced_by_least(at, before, enough)
     assert moved is not None
-    sums, cost = moved
+    sums, cost, reach = moved
     share, ones = weights / weights.sum(), F.pad(features, (0, 1), value=1.0)
     p = (ones @ point.T).softmax(1)
     least = p.amin(1, keepdim=True)
@@ -195,9 +197,9 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     assert float(sums[:, -1].abs().max()) < 1e-15
     excess = float(share @ (moved_p * (moved_p / p).log()).sum(1))
     assert 0 < excess <= cost
-    far = before.clone()
-    far[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
-    assert _balanced_by_least(at, far) is None
+    assert float(((moved_p - p).abs() / p).max()) <= reach * (1 + 1e-12) < 1
+    before[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
+    assert _balanced_by_least(at, before, math.inf) is None
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])

@@ -25,6 +25,7 @@ from logreg.solvers.methods.subspace_descent import (
     LogitsCache,
     SubspaceHessian,
     descend,
+    least_gradient_point,
     uses_descent,
 )
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
@@ -177,6 +178,25 @@ def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     best = drive_to_optimum(problem, memory)
     assert state.bound is not None
     assert state.bound.gap >= state.bound.value - best
+
+
+def test_the_point_of_least_gradient_has_its_intercepts_solved() -> None:
+    features, labels, objective = large(4, 64, 500)
+    memory = MemoryRows(features, labels)
+    problem = problem_of(memory, objective)
+    state, draw = SolverState(problem, problem.zeros()), torch.Generator().manual_seed(7)
+    state.inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
+    before = drive(request(Evaluate(problem, problem.model, state.point)), memory)
+    step = torch.randn(4, 65, generator=draw, dtype=torch.float64) / 100
+    step[:, -1] = 0
+    state.point = state.point + step
+    now = drive(request(Evaluate(problem, problem.model, state.point)), memory)
+    state.value = now.value
+    state.inverse.update(step, now.gradient - before.gradient)
+    point, _ = least_gradient_point(state, now, 1)
+    there = drive(request(Evaluate(problem, problem.model, point)), memory)
+    assert float(there.gradient[:, -1].norm()) < float(before.gradient[:, -1].norm()) / 4  # by one step
+    assert float(now.gradient[:, -1].norm()) > float(before.gradient[:, -1].norm()) / 2
 
 
 def drive_to_optimum(problem: Problem, memory: MemoryRows) -> float:
@@ -364,6 +384,23 @@ def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:
     for requested in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
         run_pass(memory, requested)
     assert kinds.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
+    assert kinds.count("CurvatureSample") == 1  # the second one is made at once, without a look at the spectrum
+
+
+def test_each_strength_of_a_path_takes_one_pass_in_float64() -> None:
+    features, labels, objective = large()
+    memory = MemoryRows(features, labels)
+    strengths, passes = [10 ** (-power / 4) for power in range(2, 18)], []
+    requests = fit_path(problem_of(memory, objective), strengths, tolerance=1e-3)
+    try:
+        while True:
+            passes.append(next(requests))
+            run_pass(memory, passes[-1])
+    except StopIteration as end:
+        points = end.value
+    assert all(point.converged and point.bound.rigorous for point in points)
+    precise = [type(one) for one in passes if one.dtype == torch.float64 and one.is_full]
+    assert precise == [Evaluate] * len(strengths)  # which is that of the certificate
 
 
 # Passes over blocks of rows

@@ -98,8 +98,12 @@ relative sum of the probabilities of a class that is scaled."""
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
 
+MAX_LEAST_REACH = 0.7
+"""Largest fraction of its least probability by which a row is moved without a pass; with `MAX_FEASIBLE_SHIFT`, by which
+rounding may move it further, it is less than 1."""
+
 MAX_MOVE_COST = 0.3
-"""Largest cost of a move of the residuals that takes no pass, relative to the duality gap without it."""
+"""Largest cost of such a move, relative to the duality gap without it, where the gap with it is not enough."""
 
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
@@ -144,6 +148,7 @@ def bound(
     evaluation: Derivatives | None = None,
     enough: float = GOOD_RELATIVE_GAP,
     coordinates: Coordinates | None = None,
+    cheaply: bool = False,
 ) -> PassRequests[Bound]:
     """Bounds f - f* at a point: by duality with a penalty, by curvature where the Hessian can be formed.
 
@@ -155,9 +160,9 @@ def bound(
         problem: The problem whose rows are requested.
         point: Shape (K, D + 1).
         evaluation: The derivatives at the point in ``coordinates``, in float64, if they are known already.
-        enough: The relative gap below which no better bound is looked for; infinite for a bound that costs no passes
-            beyond the evaluation and the intercepts.
+        enough: The relative gap below which no better bound is looked for.
         coordinates: The coordinates of the point; the model's own where ``None``.
+        cheaply: Whether the bound costs no passes beyond the evaluation and the intercepts.
     """
     objective, loss = problem.objective, problem.loss
     penalized = objective.l2 > 0 or objective.l1 > 0
@@ -169,7 +174,7 @@ def bound(
     if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
         at = evaluated_point(problem, own, point, evaluation)
     else:
-        hessian = curved and not penalized and enough < math.inf
+        hessian = curved and not penalized and not cheaply
         if problem.is_sparse and not hessian:
             inner = uncentered_coordinates(problem)
         else:
@@ -195,10 +200,10 @@ def bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
     if dual:
-        gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at)), key=_total_gap)
+        gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at, enough)), key=_total_gap)
     if strong:
         gap, hidden = min((gap, hidden), ((yield from _bound_by_strong_convexity(at)), 0.0), key=_total_gap)
-    if curved and not gap + hidden <= enough * value:
+    if curved and not cheaply and not gap + hidden <= enough * value:
         found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
         if found.gap < gap + hidden:
@@ -207,7 +212,7 @@ def bound(
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
         gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False
-    elif not (curved or dual or strong or objective.l1) and not gap <= enough * value and enough < math.inf:
+    elif not (curved or dual or strong or objective.l1 or cheaply) and not gap <= enough * value:
         estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
@@ -322,10 +327,10 @@ def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> 
     return (1 - 1e-12) / reach if reach > 1 else 1.0
 
 
-def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]]:
+def _bound_by_duality(start: EvaluatedPoint, enough: float) -> PassRequests[tuple[float, float]]:
     """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one.
 
-    The dual point is that of the residuals, after the intercepts are solved.
+    The dual point is that of the residuals, after the intercepts are solved.  ``enough`` is as of `bound`.
     """
     solved = yield from _solve_intercepts(start)
     if solved is None:
@@ -334,7 +339,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
     before = torch.addcmul(evaluation.gradient, at.penalties[0], point, value=-1.0)
-    moved, with_hub = _balanced_by_least(at, before), None
+    moved, with_hub = _balanced_by_least(at, before, enough), None
     hub = int(evaluation.curvature.own.argmax()) if moved is None and _moves_through_one_class(at) else None
     sums = before
     if moved is None and evaluation.by_intercept is not None:
@@ -342,7 +347,8 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     elif moved is None and (shift.any() or hub is not None):
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-    sums, excess = moved or (sums, max(float(shift @ (before - sums)[:, -1]), 0.0))
+    of_shift = sums, max(float(shift @ (before - sums)[:, -1]), 0.0), MAX_FEASIBLE_SHIFT
+    sums, excess, reach = moved or of_shift
     rounding = start.probabilities_error + 2 * float(shift.abs() @ _sums_error(at, 0.0))
 
     def scaled(scale: float) -> PassRequests[tuple[Tensor, float, float]]:
@@ -353,7 +359,8 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums, excess, rounding = yield from scaled(scale)
         # Far from the residuals the cost of a move is no chi squared.
         with_hub = None if with_hub is None else torch.zeros_like(with_hub)
-    gap, rounding = yield from duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
+    theta = DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub, reach)
+    gap, rounding = yield from duality_gap(at, theta)
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     gap += start.evaluation.value - evaluation.value
@@ -575,7 +582,7 @@ def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
     return solution.step[:, -1]
 
 
-def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float] | None:
+def _balanced_by_least(at: EvaluatedPoint, sums: Tensor, enough: float = 0.0) -> tuple[Tensor, float, float] | None:
     """Moves the residuals of a softmax by multiples of each row's least probability, until they sum to 0 over the rows.
 
     It takes no pass, while a move by the derivatives of the residuals takes one.  With u the sums, m_i the least
@@ -584,23 +591,32 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     Args:
         at: The point whose residuals they are.
         sums: The sums of the residuals times the features, (K, D + 1).
+        enough: The relative gap below which the move may cost as much as it does.
 
     Returns:
-        The sums after the move, and its chi squared, which is at least the excess; ``None`` where it is not feasible,
-        or costs more than `MAX_MOVE_COST`.
+        The sums after the move, its chi squared, which is at least the excess, and its `DualPoint.reach`; ``None``
+        where it is not feasible, or costs more than `MAX_MOVE_COST` and leaves a gap that is not enough.
     """
     problem, least, l2 = at.problem, at.evaluation.of_least, at.problem.objective.l2
     if least is None or not l2 or not problem.intercept:
         return None
     off, total = sums[:, -1] - sums[:, -1].mean(), float(least[-1])
-    if not float(off.abs().max()) <= MAX_FEASIBLE_SHIFT * total or not total > 0:
+    size = float(off.abs().max())
+    if not size <= MAX_LEAST_REACH * total or not total > 0:
         return None
-    cost = float(off.square().sum()) / total
-    slopes, ratio = at.evaluation.gradient[:, :-1], at.coordinates.scale / problem.model.scale
-    squares = sum(float((slopes[:, some] * ratio[some]).square_().sum()) for some in column_parts(slopes.shape))
-    if not cost <= MAX_MOVE_COST * squares / (2 * l2):
+    cost, moved = float(off.square().sum()) / total, torch.addr(sums, off, least / total, alpha=-1.0)
+    ratio = at.coordinates.scale / problem.model.scale
+
+    def gap_of(sums: Tensor) -> float:
+        coef, strength, squares = at.point[:, :-1], at.penalties[0], 0.0
+        for some in column_parts(coef.shape):
+            slopes = torch.addcmul(sums[:, some], strength[some], coef[:, some])
+            squares += float((slopes * ratio[some]).square_().sum())
+        return squares / (2 * l2)
+
+    if cost > MAX_MOVE_COST * gap_of(sums) and not cost + gap_of(moved) <= enough * at.evaluation.value:
         return None
-    return torch.addr(sums, off, least / total, alpha=-1.0), cost
+    return moved, cost, size / total
 
 
 def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[float, float]:

@@ -408,7 +408,8 @@ class _Iteration:
         """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
         problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
         learned = state.inverse is not None and len(state.inverse)  # from steps that have failed
-        if state.inverse is None or learned or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
+        is_old = learned or state.predicted_decrease > PRECONDITIONER_REUSE_TOL
+        if state.inverse is None or is_old or state.inverse.is_stale:
             state.inverse = None  # frees its memory before the next one takes it
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])

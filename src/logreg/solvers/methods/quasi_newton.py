@@ -132,8 +132,7 @@ class _Steps:
         diagonal: The first matrix, while it is the diagonal.
         made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
             has no Hessian blocks.
-        steps: Steps since the first matrix was made.
-        num_pairs: Those of them from which the point of least gradient is extrapolated.
+        num_pairs: Last steps from which the point of least gradient is extrapolated.
         left: What is left of the way after each of them: an estimate relative to its limit.
         late_steps: Steps that served the bound by duality alone.
         stalled_steps: Steps in a row in float64 without progress.
@@ -157,7 +156,7 @@ class _Steps:
         else:
             state.inverse.change_l2(l2)
         self.made_at = self.inverse.made_at if math.isfinite(self.inverse.made_at) else now.value
-        self.steps, self.num_pairs = 0, 0
+        self.num_pairs = 0
         self.left: list[float] = []
         self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -234,12 +233,13 @@ class _Steps:
             return gap_here
         if self.exact and gap_here <= state.tolerance and (yield from certified(state, now, cheaply=True)):
             return gap_here
-        extrapolates = self.num_pairs and gap_here <= MAX_EXTRAPOLATION * self.limit
+        extrapolates = self.num_pairs and self.limit < gap_here <= MAX_EXTRAPOLATION * self.limit
         flattest, gap = least_gradient_point(state, now, self.num_pairs) if extrapolates else (state.point, gap_here)
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
             is_better = gap_there <= gap_here and there.value <= now.value + self.noise
+            is_better |= gap_there <= state.tolerance  # f is within the tolerance wherever it is larger
             if flattest is state.point and not is_better:  # the gradient in float32 has lost its digits
                 self.use_float64()
             if flattest is state.point or is_better:
@@ -286,9 +286,8 @@ class _Steps:
             first = yield from preconditioner(problem, state.coordinates, state.point, now.curvature, state.seed)
             self.made_at = now.value if isinstance(first, BlockInverse) else math.inf
         else:
-            if self.steps <= self.steps_of_blocks or not holds_blocks(problem):
-                return
-            if now.value > REMAKE_VALUE_RATIO * self.made_at:
+            paid = self.inverse.steps > self.steps_of_blocks and now.value <= REMAKE_VALUE_RATIO * self.made_at
+            if not (paid or self.inverse.is_stale) or not holds_blocks(problem):
                 return
             state.inverse = None
             by_intercept, number = now.curvature.diagonal().clamp(min=1e-30), block_rows(problem)
@@ -297,7 +296,7 @@ class _Steps:
             )
             self.made_at = now.value
         state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
-        self.steps, self.num_pairs, self.left = 0, 0, []
+        self.num_pairs, self.left = 0, []
 
     def serves_bound_too_long(self) -> bool:
         """Whether a held Hessian would have bounded the gap in the time of the last steps."""
@@ -341,7 +340,7 @@ class _Steps:
         progresses = self.now.value - after.value > self.noise or decrease < self.smallest_decrease
         self.smallest_decrease = min(self.smallest_decrease, decrease)
         self.stalled_steps = 0 if progresses or self.dtype != torch.float64 else self.stalled_steps + 1
-        self.steps += 1
+        self.inverse.steps += 1
         state.point, self.now, self.exact = state.point + length * step, after, dtype == torch.float64
         return self.stalled_steps < MAX_STEPS_WITHOUT_PROGRESS
 

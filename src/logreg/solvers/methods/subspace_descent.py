@@ -16,7 +16,7 @@ from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import avoids_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
-from logreg.solvers.steps.newton_steps import newton_step_pinv
+from logreg.solvers.steps.newton_steps import intercept_step, newton_step_pinv
 from logreg.solvers.steps.preconditioner import (
     OUTPUTS_PER_READ,
     BlockInverse,
@@ -337,7 +337,7 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
 
     The gradient is taken to be linear on that span: gradient + sum_i factor_i * change_i, whose norm is least where the
     normal equations of the changes hold.  The point of least f has a larger gradient, and a certificate bounds the gap
-    by the norm of the gradient.
+    by the norm of the gradient.  There the intercepts are solved, as a certificate has to.
 
     Args:
         state: State of the problem, with the steps in its ``inverse``.
@@ -365,6 +365,8 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
     for (step, change), factor in zip(pairs, factors.tolist(), strict=True):
         point.add_(step.view_as(like), alpha=factor)
         gradient.add_(change.view_as(like), alpha=factor)
+    if now.curvature.joint is not None or not state.problem.coupled:
+        point[:, -1] -= intercept_step(state.problem, gradient[:, -1], now.curvature)
     return point, gap_from_gradient(state, gradient, now.curvature)
 
 

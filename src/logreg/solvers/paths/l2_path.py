@@ -59,7 +59,7 @@ MAX_EXTRAPOLATED = 1.5
 """Distance to a strength, relative to that of the two nearest ones, up to which the line through them predicts its
 optimum."""
 
-MANY_PASSES = 30
+MANY_PASSES = 60
 """Passes of the last fit of a path from which the next strength is left out at first, to be bounded from both sides."""
 
 MAX_GAP_BETWEEN = 2.0
@@ -183,7 +183,11 @@ class PathFitter:
         inverse, limit = self._inverse, MAX_INVERSE_STRENGTH_RATIO
         is_near = self._inverse_l2 / limit <= l2 <= self._inverse_l2 * limit
         if not is_near and (inverse is None or len(inverse) < MIN_LEARNED_MOVES):
-            inverse, self._inverse_l2 = None, l2
+            self._inverse_l2 = l2
+            if inverse is not None and math.isfinite(inverse.made_at):
+                inverse.is_stale = True  # other blocks take less time than steps without any
+            else:
+                inverse = None
         uses_model = self._is_rough and holds_hessian(problem) and not problem.objective.l1
         start = nearest_start(problem, self.points)
         state = SolverState(
@@ -230,7 +234,7 @@ class PathFitter:
         if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
             return None
         point, passes = nearest_start(problem, (stronger, weaker)), 0
-        requests = bound(problem, point, enough=math.inf)
+        requests = bound(problem, point, enough=self._tolerance, cheaply=True)
         try:
             while True:
                 yield next(requests)

@@ -39,6 +39,8 @@ class LimitedMemoryInverse:
 
     Attributes:
         made_at: f at the point whose curvature the preconditioner has; infinite where it has no Hessian blocks.
+        steps: Steps since the preconditioner was made, also those for other strengths of l2.
+        is_stale: Whether the preconditioner has Hessian blocks with a far larger or smaller l2, and is to be made anew.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4.
@@ -48,7 +50,7 @@ class LimitedMemoryInverse:
 
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor, made_at: float = math.inf) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
-        self._first, self._l2, self.made_at = first, l2, made_at
+        self._first, self._l2, self.made_at, self.steps, self.is_stale = first, l2, made_at, 0, False
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
         most = min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters)))
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
