@@ -421,7 +421,7 @@ class Clock:
     """Seconds of a fit, by wall time or by process time."""
 
     def __init__(self, process: bool) -> None:
-        self.now = time.process_time if process else time.perf_counter
+        self.process, self.now = process, time.process_time if process else time.perf_counter
 
     def __call__(self, work: Callable[[], object], times: int = 1) -> float:
         """Mean seconds of ``times`` calls."""
@@ -448,7 +448,7 @@ def swept(problem: Problem, solver: Solver, clock: Clock, gaps: Sequence[float],
         answers: list[Answer] = []
         start = clock.now()
         try:
-            with at_most(most):
+            with at_most(most, clock.process):
                 answers.append(solver.fit(tolerance))
         except TimeoutError:
             trials.append(Trial(tolerance, math.inf, clock.now() - start, None))
@@ -582,8 +582,8 @@ def print_growth(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Stops the code inside after a time limit, wall time.
+def at_most(seconds: float, process: bool = False) -> Iterator[None]:
+    """Stops the code inside after a time limit, of wall time or of process time.
 
     Raises:
         TimeoutError: The limit was reached.
@@ -592,13 +592,14 @@ def at_most(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    own, timer = (signal.SIGPROF, signal.ITIMER_PROF) if process else (signal.SIGALRM, signal.ITIMER_REAL)
+    before = signal.signal(own, stop)
+    signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(own, before)
 
 
 def main(typed: Sequence[str] | None = None) -> int:
