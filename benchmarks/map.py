@@ -421,8 +421,7 @@ class Clock:
     """Seconds of a fit, by wall time or by process time."""
 
     def __init__(self, process: bool) -> None:
-        self.process = process
-        self.now = time.process_time if process else time.perf_counter
+        self.process, self.now = process, time.process_time if process else time.perf_counter
 
     def __call__(self, work: Callable[[], object], times: int = 1) -> float:
         """Mean seconds of ``times`` calls."""
@@ -583,7 +582,7 @@ def print_growth(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def at_most(seconds: float, of_process: bool = False) -> Iterator[None]:
+def at_most(seconds: float, process: bool = False) -> Iterator[None]:
     """Stops the code inside after a time limit, of wall time or of process time.
 
     Raises:
@@ -593,14 +592,14 @@ def at_most(seconds: float, of_process: bool = False) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError
 
-    timer, sent = (signal.ITIMER_PROF, signal.SIGPROF) if of_process else (signal.ITIMER_REAL, signal.SIGALRM)
-    before = signal.signal(sent, stop)
+    own, timer = (signal.SIGPROF, signal.ITIMER_PROF) if process else (signal.SIGALRM, signal.ITIMER_REAL)
+    before = signal.signal(own, stop)
     signal.setitimer(timer, seconds)
     try:
         yield
     finally:
         signal.setitimer(timer, 0)
-        signal.signal(sent, before)
+        signal.signal(own, before)
 
 
 def main(typed: Sequence[str] | None = None) -> int:

@@ -22,7 +22,8 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive
-from logreg.solvers.paths.l1_path import fit_l1_path
+from logreg.solvers.paths.l1_path import fit_elastic_net_path
+from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.state import certified
 
 CONVEX = {"probit", "erf", "cloglog", "loglog", "tanh", "gudermannian"}
@@ -328,7 +329,9 @@ def test_every_link_is_a_binary_link() -> None:
 def test_paths_of_l1_fit_each_strength(name: str) -> None:
     features, labels = rows()
     problem = problem_of(MemoryRows(features, labels), Objective(name))
-    for point in drive(fit_l1_path(problem, [0.1, 0.02]), MemoryRows(features, labels)):
+    for point in drive(
+        fit_elastic_net_path(problem, [Strength(l1=0.1), Strength(l1=0.02)]), MemoryRows(features, labels)
+    ):
         alone = fit(features, labels, Objective(name, l1=point.l1))
         assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-6)
 

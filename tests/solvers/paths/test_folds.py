@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.l1_model import minimize_model
+from logreg.solvers.paths import folds as folds_module
 from logreg.solvers.paths import small_folds
 from logreg.solvers.paths.batch_model import minimize_models
 from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_parts, fit_strengths
@@ -424,3 +426,21 @@ def test_a_path_of_all_rows_has_the_optima_of_separate_fits(
         assert point.bound.rigorous
         torch.testing.assert_close(point.point[:, :-1], alone.coef, atol=1e-5, rtol=1e-4)
         assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("strengths", [LASSO, ELASTIC_NET])
+def test_a_small_softmax_with_l1_needs_no_general_solver(
+    strengths: Sequence[Strength], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = table(3)
+    rows = MemoryRows(x, y)
+    left = Mock(wraps=folds_module.fit_elastic_net_path)
+    monkeypatch.setattr(folds_module, "fit_elastic_net_path", left)
+    monkeypatch.setattr("logreg.solvers.small.small.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
+    points = fit_strengths(problem_of(rows, Objective("cross_entropy")), rows, strengths[::-1], 1e-8)
+    assert [call.args[1] for call in left.call_args_list] == [[]]
+    for strength, point in zip(strengths[::-1], points, strict=True):
+        objective = Objective("cross_entropy", l2=strength.l2, l1=strength.l1)
+        alone = fit(x, y, objective, tolerance=1e-10, optimizer="newton")
+        assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
+        assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-8)

@@ -253,3 +253,51 @@ def test_rows_of_one_class_alone_have_no_optimum(loss: str) -> None:
     assert not found.coef.any()
     assert 0 < found.bound.value < 1e-10
     assert found.bound.gap >= found.bound.value
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_derivatives_along_a_step_are_differences_of_f(loss: str, classes: int, l2: float, intercept: bool) -> None:
+    features, labels = drawn(3, classes=classes)
+    rows = MemoryRows(features, labels)
+    problem = problem_of(rows, Objective(loss, l1=0.1, l2=l2), classes, intercept=intercept)
+    kind = small_l1.SoftmaxL1 if problem.coupled else small_l1.LogisticL1
+    standardized, weights, coordinates = standardized_rows(problem, rows)
+    small = kind(problem, standardized, labels, weights, coordinates)
+    draw = np.random.default_rng(0)
+    start, end = draw.normal(size=(2, problem.num_outputs, standardized.shape[1]))
+    end[:, 0] = start[:, 0] = 0.0
+    slope, curvature = small.along(small.evaluate(start), small.evaluate(end), start, end)
+    size = 1e-4
+    before, here, after = (small.evaluate(end + size * sign * (end - start)).value for sign in (-1, 0, 1))
+    assert slope == pytest.approx((after - before) / (2 * size), rel=1e-5)
+    assert curvature == pytest.approx((after - 2 * here + before) / size**2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
+def test_a_step_goes_on_where_the_loss_flattens(loss: str, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = drawn(1, rows=200, classes=classes)
+    features[:, :3] *= 4  # nearly separable: the curvature falls fast
+    labels = (features[:, :3] @ torch.eye(3, classes, dtype=torch.float64)).argmax(1)
+    models = 0
+    kind = small_l1.SoftmaxL1 if loss == "cross_entropy" else small_l1.LogisticL1
+    minimum = kind.model_minimum
+
+    def counted(self: Any, now: Any, point: Array) -> tuple[Array, float]:
+        nonlocal models
+        models += 1
+        return minimum(self, now, point)
+
+    monkeypatch.setattr(kind, "model_minimum", counted)
+    objective = Objective(loss, l1=1e-3)
+    state = solved(features, labels, objective, 1e-6)
+    longer, models = models, 0
+    monkeypatch.setattr(small_l1, "MIN_LONGER_DECREASE", math.inf)
+    other = solved(features, labels, objective, 1e-6)
+    assert state.converged
+    assert other.converged
+    assert state.bound is not None
+    assert other.bound is not None
+    assert state.bound.value == pytest.approx(other.bound.value, rel=1e-6)
+    assert longer <= models - 2

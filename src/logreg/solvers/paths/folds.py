@@ -36,6 +36,7 @@ from logreg.solvers.paths.ridge_folds import fit_ridge_folds, fits_in_ridge_batc
 from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
 from logreg.solvers.problem import Problem
 from logreg.solvers.small.small import is_small, solve_small
+from logreg.solvers.small.small_l1 import solve_small_l1
 from logreg.solvers.state import SolverState
 
 MAX_SINGLE_NUMBERS = 2**19
@@ -372,14 +373,22 @@ def _fit_path(
 
     ``near`` has points of the same rows with l2 alone, from which fits may start.
     """
-    with_l1 = [one for one in strengths if one.l1]
-    points = drive(fit_elastic_net_path(problem, with_l1, tolerance, seed), rows)
+    with_l1, start = [one for one in strengths if one.l1], problem.zeros()
+    small: dict[Strength, PathPoint] = {}
+    for strength in with_l1:
+        found = _fit_small(strength.of(problem), rows, start, tolerance)
+        if found is not None:
+            small[strength], start = found, found.point
+    left = [one for one in with_l1 if one not in small]
+    others = dict(zip(left, drive(fit_elastic_net_path(problem, left, tolerance, seed), rows), strict=True))
+    points = [(small | others)[one] for one in with_l1]
     fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
     fitter.points.extend(near)
     for strength in strengths:
         if strength.l1:
             continue
-        found = _fit_small(strength.of(problem), rows, fitter.points, tolerance)
+        own = strength.of(problem)
+        found = _fit_small(own, rows, nearest_start(own, fitter.points), tolerance)
         if found is None:
             drive(fitter.fit(strength.l2), rows)
         else:
@@ -388,18 +397,15 @@ def _fit_path(
     return points
 
 
-def _fit_small(problem: Problem, rows: RowSource, near: Sequence[PathPoint], tolerance: float) -> PathPoint | None:
-    """The optimum of a small problem with l2 alone; ``None`` where it is not small, or not certified.
-
-    ``near`` has points of the same rows, from which the fit may start.
-    """
+def _fit_small(problem: Problem, rows: RowSource, start: Tensor, tolerance: float) -> PathPoint | None:
+    """The optimum of a small problem, from a start (K, D + 1); ``None`` where it is not small, or not certified."""
     is_alone = rows.processes is None
     if not isinstance(rows, MemoryRows) or not is_alone or rows.is_sparse or not is_small(problem, rows):
         return None
-    state = SolverState(problem, nearest_start(problem, near), tolerance)
-    passes = solve_small(state, rows, MAX_PASSES_PER_STRENGTH)
+    state, (l2, l1) = SolverState(problem, start, tolerance), (problem.objective.l2, problem.objective.l1)
+    passes = (solve_small_l1 if l1 else solve_small)(state, rows, MAX_PASSES_PER_STRENGTH)
     if not state.converged:
         return None
     drive(move_to_minimum_norm(state), rows)
     assert state.bound is not None
-    return PathPoint(state.solution, state.bound, True, passes, problem.objective.l2)
+    return PathPoint(state.solution, state.bound, True, passes, l2, l1)

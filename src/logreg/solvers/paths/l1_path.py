@@ -129,25 +129,6 @@ def _largest_slope_with_offsets(problem: Problem, rows: RowSource) -> float:
     return float(found.gradient[:, :-1].abs().max())
 
 
-def fit_l1_path(
-    problem: Problem, strengths: Sequence[float], tolerance: float = 1e-6, seed: int = 0
-) -> PassRequests[list[PathPoint]]:
-    """Finds the optimum for every strength of l1.
-
-    Args:
-        problem: The problem whose rows are requested; its own l1 does not matter, its l2 stays.
-        strengths: Each > 0.
-        tolerance: The relative gap to end each fit at.
-        seed: Seed of the samples of rows.
-
-    Returns:
-        A point for each strength, from the strongest to the weakest.
-    """
-    l2 = problem.objective.l2
-    both = [Strength(l2, l1) for l1 in sorted(set(strengths), reverse=True)]
-    return (yield from fit_elastic_net_path(problem, both, tolerance, seed))
-
-
 def fit_elastic_net_path(
     problem: Problem, strengths: Sequence[Strength], tolerance: float = 1e-6, seed: int = 0
 ) -> PassRequests[list[PathPoint]]:

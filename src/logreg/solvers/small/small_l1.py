@@ -42,6 +42,14 @@ TINY = 1e-300
 MIN_DECREASE = 1e-15
 """Predicted decrease, relative to f, at which no step is tried: the rest of the way is rounding."""
 
+MIN_LONGER_DECREASE = 1e-2
+"""Predicted decrease, relative to f, down to which a step may become longer than the way to the model's minimum: near
+the optimum that is as good as the best one."""
+
+MIN_LONGER_GAIN = 0.1
+"""Further decrease by a longer step, relative to the predicted decrease, from which it is tried: it takes another
+evaluation of f, which costs less than half as much as a model and its minimum."""
+
 
 @np.errstate(all="ignore")  # what is not finite ends the steps
 def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
@@ -50,7 +58,8 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
     Each iteration:
 
     1. Compute gradient and Hessian of the smooth part of f, and the minimum of its quadratic model with the penalty.
-    2. Step there; halve the step until f falls enough.
+    2. Step there; halve the step until f falls enough.  Far from the optimum, where the loss flattens along the step,
+       go on to where it is about least on this line.
     3. Compute the excess of the dual point that the model predicts.  Where it is within the tolerance, certify the
        point; stop if it is certified.
 
@@ -91,6 +100,15 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
             trial = point + length * (target - point)
         if not is_lower:
             break
+        if length == 1 and decrease > MIN_LONGER_DECREASE * now.value and passes < max_passes:
+            slope, curvature = small.along(now, new, point, target)
+            if slope < 0 and slope * slope >= 2 * MIN_LONGER_GAIN * decrease * curvature > 0:
+                longer = target - slope / curvature * (target - point)
+                # A coefficient that is 0 in the model's minimum stays 0, and none changes its sign on the way.
+                longer = np.where((longer * target > 0) | (small.l1 == 0), longer, 0.0)
+                further, passes = small.evaluate(longer), passes + 1
+                if further.value < new.value:
+                    length, trial, new = math.inf, longer, further  # the model predicts no dual point there
         before, point, now = now, trial, new
         if now.loss <= highest_loss:  # residuals have lost their digits
             break
@@ -115,6 +133,9 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
 class _SmallL1(Protocol):
     """The rows of a small problem with l1, standardized; P = D + 1, or D without an intercept."""
 
+    l1: Array
+    """Strength of l1 by each coordinate, (P,)."""
+
     def __init__(self, problem: Problem, rows: Tensor, labels: Tensor, weights: Tensor, at: Coordinates) -> None:
         """The rows (n, P) are standardized, with a last column of ones if there is an intercept; weights are (n, 1)."""
 
@@ -123,6 +144,16 @@ class _SmallL1(Protocol):
 
     def model_minimum(self, now: Any, point: Array) -> tuple[Array, float]:
         """The minimum of the quadratic model with the penalty, (K, P), and by how much the model is lower there."""
+
+    def along(self, before: Any, now: Any, start: Array, end: Array) -> tuple[float, float]:
+        """First and second derivative of f by the length of a step, at its end.
+
+        Args:
+            before: f at the start.
+            now: f at the end.
+            start: Shape (K, P).
+            end: Shape (K, P).
+        """
 
     def gap_bound(self, point: Array, now: Any, before: Any, enough: float) -> Bound | None:
         """Bounds f - f* at the end of a step by the gap to the dual point that its model predicts.
@@ -143,6 +174,14 @@ class LogisticL1(SmallLogistic):
         models = zip(self.hessian(now), now.gradient, point, strict=True)
         found = [minimize_model(hessian, gradient, start, self.l1) for hessian, gradient, start in models]
         return np.stack([one.point for one in found]), sum(one.decrease for one in found)
+
+    def along(
+        self, before: LogisticEvaluation, now: LogisticEvaluation, start: Array, end: Array
+    ) -> tuple[float, float]:
+        """See `_SmallL1`."""
+        step, change = end - start, now.negated - before.negated
+        slope = np.vdot(now.gradient + self.l1 * np.sign(end), step)
+        return float(slope), float(np.vdot(now.spread * change, change) + np.vdot(self._l2 * step, step))
 
     def gap_bound(
         self, point: Array, now: LogisticEvaluation, before: LogisticEvaluation, enough: float
@@ -221,6 +260,7 @@ class SoftmaxL1:
         self._problem, self._rows, self._labels, self._weights, self._coordinates = problem, rows, labels, weights, at
         self._targets = one_vs_rest(labels, problem.num_outputs, torch.float64)
         self._l2, self._l1 = problem.penalties(at)
+        self.l1 = self._l1[: rows.shape[1]].numpy()
         self._columns = [torch.arange(rows.shape[1])] * problem.num_outputs
 
     def evaluate(self, point: Array) -> _SoftmaxEvaluation:
@@ -239,6 +279,21 @@ class SoftmaxL1:
         matrices = [coupled_gram(self._rows, now.terms.curvature, self._weights)]
         found = minimize_penalized_model(problem, matrices, self._columns, gradient, at, self._l2, self._l1)
         return found[0][:, : point.shape[1]].numpy(), found[1]
+
+    def along(
+        self, before: _SoftmaxEvaluation, now: _SoftmaxEvaluation, start: Array, end: Array
+    ) -> tuple[float, float]:
+        """See `_SmallL1`."""
+        at, change = padded(self._problem, torch.from_numpy(end)), now.logits - before.logits
+        step = at - padded(self._problem, torch.from_numpy(start))
+        product = self._problem.loss.curvature_product(now.terms.curvature, change)
+        slope = self._weights * now.terms.residual * change
+        slope_of_penalty = (self._l2 * at + self._l1 * at.sign()) * step
+        curvature = self._weights * product * change
+        return (
+            float(slope.sum() + slope_of_penalty.sum()),
+            float(curvature.sum() + (self._l2 * step.square()).sum()),
+        )
 
     def _sums(self, of_rows: Tensor) -> Tensor:
         """Weighted sums over the rows of numbers (n, K) times the features, (K, D + 1)."""
