@@ -364,7 +364,8 @@ def test_without_work_only_what_a_single_column_shows_is_found(draw: torch.Gener
 
 def in_digits(loss: str = "cross_entropy", **options: Any) -> Separation:
     """The separation of 1,797 small images in 10 classes: each class is decided, then named by a linear program."""
-    return separation_in(*datasets.load_digits(return_X_y=True), loss, **options)
+    features, labels = datasets.load_digits(return_X_y=True)
+    return separation_in(features, labels, loss, **options)
 
 
 def statuses_of_programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:

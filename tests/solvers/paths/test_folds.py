@@ -20,7 +20,7 @@ from logreg.solvers.paths import folds as folds_module
 from logreg.solvers.paths import small_folds
 from logreg.solvers.paths.batch_model import minimize_models
 from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_parts, fit_strengths
-from logreg.solvers.paths.l1_path import default_l1_strengths, largest_slope
+from logreg.solvers.paths.l1_path import default_l1_strengths, fit_elastic_net_path, largest_slope
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem
 
@@ -434,7 +434,7 @@ def test_a_small_softmax_with_l1_needs_no_general_solver(
 ) -> None:
     x, y = table(3)
     rows = MemoryRows(x, y)
-    left = Mock(wraps=folds_module.fit_elastic_net_path)
+    left = Mock(wraps=fit_elastic_net_path)
     monkeypatch.setattr(folds_module, "fit_elastic_net_path", left)
     monkeypatch.setattr("logreg.solvers.small.small.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
     points = fit_strengths(problem_of(rows, Objective("cross_entropy")), rows, strengths[::-1], 1e-8)

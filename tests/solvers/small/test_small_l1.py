@@ -262,7 +262,7 @@ def test_the_derivatives_along_a_step_are_differences_of_f(loss: str, classes: i
     features, labels = drawn(3, classes=classes)
     rows = MemoryRows(features, labels)
     problem = problem_of(rows, Objective(loss, l1=0.1, l2=l2), classes, intercept=intercept)
-    kind = small_l1.SoftmaxL1 if problem.coupled else small_l1.LogisticL1
+    kind: Any = small_l1.SoftmaxL1 if problem.coupled else small_l1.LogisticL1
     standardized, weights, coordinates = standardized_rows(problem, rows)
     small = kind(problem, standardized, labels, weights, coordinates)
     draw = np.random.default_rng(0)
