@@ -371,6 +371,7 @@ WIDE = Data(1000, 10_000, informative=50)
 ALIKE = Data(600, 6000, common=50, informative=50)
 OUTPUTS = Data(600, 20_000, 20, informative=50)
 CLASSES = Data(12_000, 300, 10, factors=50)
+EMBEDDINGS = Data(20_000, 512, 100, factors=50)
 PIXELS = Data(20_000, 400, 10, images=True)
 
 CASES = [
@@ -406,6 +407,13 @@ CASES = [
     ),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
     Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
+    Case(
+        "preconditioner: blocks on a span",
+        EMBEDDINGS,
+        (Way("large eigenvalues", {"steps.preconditioner.MAX_SPAN_PASSES": -1.0}), Way("diagonal", DIAGONAL)),
+        l2=1e-6,
+        tolerance=1e-3,
+    ),
     Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
     Case(
         "preconditioner: blocks made late",
