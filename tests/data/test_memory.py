@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+
+from logreg.data import memory
+from logreg.data.memory import file_array
 
 ROWS, COLUMNS = 600_000, 20
 
@@ -66,3 +72,32 @@ def test_reading_and_scoring_take_little_more_memory_than_the_columns_and_no_pan
         assert found["read"] < 3.2 * of_columns, answer.stdout
         assert found["evaluate"] < 3.2 * of_columns, answer.stdout
         assert not found["pandas"]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_REMOVE"), reason="only Linux takes back parts of an array")
+@pytest.mark.parametrize("in_file", [False, True])
+def test_released_rows_become_zeros_and_take_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: bool
+) -> None:
+    files = []
+
+    def opened(path: Path, *arguments: Any) -> Any:
+        array = file_array(path, *arguments)
+        files.append(os.open(path, os.O_RDONLY))
+        return array
+
+    monkeypatch.setattr(memory, "file_array", opened)
+    array = (memory.scratch_in(tmp_path) if in_file else memory.mapped_array)((2**18, 2), np.float32)
+    array[:] = 1
+    begun = mmap.PAGESIZE // array.strides[0]  # the first page has a row that stays
+    memory.release(array, slice(1, 2**17))
+    assert (array[:begun] == 1).all()
+    assert not array[begun : 2**17].any()
+    assert (array[2**17 :] == 1).all()
+    for file in files:
+        assert os.fstat(file).st_blocks * 512 == array.nbytes - (2**17 - begun) * array.strides[0]
+        os.close(file)
+    assert len(files) == in_file
+    others = np.ones((2**18, 2), np.float32)
+    memory.release(others, slice(0, 2**17))
+    assert (others == 1).all()

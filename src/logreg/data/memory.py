@@ -5,6 +5,7 @@ The allocator of the C library keeps freed arrays of up to 32 MiB for later: the
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
@@ -29,8 +30,8 @@ MAPPED_BYTES = 2**18
 MEMORY_FRACTION = 0.6
 """Fraction of the available memory up to which columns and features are held in memory; the rest is for the fit."""
 
-_MEMORY: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
-"""The memory of the arrays of `mapped_array`, by its address."""
+_MEMORY: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""What owns the memory of the arrays of `mapped_array` (a map) and of `scratch_in` (another array), by its address."""
 
 Allocate: TypeAlias = "Callable[[int | tuple[int, ...], Any], np.ndarray[Any, Any]]"
 """Makes an array of zeros from its shape and type."""
@@ -58,18 +59,26 @@ def mapped_array(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, An
 
 
 def release(array: np.ndarray[Any, Any], rows: slice) -> None:
-    """Gives the memory of some rows back to the system, where `mapped_array` made the array; they become zeros.
+    """Gives the memory of some rows back to the system, where `mapped_array` or `scratch_in` made the array.
+
+    They become zeros.  Those of a scratch file are not written to the disk any more, if they have not been yet.
 
     Args:
         array: The array, or its first rows; contiguous.
         rows: Rows that no one reads again; only whole pages are given back.
     """
-    memory = _MEMORY.get(_address(array))
-    if memory is None or not hasattr(mmap, "MADV_DONTNEED"):
+    address = _address(array)
+    memory = _MEMORY.get(address)
+    if memory is None or not hasattr(mmap, "MADV_REMOVE"):
         return
     first, end = (-(-rows.start * array.strides[0] // mmap.PAGESIZE), rows.stop * array.strides[0] // mmap.PAGESIZE)
-    if first < end:
-        memory.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE)
+    first, size = first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE
+    if size <= 0:
+        return
+    if isinstance(memory, mmap.mmap):
+        memory.madvise(mmap.MADV_DONTNEED, first, size)
+    else:  # file systems that cannot make holes refuse it
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address + first), ctypes.c_size_t(size), mmap.MADV_REMOVE)
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:
@@ -120,6 +129,8 @@ def scratch_in(folder: Path) -> Allocate:
             return np.zeros(shape, dtype)
         folder.mkdir(parents=True, exist_ok=True)  # here, since several threads may need it
         with unfinished(folder / "scratch") as path:
-            return file_array(path, shape, dtype)
+            array = file_array(path, shape, dtype)
+        _MEMORY[_address(array)] = array.base
+        return array
 
     return allocate

@@ -6,13 +6,15 @@ the table a second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from logreg.data.arrow_numbers import array_of, is_there, numbers, text_array
 from logreg.data.memory import Allocate, mapped_array
+from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,14 +36,20 @@ def gather(
     """
     import pyarrow as pa
 
-    columns = [_column(field.type, rows, allocate) for field in schema]
-    for batch in batches:
-        for column, values in zip(columns, batch.select(schema.names).columns, strict=True):
+    columns, cores = [_column(field.type, rows, allocate) for field in schema], usable_cores()
+
+    def add(pairs: Sequence[tuple[_Column, Any]]) -> None:
+        for column, values in pairs:
             column.add(values)
+
+    with ThreadPoolExecutor(cores) as pool:
+        for batch in batches:
+            pairs = list(zip(columns, batch.select(schema.names).columns, strict=True))
+            list(pool.map(add, [pairs[core::cores] for core in range(min(cores, len(pairs)))]))
     return pa.table([column.result() for column in columns], names=schema.names)
 
 
-def _column(kind: pa.DataType, rows: int, allocate: Allocate) -> _Chunks | _Numbers | _Levels:
+def _column(kind: pa.DataType, rows: int, allocate: Allocate) -> _Column:
     """An empty column for values of an Arrow type."""
     import pyarrow.types as kinds
 
@@ -143,3 +151,6 @@ class _Growing:
             self.array = longer
         self.array[self.size : end] = values
         self.size = end
+
+
+_Column: TypeAlias = _Chunks | _Numbers | _Levels
