@@ -11,9 +11,9 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import PART_BYTES, MemoryRows
+from logreg.solvers import l1_model
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import sum_over_cold_rows
-from logreg.solvers.methods import l1_model
 from logreg.solvers.methods import prox_newton as module
 from logreg.solvers.methods.prox_newton import prox_newton
 from logreg.solvers.passes import columns

@@ -15,7 +15,7 @@ from logreg.errors import ConfigError, DataError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.methods.l1_model import minimize_model
+from logreg.solvers.l1_model import minimize_model
 from logreg.solvers.paths import folds as folds_module
 from logreg.solvers.paths import small_folds
 from logreg.solvers.paths.batch_model import minimize_models

@@ -22,7 +22,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds.curvature import SATURATED_LOSS
 from logreg.solvers.bounds.duality import Bound, DualPoint, bound, bound_at_dual_point, evaluated_point, feasible_scale
 from logreg.solvers.kernels import coupled_gram
-from logreg.solvers.methods.l1_model import minimize_model, minimize_penalized_model
+from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated, fenchel_young
