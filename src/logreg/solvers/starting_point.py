@@ -101,7 +101,8 @@ SAMPLE_TOL = 0.03
 that optimum is about as far from that of all rows, and has too large coefficients."""
 
 NEAR_SAMPLE_TOL = 0.003
-"""The same where a step by more rows and Newton's method follow, which take few steps from a point that is near."""
+"""Predicted decrease, relative to f, at which that search ends where a step by more rows and Newton's method follow,
+which take few steps from a point that is near."""
 
 MAX_SAMPLE_STEPS = 50
 """Newton steps on a small sample at most."""

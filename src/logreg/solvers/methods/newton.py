@@ -64,7 +64,7 @@ MAX_STALLED_NEWTON_STEPS = 12
 
 DEAR_HESSIAN_PASSES = 20
 """Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
-step takes some five products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
+step takes a few products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
 
 NEAR_TOL = 0.003
 """Predicted decrease, relative to f, below which conjugate gradients follow slow quasi-Newton steps where a Hessian is
@@ -242,7 +242,7 @@ class _Iteration:
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.
-        row_norms: InverseHessianNorms of the rows in the metric of the factored Hessian, which that bound needs.
+        row_norms: Norms of the rows in the metric of the inverse of the factored Hessian, which that bound needs.
         failed_certificates: Certificates in a row that did not halve ``smallest_gap``.
         smallest_gap: The smallest gap of a failed certificate, in units of f.
     """

@@ -111,7 +111,7 @@ HESSIAN_ROWS_PER_COEFFICIENT = 20
 """Rows for each coefficient that a Hessian far from the optimum is estimated from."""
 
 MIN_SAMPLE_DIVISOR = 4
-"""Rows relative to such a sample from which it is worth while."""
+"""Rows, relative to the sample of such a Hessian, from which the sample saves time."""
 
 MIN_SAMPLE_DECREASE = 1e-2
 """Predicted decrease of the last step, relative to f, down to which Hessians come from a sample."""

@@ -57,7 +57,7 @@ FACTORS_PER_PRODUCT = 4
 """Square of the parameters of a block, divided by the rows, that take as long to factor as one product."""
 
 REMAKE = 2
-"""Times that, after which blocks are made anew: those of an earlier point still serve well."""
+"""Multiple of their cost after which blocks are made anew: those of an earlier point still serve well."""
 
 MAX_JOINT_PARAMETERS = 1024
 """Parameters up to which the joint Hessian is a preconditioner: 8 MiB."""
