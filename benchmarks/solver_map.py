@@ -11,6 +11,7 @@ seed.  Every fit must be certified; a fit that is not certified within ``CAP`` s
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -212,7 +213,7 @@ class Case:
     l1: float = 0.0
     tolerance: float = 1e-6
     optimizer: str = "newton"
-    """The one that the part belongs to."""
+    """The one that the part belongs to; "auto" where only `fit` of rows in memory has it."""
     replaced: Mapping[str, Any] = field(default_factory=dict)
     """What is replaced with the part as well as without it."""
     work: Callable[[Setting], bool] = one_fit
@@ -299,6 +300,11 @@ def never(*_: object) -> bool:
     return False
 
 
+def endless(*_: object) -> float:
+    """An infinite time, for the one that a part is predicted to take."""
+    return math.inf
+
+
 def nothing(*_: object) -> None:
     """None, for a kernel that is not there."""
 
@@ -357,6 +363,7 @@ NO_BLOCKS = {
     "methods.subspace_descent.holds_blocks": never,
     "methods.quasi_newton.holds_blocks": never,
 }
+NO_SPAN = {"steps.preconditioner.span_passes": endless}
 DIAGONAL = {"steps.preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"methods.lbfgs._reduced_preconditioner": identity}
 NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
@@ -404,13 +411,33 @@ CASES = [
             LBFGS,
         ),
     ),
+    Case("small: steps without passes", SMALL, (Way("newton"), LBFGS), optimizer="auto"),
+    Case("medium: steps without passes", Data(100_000, 100), (Way("newton"), LBFGS), optimizer="auto"),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
-    Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
-    Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
+    Case(
+        "preconditioner: large eigenvalues",
+        Data(5000, 2000, factors=40),
+        (Way("diagonal", DIAGONAL),),
+        replaced=NO_SPAN,
+    ),
+    Case(
+        "preconditioner: blocks on a span",
+        Data(6000, 2500, 10, factors=40),
+        (Way("large eigenvalues", NO_SPAN), Way("diagonal", DIAGONAL)),
+    ),
+    Case(
+        "preconditioner: sampled blocks",
+        CLASSES,
+        (
+            Way("blocks on a span", NO_BLOCKS),
+            Way("large eigenvalues", {**NO_BLOCKS, **NO_SPAN}),
+            Way("diagonal", DIAGONAL),
+        ),
+    ),
     Case(
         "preconditioner: blocks made late",
         Data(5000, 2000),
-        (Way("off", {"methods.subspace_descent.holds_blocks": never}),),
+        (Way("off", {"methods.subspace_descent.holds_blocks": never, "methods.quasi_newton.holds_blocks": never}),),
     ),
     Case(
         "limited-memory inverse",
@@ -423,7 +450,15 @@ CASES = [
     Case(
         "extrapolated point of least gradient",
         PIXELS,
-        (Way("off", {"methods.subspace_descent.least_gradient_point": without_extrapolation}),),
+        (
+            Way(
+                "off",
+                {
+                    "methods.subspace_descent.least_gradient_point": without_extrapolation,
+                    "methods.quasi_newton.least_gradient_point": without_extrapolation,
+                },
+            ),
+        ),
     ),
     Case("lbfgs", MEDIUM, (Way("newton"),), optimizer="lbfgs", tolerance=1e-9),
     Case(
