@@ -40,7 +40,7 @@ from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.moments import MeanOffset, Means, sparse_coordinates
 from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, MAX_MOMENTS_NUMEL, Coordinates, Problem, choose_coordinates
-from logreg.solvers.small.small import is_small, solve_small
+from logreg.solvers.small.small_newton import is_small, solve_small
 from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import SINGULAR_PIVOT, factor_hessian

@@ -19,9 +19,9 @@ from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import small_l1
-from logreg.solvers.small.small import is_small, padded, standardized_rows
 from logreg.solvers.small.small_l1 import solve_small_l1
 from logreg.solvers.small.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
+from logreg.solvers.small.small_newton import is_small, padded, standardized_rows
 from logreg.solvers.state import SolverState
 from reference import Reference
 

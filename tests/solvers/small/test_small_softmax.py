@@ -15,7 +15,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import Fit, fit, problem_of
 from logreg.solvers.small import small_softmax
-from logreg.solvers.small.small import is_small, solve_small, standardized_rows
+from logreg.solvers.small.small_newton import is_small, solve_small, standardized_rows
 from logreg.solvers.small.small_softmax import SmallSoftmax
 from logreg.solvers.state import SolverState
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.small import small
-from logreg.solvers.small.small import is_small, solve_small
+from logreg.solvers.small import small_newton
 from logreg.solvers.small.small_logistic import SmallLogistic
+from logreg.solvers.small.small_newton import is_small, solve_small
 from logreg.solvers.state import SolverState
 
 
@@ -171,4 +171,4 @@ def test_steps_of_no_gap_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = MemoryRows(features, labels)
     problem = problem_of(rows, Objective("bce", l2=1.0))
     state = SolverState(problem, problem.zeros(), 1e-6)
-    assert solve_small(state, rows, 1000) == small.MAX_STALLED_STEPS + 1
+    assert solve_small(state, rows, 1000) == small_newton.MAX_STALLED_STEPS + 1
