@@ -295,6 +295,13 @@ def files_of_the_repository() -> list[Path]:
     return [PROJECT / name for name in listed.stdout.split("\0") if name and (PROJECT / name).is_file()]
 
 
+def test_what_a_checker_is_told_to_ignore_has_its_reason() -> None:
+    files = [file for file in files_of_the_repository() if file.suffix == ".py"]
+    pattern = re.compile(r"# (?:noqa|type: ignore)(?!.*# )[^\"\n]*$", re.MULTILINE)
+    assert pattern.search("import x  # " + "noqa: F401")
+    assert [(str(file), found[0]) for file in files for found in pattern.finditer(file.read_text("utf-8"))] == []
+
+
 # Written in pieces, so that this file is not the one that is found.
 FORBIDDEN = {
     "a path of the machine it was made on": rf"(?<![\w.~-])/(?:{'|'.join(('work', 'home', 'root', 'Users'))})/",

@@ -255,8 +255,8 @@ def fit(
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
         sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
-        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` or `logreg.solvers.methods.medium` where the problem
-            is small or of medium size, and newton else.
+        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` or `logreg.solvers.methods.medium` where the
+            problem is small or of medium size, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where dense features are in

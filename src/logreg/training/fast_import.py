@@ -63,7 +63,7 @@ def import_lightning() -> None:
         for name in {*sys.modules} - before:
             if name.partition(".")[0] in ("lightning", "torchmetrics"):
                 del sys.modules[name]
-    import lightning.pytorch  # noqa: F401
+    import lightning.pytorch  # noqa: F401  # for its effect: later imports find it
 
 
 def _import_less() -> None:
@@ -86,7 +86,7 @@ def _import_less() -> None:
             imports.RequirementCache.__bool__ = requirement_met  # type: ignore[method-assign]  # as it was
             imports.package_available = package_available
     with without_compiler() as is_away, without_triton():
-        import lightning.pytorch  # noqa: F401
+        import lightning.pytorch  # noqa: F401  # for its effect: later imports find it
 
         if is_away:
             _keep_away()
