@@ -70,7 +70,7 @@ def test_the_optimum_is_that_of_the_general_solver(
 
 
 @pytest.mark.parametrize(("loss", "classes"), LOSSES)
-def test_weights_count(loss: str, classes: int) -> None:
+def test_weights_of_rows_and_classes_count_as_in_the_general_solver(loss: str, classes: int) -> None:
     features, labels = drawn(1, classes=classes)
     weight = 3 * torch.rand(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).square()
     objective, of_classes = Objective(loss, l1=0.01), [2.0] + [0.5] * (classes - 1)
@@ -228,7 +228,7 @@ def test_a_step_that_increases_f_is_halved(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("max_passes", [1, 2, 3])
-def test_passes_end_it(max_passes: int) -> None:
+def test_a_limit_of_passes_ends_a_fit(max_passes: int) -> None:
     features, labels = drawn(0)
     found = fit(features, labels, Objective("bce", l1=1e-4), tolerance=1e-9, max_passes=max_passes)
     assert found.passes == max_passes

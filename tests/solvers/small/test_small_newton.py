@@ -112,7 +112,7 @@ def test_a_loose_tolerance_takes_fewer_evaluations() -> None:
 
 
 @pytest.mark.parametrize("max_passes", [1, 2, 3])
-def test_passes_end_it(max_passes: int) -> None:
+def test_a_limit_of_passes_ends_a_fit(max_passes: int) -> None:
     features, labels = drawn(0)
     found = fit(features, labels, Objective("bce", l2=1e-4), tolerance=1e-12, max_passes=max_passes)
     assert found.passes == max_passes
@@ -165,7 +165,7 @@ def test_a_constant_column_of_any_size_has_coefficient_zero() -> None:
     assert found.bound.value == pytest.approx(3 * math.log(3) - 2 * math.log(2), rel=1e-14)
 
 
-def test_steps_of_no_gap_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_without_progress_end_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmallLogistic, "bound", lambda *_: None)  # not certified for its rounding errors
     features, labels = torch.ones(4, 1).double(), torch.arange(4) % 2  # the optimum is the start
     rows = MemoryRows(features, labels)

@@ -93,7 +93,7 @@ def test_the_optimum_is_that_of_scikit_learn(intercept: bool, l2: float) -> None
     assert_as_scikit_learn(*drawn(0), l2, intercept=intercept)
 
 
-def test_weights_count() -> None:
+def test_weights_of_rows_and_classes_count_as_in_scikit_learn() -> None:
     features, labels = drawn(1)
     draw = torch.Generator().manual_seed(0)
     weight = torch.rand(ROWS, generator=draw, dtype=torch.float64) * (torch.rand(ROWS, generator=draw) < 0.7)
