@@ -237,8 +237,8 @@ def bound_rows(problem: Problem) -> int:
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The Hessian takes as many rows as it can in the time of a pass.  Where it is dear, the optimum, which takes several,
-    is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
+    The Hessian takes as many rows as it can in the time of a pass.  Where it is expensive, the optimum, which takes
+    several, is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
     of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)

@@ -106,7 +106,7 @@ FAILED_FACTOR = 0.1
 
 
 def is_medium(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is dear."""
+    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is expensive."""
     loss, objective, features = problem.loss, problem.objective, rows.features
     return (
         features.device.type == "cpu"
