@@ -39,8 +39,8 @@ CAP = 10.0
 PAYS = 1.3
 """Ratio of the next best way's time to the part's from which the part pays."""
 
-TINY = (400, 30)
-"""Rows and features at most with --tiny."""
+TINY = (400, 30, 20)
+"""Rows, features and classes at most with --tiny."""
 
 NEVER = 10**12
 """A count that no problem reaches."""
@@ -64,11 +64,12 @@ class Data:
 
     def draw(self, tiny: bool) -> tuple[Tensor, Tensor]:
         """The features and the labels."""
-        rows, columns = (min(self.rows, TINY[0]), min(self.features, TINY[1])) if tiny else (self.rows, self.features)
+        shape = self.rows, self.features, self.classes
+        rows, columns, classes = map(min, shape, TINY) if tiny else shape
         source = torch.Generator().manual_seed(0)
         if self.images:
-            labels = torch.randint(self.classes, (rows,), generator=source)
-            prototypes = torch.randn(self.classes, columns, generator=source)
+            labels = torch.randint(classes, (rows,), generator=source)
+            prototypes = torch.randn(classes, columns, generator=source)
             factors = torch.randn(rows, 100, generator=source) / torch.arange(1, 101).sqrt()
             features = 0.6 * factors @ torch.randn(100, columns, generator=source)
             return (features + 0.3 * prototypes[labels] - 0.5).clamp(0, 1), labels
@@ -78,16 +79,13 @@ class Data:
             loadings = torch.randn(self.factors, columns, generator=source) * strengths.unsqueeze(1)
             features.mul_(0.3).addmm_(torch.randn(rows, self.factors, generator=source), loadings)
             features /= features.std(0)
-        coef = torch.randn(columns, self.classes if self.classes > 2 else 1, generator=source)
+        coef = torch.randn(columns, classes if classes > 2 else 1, generator=source)
         if self.informative:
             coef[self.informative :] = 0
         logits = features @ coef
         logits *= 2 / logits.std()
         noise = torch.rand(logits.shape, generator=source).clamp(1e-6, 1 - 1e-6)
-        if self.classes == 2:
-            labels = (noise < logits.sigmoid())[:, 0].long()
-        else:
-            labels = (logits - (-noise.log()).log()).argmax(1)
+        labels = (noise < logits.sigmoid())[:, 0].long() if classes == 2 else (logits - (-noise.log()).log()).argmax(1)
         if self.common:
             strengths = torch.logspace(1, -1, self.common)
             loadings = torch.randn(self.common, columns, generator=source)
