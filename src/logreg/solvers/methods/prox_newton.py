@@ -280,7 +280,7 @@ class WorkingSet:
                 return
             yield from self.descend()
             self.slopes, additions = yield from request(DualSlopes(self.rows))
-            if (yield from self._is_certified(self.slopes, additions)) or not (yield from self._extend(self.slopes)):
+            if (yield from self._is_certified(self.slopes, additions)) or not (yield from self._extend()):
                 break
         if not state.converged:
             yield from certified(state, None)
@@ -454,7 +454,7 @@ class WorkingSet:
         self.gap = state.gap
         return state.converged
 
-    def _extend(self, slopes: Tensor) -> PassRequests[bool]:
+    def _extend(self) -> PassRequests[bool]:
         """Chooses the next working set; returns False to give up."""
         ratios = self._ratios
         outside = torch.where(self.wanted, 0.0, ratios)
