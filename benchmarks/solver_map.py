@@ -39,8 +39,8 @@ CAP = 10.0
 PAYS = 1.3
 """Ratio of the next best way's time to the part's from which the part pays."""
 
-TINY = (400, 30)
-"""Rows and features at most with --tiny."""
+TINY = (400, 30, 20)
+"""Rows, features and classes at most with --tiny."""
 
 NEVER = 10**12
 """A count that no problem reaches."""
@@ -64,11 +64,12 @@ class Data:
 
     def draw(self, tiny: bool) -> tuple[Tensor, Tensor]:
         """The features and the labels."""
-        rows, columns = (min(self.rows, TINY[0]), min(self.features, TINY[1])) if tiny else (self.rows, self.features)
+        shape = self.rows, self.features, self.classes
+        rows, columns, classes = map(min, shape, TINY) if tiny else shape
         source = torch.Generator().manual_seed(0)
         if self.images:
-            labels = torch.randint(self.classes, (rows,), generator=source)
-            prototypes = torch.randn(self.classes, columns, generator=source)
+            labels = torch.randint(classes, (rows,), generator=source)
+            prototypes = torch.randn(classes, columns, generator=source)
             factors = torch.randn(rows, 100, generator=source) / torch.arange(1, 101).sqrt()
             features = 0.6 * factors @ torch.randn(100, columns, generator=source)
             return (features + 0.3 * prototypes[labels] - 0.5).clamp(0, 1), labels
@@ -78,16 +79,13 @@ class Data:
             loadings = torch.randn(self.factors, columns, generator=source) * strengths.unsqueeze(1)
             features.mul_(0.3).addmm_(torch.randn(rows, self.factors, generator=source), loadings)
             features /= features.std(0)
-        coef = torch.randn(columns, self.classes if self.classes > 2 else 1, generator=source)
+        coef = torch.randn(columns, classes if classes > 2 else 1, generator=source)
         if self.informative:
             coef[self.informative :] = 0
         logits = features @ coef
         logits *= 2 / logits.std()
         noise = torch.rand(logits.shape, generator=source).clamp(1e-6, 1 - 1e-6)
-        if self.classes == 2:
-            labels = (noise < logits.sigmoid())[:, 0].long()
-        else:
-            labels = (logits - (-noise.log()).log()).argmax(1)
+        labels = (noise < logits.sigmoid())[:, 0].long() if classes == 2 else (logits - (-noise.log()).log()).argmax(1)
         if self.common:
             strengths = torch.logspace(1, -1, self.common)
             loadings = torch.randn(self.common, columns, generator=source)
@@ -212,7 +210,7 @@ class Case:
     l1: float = 0.0
     tolerance: float = 1e-6
     optimizer: str = "newton"
-    """The one that the part belongs to."""
+    """The one that the part belongs to; "auto" where only `fit` of rows in memory has it."""
     replaced: Mapping[str, Any] = field(default_factory=dict)
     """What is replaced with the part as well as without it."""
     work: Callable[[Setting], bool] = one_fit
@@ -357,6 +355,7 @@ NO_BLOCKS = {
     "methods.subspace_descent.holds_blocks": never,
     "methods.quasi_newton.holds_blocks": never,
 }
+NO_SPAN = {"steps.preconditioner.MAX_SPAN_PASSES": -1.0}
 DIAGONAL = {"steps.preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"methods.lbfgs._reduced_preconditioner": identity}
 NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
@@ -405,20 +404,35 @@ CASES = [
             LBFGS,
         ),
     ),
+    Case("small: steps without passes", SMALL, (Way("newton"), LBFGS), optimizer="auto"),
+    Case("medium: steps without passes", Data(100_000, 100), (Way("newton"), LBFGS), optimizer="auto"),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
-    Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
+    Case(
+        "preconditioner: large eigenvalues",
+        Data(5000, 2000, factors=40),
+        (Way("diagonal", DIAGONAL),),
+        replaced=NO_SPAN,
+    ),
     Case(
         "preconditioner: blocks on a span",
         EMBEDDINGS,
-        (Way("large eigenvalues", {"steps.preconditioner.MAX_SPAN_PASSES": -1.0}), Way("diagonal", DIAGONAL)),
+        (Way("large eigenvalues", NO_SPAN), Way("diagonal", DIAGONAL)),
         l2=1e-6,
         tolerance=1e-3,
     ),
-    Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
+    Case(
+        "preconditioner: sampled blocks",
+        CLASSES,
+        (
+            Way("blocks on a span", NO_BLOCKS),
+            Way("large eigenvalues", {**NO_BLOCKS, **NO_SPAN}),
+            Way("diagonal", DIAGONAL),
+        ),
+    ),
     Case(
         "preconditioner: blocks made late",
         Data(5000, 2000),
-        (Way("off", {"methods.subspace_descent.holds_blocks": never}),),
+        (Way("off", {"methods.subspace_descent.holds_blocks": never, "methods.quasi_newton.holds_blocks": never}),),
     ),
     Case(
         "limited-memory inverse",
@@ -431,7 +445,15 @@ CASES = [
     Case(
         "extrapolated point of least gradient",
         PIXELS,
-        (Way("off", {"methods.subspace_descent.least_gradient_point": without_extrapolation}),),
+        (
+            Way(
+                "off",
+                {
+                    "methods.subspace_descent.least_gradient_point": without_extrapolation,
+                    "methods.quasi_newton.least_gradient_point": without_extrapolation,
+                },
+            ),
+        ),
     ),
     Case("lbfgs", MEDIUM, (Way("newton"),), optimizer="lbfgs", tolerance=1e-9),
     Case(

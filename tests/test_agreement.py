@@ -344,18 +344,20 @@ def read(file: Path, target: str, rows: int, *left_out: str) -> Written:
 
 
 @pytest.mark.slow
-def test_diamonds(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
+def test_diamonds_agree_in_every_command_and_export(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
     agree(read(true_tables / "diamonds.csv", "cut", 3000), tmp_path, run_command)
 
 
 @pytest.mark.slow
-def test_planets(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
+def test_planets_agree_in_every_command_and_export(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
     agree(read(true_tables / "planets.csv", "method", 1035), tmp_path, run_command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "target"), [("birthwt.csv", "low"), ("endometrial.csv", "HG")])
-def test_tables_of_r(file: str, target: str, tmp_path: Path, run_command: RunCommand) -> None:
+def test_tables_of_r_agree_in_every_command_and_export(
+    file: str, target: str, tmp_path: Path, run_command: RunCommand
+) -> None:
     if not (REFERENCES / file).exists():
         pytest.skip("R's tables are not on this disk")
     agree(read(REFERENCES / file, target, 1000), tmp_path, run_command)

@@ -547,6 +547,17 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
         path for path in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|md))`", prose) if not path.startswith("runs/")
     }
     assert [path for path in sorted(named) if not any((root / path).is_file() for root in roots)] == []
+    # in a tree and beside a path the name alone stands for a file
+    trees = "".join(re.findall(r"^```text\n(.*?)^```$", text_of(page), flags=re.MULTILINE | re.DOTALL))
+    alone = set(re.findall(r"`(\w+\.py)`", prose)) | set(re.findall(r"[ /](\w+\.py)\b", trees))
+    assert sorted(alone - names_of_sources()) == []
+
+
+@cache
+def names_of_sources() -> set[str]:
+    """Names of all Python files of the repository."""
+    folders = ("benchmarks", "docs", "scripts", "src", "tests")
+    return {file.name for folder in folders for file in (PROJECT / folder).rglob("*.py")}
 
 
 def slug(heading: str) -> str:

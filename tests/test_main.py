@@ -32,7 +32,7 @@ def test_it_lists_the_commands(typed: list[str], capfd: pytest.CaptureFixture[st
     assert err == ""
 
 
-def test_it_has_a_version(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_has_a_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out == f"logreg {__version__}\n"
 

@@ -103,7 +103,7 @@ def test_a_multiple_of_a_feature_shifts_its_coefficient(loss: str) -> None:
 
 @pytest.mark.parametrize(("l2", "l1", "optimizer"), [(0.0, 0.0, "newton"), (0.0, 0.01, "newton"), (0.01, 0.0, "lbfgs")])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_zeros_change_nothing(l2: float, l1: float, optimizer: str, sparse: bool) -> None:
+def test_an_offset_of_zeros_changes_no_fit(l2: float, l1: float, optimizer: str, sparse: bool) -> None:
     x, y, offset = drawn()
     features = as_sparse(x) if sparse else x
     plain, same = (
@@ -327,7 +327,7 @@ def test_an_estimator_of_several_classes_takes_none(estimator: LogisticRegressio
         fitted.predict(x, offset=offset)
 
 
-def test_the_tools_of_scikit_learn_route_it() -> None:
+def test_the_tools_of_scikit_learn_route_the_offset() -> None:
     x, y, offset = (part.numpy() for part in drawn())
     with config_context(enable_metadata_routing=True):
         model = LogisticRegression().set_fit_request(offset=True).set_predict_proba_request(offset=True)
@@ -344,7 +344,7 @@ def test_the_tools_of_scikit_learn_route_it() -> None:
 
 @pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])
 @pytest.mark.parametrize("refit", [True, False])
-def test_cross_validation_fits_and_scores_with_it(scoring: str, refit: bool) -> None:
+def test_cross_validation_fits_and_scores_with_the_offset(scoring: str, refit: bool) -> None:
     x, y, offset = (part.numpy() for part in drawn())
     splits = list(StratifiedKFold(3).split(x, y))
     chosen = LogisticRegressionCV(Cs=[0.01, 1.0], cv=splits, scoring=scoring, refit=refit, tol=1e-10, precision=64)
@@ -454,7 +454,7 @@ def test_a_column_of_zeros_changes_nothing(arguments: tuple[str, ...], tmp_path:
     torch.testing.assert_close(*coef, rtol=1e-5 if arguments == ("optimizer=newton",) else 1e-12, atol=0)
 
 
-def test_paths_and_cross_validation_take_it(table: Path, tmp_path: Path) -> None:
+def test_paths_and_cross_validation_take_the_offset(table: Path, tmp_path: Path) -> None:
     x, y, offset = drawn(200, 3)
     for arguments in (("l2=path", "cv=4"), ("l1=path",)):
         made = run(tmp_path, table, *arguments, "dataset.standardize=false")
@@ -582,7 +582,9 @@ def test_effects_at_the_mean_have_the_mean_offset(
         assert answer["effects"][0]["effect"] == pytest.approx(float((p * (1 - p)).mean() * coef[1]), rel=1e-9)
 
 
-def test_firth_takes_it(of_birthwt: Run, birthwt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_firths_score_with_an_offset_is_zero_at_the_estimates(
+    of_birthwt: Run, birthwt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     assert typed(coefficients.main, tmp_path, f"ckpt_path={of_birthwt.folder}", "json=true", "firth=true") == 0
     coef = np.array([row["per_unit"]["coef"] for row in json.loads(capsys.readouterr().out)["coefficients"]])
@@ -727,7 +729,9 @@ def test_predictions_and_intervals_are_those_of_r(
     assert "verdict       optimal" in capsys.readouterr().out
 
 
-def test_new_rows_need_it(birthwt: Path, of_birthwt: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_rows_need_the_offset(
+    birthwt: Path, of_birthwt: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = birthwt.read_text(encoding="utf-8")
     renamed, gap = tmp_path / "renamed.csv", tmp_path / "gap.csv"
     renamed.write_text(text.replace("log_exposure", "logexposure"), encoding="utf-8")

@@ -3,7 +3,7 @@
 A CSR (compressed sparse row) matrix has three arrays: ``values`` and ``columns`` of its non-zeros, row by row, and the
 position at which each row begins.  Columns are held as int32, which halves the memory that a product reads.  X' R adds
 each row's multiples to the result (SciPy, on one thread), about as fast as X W, without a transposed copy; many such
-products with many columns take half the time with one (`transposed`).
+products with many columns take less time with one (`transposed`).
 """
 
 from __future__ import annotations

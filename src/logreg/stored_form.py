@@ -27,8 +27,8 @@ Such a distance costs three of the 24 significant bits of float32.
 """
 
 MAX_SAMPLE_MEAN_IN_STDS = {torch.float32: 4.0, torch.float64: 64.0}
-"""The same in a sample of the rows, by the type of the features: half the distance in float32, since the sample may
-err; and a distance that costs six of the 53 significant bits of float64."""
+"""Distance of the mean of a sample of the rows up to which nothing is subtracted, by the type of the features: half of
+`MAX_MEAN_IN_STDS` in float32, since the sample may err; one that costs six of the 53 significant bits of float64."""
 
 PLAIN_SIZES = 2.0**-32, 2.0**32
 """Smallest and largest size of a column that is stored with unit 1.

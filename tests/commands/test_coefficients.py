@@ -478,7 +478,7 @@ def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..
     assert line.endswith("Train again with dataset.augment=null.")
 
 
-def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
+def test_what_the_refusals_advise_gives_a_table(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]
     columns["total"] = [round(a + 2 * b, 6) for a, b in zip(columns["a"], columns["b"], strict=True)]

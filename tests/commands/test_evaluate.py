@@ -203,7 +203,9 @@ def test_everything_can_be_written_and_nothing_is_lost(models: Models, run_comma
     assert run_command(here, "evaluate", f"output={file}", "overwrite=true").code == 0
 
 
-def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
+def test_the_terminal_shows_loss_baseline_classes_calibration_and_certificate(
+    models: Models, run_command: RunCommand
+) -> None:
     answer = run_command(models("softmax"), "evaluate")
     assert answer.code == 0
     for words in (

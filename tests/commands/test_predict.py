@@ -232,7 +232,9 @@ def test_from_standard_input_to_standard_output(models: Models) -> None:
     assert process.stderr.decode().startswith("2 rows in ")
 
 
-def test_blocks_change_nothing(models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_blocks_changes_no_prediction(
+    models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = models("table")
     write_table(here / "long.csv", number=3000, seed=6)
     whole = predicted(run_command, here, "input=long.csv", "drop=[id]")

@@ -467,7 +467,7 @@ def test_a_file_that_is_cut_off(tmp_path: Path, run_command: RunCommand, storage
     assert answer.err.endswith("Write it again.\n")
 
 
-def test_a_page_that_is_broken(tmp_path: Path, run_command: RunCommand) -> None:
+def test_a_broken_page_names_its_file(tmp_path: Path, run_command: RunCommand) -> None:
     folder = sharded(rows(), tmp_path / "rows")
     part = folder / "part-3.parquet"
     content = bytearray(part.read_bytes())
@@ -592,7 +592,7 @@ def test_only_some_formats_are_mapped(tmp_path: Path, run_command: RunCommand) -
     assert "must end in one of .parquet" in answer.err
 
 
-def test_places_name_the_file(tmp_path: Path, run_command: RunCommand) -> None:
+def test_the_place_of_a_bad_value_names_its_file(tmp_path: Path, run_command: RunCommand) -> None:
     whole = rows()
     folder = sharded(whole, tmp_path / "rows")
     part = folder / "part-2.parquet"

@@ -61,7 +61,7 @@ def test_many_files_are_the_rows_of_one(tmp_path: Path, storage: str, dtype: tor
     assert torch.equal(ours.features, reference.features)
 
 
-def test_folders_of_pairs(tmp_path: Path) -> None:
+def test_a_folder_of_features_and_one_of_labels_are_read_in_pairs(tmp_path: Path) -> None:
     write(tmp_path)
     for name in ("x", "y"):
         (tmp_path / name).mkdir()

@@ -110,7 +110,7 @@ def test_rows_of_a_bucket_are_those_of_a_folder(tmp_path: Path, bucket: Bucket, 
     assert_same_rows(table(path, *arguments), local)  # type: ignore[arg-type]  # from the cache
 
 
-def test_text_of_a_bucket(tmp_path: Path, bucket: Bucket) -> None:
+def test_text_files_of_a_bucket_have_the_rows_of_local_ones(tmp_path: Path, bucket: Bucket) -> None:
     (tmp_path / "rows").mkdir()
     for part in range(3):
         lines = [f"{row * part},{'ab'[row % 2]}" for row in range(10 + part)]
@@ -141,7 +141,9 @@ def test_a_server_that_cannot_be_reached(
     assert "Check the address, the network and the credentials." in message
 
 
-def test_what_is_missing(tmp_path: Path, bucket: Bucket, run_command: RunCommand) -> None:
+def test_a_missing_address_a_missing_bucket_and_no_table_are_told_apart(
+    tmp_path: Path, bucket: Bucket, run_command: RunCommand
+) -> None:
     assert "and s3://bucket/rows is missing. Check the address." in refusal(run_command, tmp_path)
     assert "bucket does not exist" in refusal(run_command, tmp_path, "dataset.path=s3://other/rows")
     bucket.put("rows/notes.md", b"x")

@@ -495,7 +495,7 @@ def test_parameters_out_of_range_are_refused(words: str) -> None:
         LogisticRegressionCV(**PARAMETERS[words]).fit(X, Y)
 
 
-def test_the_advice_holds() -> None:
+def test_what_the_messages_advise_fits() -> None:
     LogisticRegressionCV(Cs=[0.1, 1.0], cv=50).fit(X, Y)
     LogisticRegressionCV(Cs=2, cv=StratifiedKFold(5)).fit(X, Y)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,8 +202,8 @@ def test_intervals_hold_the_score_on_new_rows_about_as_often_as_they_say() -> No
 
 
 def row(loss: float, error: float, l2: float = 0.0, l1: float = 0.0, **more: float) -> PathRow:
-    scores = {"accuracy_val": 1 - loss, "accuracy_error": error} | more
-    return PathRow(l2, 0.1, loss, error, gap=0, relative_gap=0, converged=True, passes=1, nonzero=2, l1=l1, **scores)  # type: ignore[arg-type]
+    scores: dict[str, Any] = {"accuracy_val": 1 - loss, "accuracy_error": error} | more
+    return PathRow(l2, 0.1, loss, error, gap=0, relative_gap=0, converged=True, passes=1, nonzero=2, l1=l1, **scores)
 
 
 def test_one_standard_error_by_hand() -> None:

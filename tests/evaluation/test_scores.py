@@ -47,7 +47,7 @@ def test_auroc_is_absent_where_a_split_has_one_class_only() -> None:
 
 
 @pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if not loss.is_binary])
-def test_several_classes(loss: str, draw: torch.Generator) -> None:
+def test_scores_of_several_classes_are_those_of_scikit_learn(loss: str, draw: torch.Generator) -> None:
     logits, labels = torch.randn(12, 3, generator=draw, dtype=torch.float64), torch.arange(12) % 3
     scorer = SplitScorer(Objective(loss), auroc=True)
     scorer.update(logits, labels)

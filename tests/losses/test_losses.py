@@ -12,7 +12,7 @@ from logreg.config import SETTINGS
 from logreg.losses import LINKS, LOSSES, LogisticLoss, SoftmaxLoss, decided, default_loss, one_vs_rest
 
 CANONICAL = [name for name, loss in LOSSES.items() if loss.gives_log_odds]
-"""The losses whose derivative is probabilities minus targets; `test_links` has the others."""
+"""The losses whose derivative is probabilities minus targets; `test_binary_link.py` has the others."""
 
 logit = st.floats(-1e4, 1e4)
 

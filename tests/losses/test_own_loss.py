@@ -124,7 +124,7 @@ def test_derivatives_and_conjugate_of_the_loss_are_its_own() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("l2", [0.0, 1e-2])
 @pytest.mark.parametrize("loss", ["smooth_hinge", "smooth_hinge_with_conjugate"])
-def test_exact_optimizers_certify_it(loss: str, l2: float, classes: int, optimizer: str) -> None:
+def test_exact_optimizers_certify_a_loss_of_ones_own(loss: str, l2: float, classes: int, optimizer: str) -> None:
     features, labels = rows(classes)
     found = fit(features, labels, Objective(loss, l2=l2), optimizer=optimizer)
     assert found.converged

@@ -122,7 +122,7 @@ CONFUSIONS = {
 
 
 @pytest.mark.parametrize("words", CONFUSIONS)
-def test_a_confusion_is_named(words: str) -> None:
+def test_a_strength_in_another_convention_is_named(words: str) -> None:
     implied = implied_by(solved(2), SOLVED / CONFUSIONS[words])
     assert implied is not None
     assert likely_cause(implied, 200.0) == words

@@ -46,7 +46,7 @@ from whole_runs import Answer
         ("\x1b[31m", r"\x1b[31m"),
     ],
 )
-def test_a_name_in_a_picture(text: str, expected: str) -> None:
+def test_a_name_in_a_picture_is_short_and_plain(text: str, expected: str) -> None:
     assert label(text, 15) == expected
 
 

@@ -188,7 +188,7 @@ def test_checks_of_a_probit_link_are_those_of_r(tmp_path: Path, birthwt: Run, as
 # Identities
 
 
-def test_a_parabola_is_found(tmp_path: Path, ask: Ask) -> None:
+def test_a_parabola_is_no_line(tmp_path: Path, ask: Ask) -> None:
     columns = parabola()
     checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     first, second = checks["linearity"]

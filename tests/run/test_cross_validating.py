@@ -425,7 +425,7 @@ def test_a_mistake_is_answered_in_one_line_and_leaves_nothing(run_train: Type, t
     assert lines == [SETTINGS[typed]]
 
 
-def test_the_advice_works(run_train: Type) -> None:
+def test_what_the_refusals_advise_trains(run_train: Type) -> None:
     write_table(rare=8)
     for typed in (
         "cv=3 select=accuracy",

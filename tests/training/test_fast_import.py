@@ -63,8 +63,7 @@ def test_triton_is_replaced_only_where_it_would_be_imported(monkeypatch: pytest.
         assert TRITON not in sys.modules
     monkeypatch.setattr(fast_import, "find_spec", lambda name: ModuleSpec(name, None))
     with without_triton():
-        # Triton is not everywhere, and has no types.
-        from triton.runtime.jit import JITFunction  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from triton.runtime.jit import JITFunction  # type: ignore[import-not-found, import-untyped, unused-ignore]  # it is not everywhere, and has no types
 
         assert not isinstance(len, JITFunction)
     assert not [name for name in sys.modules if name.partition(".")[0] == TRITON]

@@ -22,7 +22,7 @@ from logreg.run_folder import find_checkpoint, mark_latest
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import LogisticModule
 
-QUIET = (  # Lightning's own, see run.py
+QUIET = (  # Lightning's own; `run/train.py` has the reasons
     "ignore:.*does not have many workers",
     "ignore:.*isinstance.treespec, LeafSpec",
     "ignore:.*configure_optimizers.*returned.*None",

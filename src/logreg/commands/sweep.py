@@ -217,7 +217,7 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError("`search` must have the package optuna: pip install optuna.")
     with importing_libraries():
         import logreg.reports.figures  # after SIGTERM there is time to draw, but not to import matplotlib
-        import logreg.run.train  # noqa: F401
+        import logreg.run.train  # noqa: F401  # for its effect: trials find it
     check_root(ROOT)
     folder = ROOT / "sweeps" / folder_name(plan.study)
     data = {_data_key(plan.config): _read(plan.config)}  # a mistake in the data is reported before anything is made

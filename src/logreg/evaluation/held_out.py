@@ -510,7 +510,7 @@ def _add_errors(sums: Tensor, unit: Tensor, probability: Tensor, happened: Tenso
 
 
 def _add_at(sums: Tensor, row: Tensor, column: Tensor, values: Tensor) -> None:
-    """Adds values (n,) at places of a matrix, in half the time of ``index_put_``."""
+    """Adds values (n,) at places of a matrix, in less time than ``index_put_``."""
     sums.view(-1).scatter_add_(0, row * sums.shape[1] + column, values)
 
 

@@ -35,7 +35,7 @@ class Ranking(NamedTuple):
     def of(cls, scores: Tensor) -> Ranking:
         """Sorts by scores (N,), floating, on the CPU; nan counts as 0."""
         falling = np.nan_to_num(-scores.double().numpy(), copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        order = np.argsort(falling)  # several times as fast as the sort of torch
+        order = np.argsort(falling)  # faster than the sort of torch
         ends = falling[order[[0, -1]]] if len(order) else falling
         if not np.isfinite(ends).all():
             ends = falling[np.isfinite(falling)]

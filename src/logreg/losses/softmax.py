@@ -14,7 +14,7 @@ from logreg.losses.cross_entropy import CrossEntropy
 MIN_ROWWISE_OUTPUTS = 16
 """Outputs from which a CPU computes a softmax row by row: they fill a vector register.
 
-Of fewer outputs torch computes each number alone, but a softmax over columns for many rows at once, in a tenth of the
+Of fewer outputs torch computes each number alone, but a softmax over columns for many rows at once, in far less
 time.  Logits that lie in memory by columns are computed so however many there are.
 """
 

@@ -106,7 +106,7 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
-    """The module that a config names; l2 and l1 must be numbers, which `run.choosing_strength` puts in their place."""
+    """The module that a config names, whose l2 and l1 are numbers; `logreg.run.choosing_strength` puts them there."""
     assert config.l2 is not None
     assert not config.has_path
     return LogisticModule(

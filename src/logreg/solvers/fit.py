@@ -35,8 +35,8 @@ from logreg.solvers.minimum_norm import NullSpace, move_to_minimum_norm
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.small.small import MAX_SMALL_NUMEL, is_small, solve_small
 from logreg.solvers.small.small_l1 import solve_small_l1
+from logreg.solvers.small.small_newton import MAX_SMALL_NUMEL, is_small, solve_small
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
@@ -255,8 +255,8 @@ def fit(
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
         sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
-        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small.small` or `logreg.solvers.methods.medium` where
-            the problem is small or of medium size, and newton else.
+        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` or `logreg.solvers.methods.medium` where the
+            problem is small or of medium size, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where dense features are in

@@ -40,8 +40,8 @@ NUMPY_DEVICES = ("cpu",)
 """Types of devices whose tensors NumPy reads."""
 
 MIN_NUMPY_FEATURES = 64
-"""Features from which NumPy multiplies them with one vector: with 64 its BLAS takes as long as torch's, with 100 three
-quarters of its time and with more two thirds, at least on processors of AMD."""
+"""Features from which NumPy multiplies them with one vector: with more, its BLAS takes less time than torch's, at least
+on processors of AMD."""
 
 SUM_ROWS = 512
 """Largest number of rows whose terms are left to a library to add up in float64; sums of such parts are added up here.

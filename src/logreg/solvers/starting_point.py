@@ -40,7 +40,7 @@ from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.moments import MeanOffset, Means, sparse_coordinates
 from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, MAX_MOMENTS_NUMEL, Coordinates, Problem, choose_coordinates
-from logreg.solvers.small.small import is_small, solve_small
+from logreg.solvers.small.small_newton import is_small, solve_small
 from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import SINGULAR_PIVOT, factor_hessian
@@ -101,7 +101,8 @@ SAMPLE_TOL = 0.03
 that optimum is about as far from that of all rows, and has too large coefficients."""
 
 NEAR_SAMPLE_TOL = 0.003
-"""The same where a step by more rows and Newton's method follow, which take few steps from a point that is near."""
+"""Predicted decrease, relative to f, at which that search ends where a step by more rows and Newton's method follow,
+which take few steps from a point that is near."""
 
 MAX_SAMPLE_STEPS = 50
 """Newton steps on a small sample at most."""
@@ -236,8 +237,8 @@ def bound_rows(problem: Problem) -> int:
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The Hessian takes as many rows as it can in the time of a pass.  Where it is dear, the optimum, which takes several,
-    is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
+    The Hessian takes as many rows as it can in the time of a pass.  Where it is expensive, the optimum, which takes
+    several, is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
     of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 ONE_THREAD_FLOP = 2e6
-"""Floating-point operations below which one thread does the work: about 0.05 ms, the order of one synchronization."""
+"""Floating-point operations below which one thread does the work, in about the time of one synchronization."""
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def threads_for(work: float) -> Iterator[None]:
     """Runs the enclosed operations on one CPU thread where each of them is too small for several threads.
 
     Threads are synchronized at the end of every operation.  On an idle machine a synchronization costs next to
-    nothing.  Where other programs compete for the cores, it makes small operations take tens of times as long.
+    nothing.  Where other programs compete for the cores, it makes small operations take many times as long.
 
     OpenBLAS, which NumPy multiplies with, has one thread in any case.  Its threads wait for one another many times
     within a product, without sleeping: they gain little in short products, and lose most where cores are shared.

@@ -1,4 +1,4 @@
-"""Imports Lightning without packages that a linear model never uses: a quarter of the time.
+"""Imports Lightning without packages that a linear model never uses, which take most of the time.
 
 Lightning imports torchmetrics for two class names, and torchmetrics imports all of its metrics,
 image and audio ones too, with torchvision's models, SciPy's signal processing and matplotlib.  It
@@ -36,7 +36,7 @@ def without_collector() -> Iterator[None]:
     """Turns the garbage collector off for the imports inside, and has it leave alone what they made.
 
     The modules of torch are a million objects that stay.  The collector would go through all of them many times, which
-    is a fifth of the time of the import.
+    takes a good part of the time of the import.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -63,7 +63,7 @@ def import_lightning() -> None:
         for name in {*sys.modules} - before:
             if name.partition(".")[0] in ("lightning", "torchmetrics"):
                 del sys.modules[name]
-    import lightning.pytorch  # noqa: F401
+    import lightning.pytorch  # noqa: F401  # for its effect: later imports find it
 
 
 def _import_less() -> None:
@@ -86,7 +86,7 @@ def _import_less() -> None:
             imports.RequirementCache.__bool__ = requirement_met  # type: ignore[method-assign]  # as it was
             imports.package_available = package_available
     with without_compiler() as is_away, without_triton():
-        import lightning.pytorch  # noqa: F401
+        import lightning.pytorch  # noqa: F401  # for its effect: later imports find it
 
         if is_away:
             _keep_away()

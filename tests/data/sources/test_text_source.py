@@ -110,7 +110,9 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         (sentences(), "dataset.min_df=99", "`dataset.min_df=99` must leave n-grams of column 't', and none is in more"),
     ],
 )
-def test_messages_of_tables(tmp_path: Path, columns: dict[str, list[Any]], typed: str, message: str) -> None:
+def test_text_of_a_table_that_cannot_be_learned_is_refused(
+    tmp_path: Path, columns: dict[str, list[Any]], typed: str, message: str
+) -> None:
     file = write(tmp_path, **columns)
     pattern = re.escape(message).replace(re.escape(r"\S*"), r"\S*")
     with pytest.raises(LogregError, match=pattern):
@@ -197,7 +199,9 @@ def test_empty_documents_are_kept_and_counted(tmp_path: Path) -> None:
     ],
     ids=["latin1", "utf-16", "empty class", "one class", "empty"],
 )
-def test_messages_of_folders(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_a_folder_of_text_files_that_cannot_be_learned_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
     place = folder_of(tmp_path / "f", sentences())
     spoil(place)
     with pytest.raises(LogregError, match=message):

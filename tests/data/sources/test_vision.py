@@ -259,7 +259,7 @@ def test_missing_files_are_downloaded(
     raw = Vision(name, str(root), cache=None).read()
     for split, (images, labels) in written.items():
         table = raw.tables[split]  # type: ignore[index]  # the two splits are named alike
-        np.testing.assert_array_equal(table.features.view(-1, *raw.image_shape), images)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(table.features.view(-1, *raw.image_shape), images)  # type: ignore[union-attr]  # a tensor
         assert table.labels.tolist() == labels.tolist()
     assert server.requested == [archive.name for archive in archives]
     first, *lines = capsys.readouterr().err.splitlines()

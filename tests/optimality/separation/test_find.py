@@ -137,7 +137,7 @@ def test_no_miss_where_a_plane_separates_all() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2000, 100), (300, 400), (20, 5000)])
-def test_many_columns(rows: int, columns: int) -> None:
+def test_many_columns_are_separated_or_overlap(rows: int, columns: int) -> None:
     features, labels = separable(np.random.default_rng(0), rows, columns)
     assert separation_in(features, labels).kind == "complete"
     twice = np.concatenate([features, features])

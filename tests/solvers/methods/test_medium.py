@@ -334,7 +334,7 @@ def test_the_matrix_after_the_first_step_has_its_curvature(intercept: bool) -> N
     np.testing.assert_allclose(whole @ inverse(gradient), gradient, rtol=1e-12)
 
 
-def test_a_limit_of_passes_holds(solved: list[bool]) -> None:
+def test_no_more_passes_are_made_than_the_limit(solved: list[bool]) -> None:
     features, labels = drawn()
     for most in (1, 2, 4):
         found = fit(features, labels, Objective("bce", l2=1e-4), tolerance=1e-9, max_passes=most)

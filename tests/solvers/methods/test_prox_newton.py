@@ -11,9 +11,9 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import PART_BYTES, MemoryRows
+from logreg.solvers import l1_model
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import sum_over_cold_rows
-from logreg.solvers.methods import l1_model
 from logreg.solvers.methods import prox_newton as module
 from logreg.solvers.methods.prox_newton import prox_newton
 from logreg.solvers.passes import columns
@@ -131,10 +131,11 @@ def test_a_loose_tolerance_takes_fewer_hessians_of_samples() -> None:
 def test_coefficients_whose_slopes_are_near_l1_join_with_those_that_exceed_it(monkeypatch: pytest.MonkeyPatch) -> None:
     extend, joined = module.WorkingSet._extend, []
 
-    def counted(self: module.WorkingSet, slopes: Tensor) -> PassRequests[bool]:
+    def counted(self: module.WorkingSet) -> PassRequests[bool]:
         before = self.wanted
-        goes_on = yield from extend(self, slopes)
-        ratios, new = slopes[:, :-1].abs() / self._l1[:-1], self.wanted & ~before
+        goes_on = yield from extend(self)
+        assert self.slopes is not None
+        ratios, new = self.slopes[:, :-1].abs() / self._l1[:-1], self.wanted & ~before
         assert bool((ratios[new] > module.NEAR_RATIO).all())
         assert bool((ratios[new] > 1).any()) or not bool(new.any())
         joined.append(int((ratios[new] <= 1).sum()))

@@ -15,7 +15,7 @@ from logreg.errors import ConfigError, DataError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.methods.l1_model import minimize_model
+from logreg.solvers.l1_model import minimize_model
 from logreg.solvers.paths import folds as folds_module
 from logreg.solvers.paths import small_folds
 from logreg.solvers.paths.batch_model import minimize_models
@@ -436,7 +436,7 @@ def test_a_small_softmax_with_l1_needs_no_general_solver(
     rows = MemoryRows(x, y)
     left = Mock(wraps=fit_elastic_net_path)
     monkeypatch.setattr(folds_module, "fit_elastic_net_path", left)
-    monkeypatch.setattr("logreg.solvers.small.small.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
+    monkeypatch.setattr("logreg.solvers.small.small_newton.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
     points = fit_strengths(problem_of(rows, Objective("cross_entropy")), rows, strengths[::-1], 1e-8)
     assert [call.args[1] for call in left.call_args_list] == [[]]
     for strength, point in zip(strengths[::-1], points, strict=True):

@@ -19,9 +19,9 @@ from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import small_l1
-from logreg.solvers.small.small import is_small, padded, standardized_rows
 from logreg.solvers.small.small_l1 import solve_small_l1
 from logreg.solvers.small.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
+from logreg.solvers.small.small_newton import is_small, padded, standardized_rows
 from logreg.solvers.state import SolverState
 from reference import Reference
 
@@ -70,7 +70,7 @@ def test_the_optimum_is_that_of_the_general_solver(
 
 
 @pytest.mark.parametrize(("loss", "classes"), LOSSES)
-def test_weights_count(loss: str, classes: int) -> None:
+def test_weights_of_rows_and_classes_count_as_in_the_general_solver(loss: str, classes: int) -> None:
     features, labels = drawn(1, classes=classes)
     weight = 3 * torch.rand(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).square()
     objective, of_classes = Objective(loss, l1=0.01), [2.0] + [0.5] * (classes - 1)
@@ -228,7 +228,7 @@ def test_a_step_that_increases_f_is_halved(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("max_passes", [1, 2, 3])
-def test_passes_end_it(max_passes: int) -> None:
+def test_a_limit_of_passes_ends_a_fit(max_passes: int) -> None:
     features, labels = drawn(0)
     found = fit(features, labels, Objective("bce", l1=1e-4), tolerance=1e-9, max_passes=max_passes)
     assert found.passes == max_passes

@@ -14,8 +14,8 @@ from logreg.solvers.bounds.newton_bound import bound_by_newton_step
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
-from logreg.solvers.small.small import standardized_rows
 from logreg.solvers.small.small_logistic import SQUARES_MARGIN, SmallLogistic, logistic_terms
+from logreg.solvers.small.small_newton import standardized_rows
 
 
 def test_the_loss_is_that_of_torch() -> None:

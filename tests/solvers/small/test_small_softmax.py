@@ -15,7 +15,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import Fit, fit, problem_of
 from logreg.solvers.small import small_softmax
-from logreg.solvers.small.small import is_small, solve_small, standardized_rows
+from logreg.solvers.small.small_newton import is_small, solve_small, standardized_rows
 from logreg.solvers.small.small_softmax import SmallSoftmax
 from logreg.solvers.state import SolverState
 
@@ -93,7 +93,7 @@ def test_the_optimum_is_that_of_scikit_learn(intercept: bool, l2: float) -> None
     assert_as_scikit_learn(*drawn(0), l2, intercept=intercept)
 
 
-def test_weights_count() -> None:
+def test_weights_of_rows_and_classes_count_as_in_scikit_learn() -> None:
     features, labels = drawn(1)
     draw = torch.Generator().manual_seed(0)
     weight = torch.rand(ROWS, generator=draw, dtype=torch.float64) * (torch.rand(ROWS, generator=draw) < 0.7)

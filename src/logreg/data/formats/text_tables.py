@@ -53,7 +53,7 @@ TEXT_BLOCK_BYTES = 2**22
 also its longest line."""
 
 PARSED_BYTES = 2**19
-"""Smallest size, in bytes, of the blocks that `read_text` parses; Arrow takes about 30 times the memory of a block."""
+"""Smallest size, in bytes, of the blocks that `read_text` parses; Arrow takes many times the memory of a block."""
 
 HEADERS_PER_BLOCK = 128
 """Size of a block relative to the header of the file, so that a block has many lines also where there are thousands of
@@ -267,7 +267,7 @@ def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: An
 
     Arrow infers a type by trying types in a fixed order, and takes the first that fits all values.  Where all values
     have the type of the first block, this is that type.  Arrow keeps the text of all blocks while it infers, so that
-    known types take a fraction of the memory, and half the time.  A value that contradicts them changes the type of its
+    known types take less memory and time.  A value that contradicts them changes the type of its
     column.
 
     Args:

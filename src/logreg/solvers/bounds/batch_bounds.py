@@ -1,8 +1,8 @@
 """Bounds on f - f* of many points at once, for losses of separate outputs and features that are held in float64.
 
 The formulas, and the bounds of their rounding errors, are those of `logreg.solvers.bounds.duality`, where they are
-derived. Here each number is a tensor over S strengths and C columns, one for each output of each problem, and sums over
-the rows are matrix products.
+derived.  Here each number is a tensor over S strengths and C columns, one for each output of each problem, and sums
+over the rows are matrix products.
 """
 
 from __future__ import annotations

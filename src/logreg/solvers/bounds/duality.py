@@ -85,11 +85,11 @@ with room to spare.
 """
 
 INTERCEPT_CG_RTOL = 1e-5
-"""Tolerance of conjugate gradients for the last step of the intercepts of a softmax of many outputs, which about six
+"""Tolerance of conjugate gradients for the last step of the intercepts of a softmax of many outputs, which a few
 products reach: what is left of the gradient then costs its square, some orders of magnitude more than at the best."""
 
 FIRST_INTERCEPT_CG_RTOL = 0.1
-"""Tolerance for the steps before, after which the curvature is another one."""
+"""Tolerance of conjugate gradients for their steps before the last one, after which the curvature is another one."""
 
 MIN_SCALING = 1e-12
 """Smallest factor by which a step of iterative scaling changes a probability, as for a class without rows, and smallest
@@ -103,7 +103,8 @@ MAX_LEAST_REACH = 0.7
 rounding may move it further, it is less than 1."""
 
 MAX_MOVE_COST = 0.3
-"""Largest cost of such a move, relative to the duality gap without it, where the gap with it is not enough."""
+"""Largest cost of a move by the least probabilities, relative to the duality gap without it, where the gap with it is
+not enough."""
 
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""

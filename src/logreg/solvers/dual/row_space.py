@@ -64,7 +64,8 @@ MIN_FEATURES_PER_ROW = 4
 """Features for each row from which the problem is solved in the span of its rows."""
 
 MIN_SPARSE_FEATURES_PER_ROW = 2
-"""The same where features are sparse, whose passes take little longer than the operations on the coefficients."""
+"""Sparse features for each row from which the problem is solved in the span of its rows: their passes take little
+longer than the operations on the coefficients."""
 
 MAX_COUPLED_OUTPUTS = 512
 """Outputs of a softmax up to which sparse rows are solved in their span: each step inverts a matrix of that order."""

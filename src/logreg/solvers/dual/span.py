@@ -57,8 +57,8 @@ ORTHOGONAL_PART_ROUNDING = 1e-13
 """Size of a direction's part outside the span, relative to the direction, that is rounding of float64."""
 
 MIN_PIVOT = 1e-8
-"""Least pivot, relative to the diagonal, at which a step within the span is that of a Cholesky factor, which takes a
-third of the time of a pseudo-inverse."""
+"""Least pivot, relative to the diagonal, at which a step within the span is that of a Cholesky factor, which takes less
+time than a pseudo-inverse."""
 
 CHOLESKY_RIDGE = 1e-13
 """First ridge of a matrix that rounding made indefinite, relative to its largest diagonal entry."""

@@ -1,1 +1,1 @@
-"""The methods, one a file: each requests passes and takes steps until a bound on the gap is small enough."""
+"""The methods, one a file: each takes steps until a bound on the gap is small enough, or another method is faster."""

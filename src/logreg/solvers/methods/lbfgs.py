@@ -101,8 +101,8 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
 
     It stops where the point is certified; in float64 after `MAX_STEPS_WITHOUT_PROGRESS` steps without progress or where
     no direction leads down; without a penalty where f is nearly 0, which shows separation; or after
-    `MAX_LBFGS_ITERATIONS`. Where a line search fails, the stored pairs are dropped; where there are none, that ends the
-    steps in this type.
+    `MAX_LBFGS_ITERATIONS`.  Where a line search fails, the stored pairs are dropped; where there are none, that ends
+    the steps in this type.
 
     Args:
         state: State of the problem; updated in each step.

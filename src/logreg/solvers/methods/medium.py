@@ -65,7 +65,8 @@ MAX_DIAGONAL_STEPS_LEFT = 8
 it takes as long as some steps."""
 
 MAX_STEPS_LEFT = 200
-"""The same before the general solver begins anew, where there is no sample or its Hessian was no better."""
+"""Steps that may be left at that rate before the general solver begins anew, where there is no sample or its Hessian
+was no better."""
 
 FIRST_STEP_ITERATIONS = 4
 """Steps of Newton's method for the length of the first step: on a sample they take a small part of a pass."""
@@ -105,7 +106,7 @@ FAILED_FACTOR = 0.1
 
 
 def is_medium(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is dear."""
+    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is expensive."""
     loss, objective, features = problem.loss, problem.objective, rows.features
     return (
         features.device.type == "cpu"

@@ -62,13 +62,13 @@ MAX_STALLED_NEWTON_STEPS = 12
 
 # Hessians
 
-DEAR_HESSIAN_PASSES = 20
+EXPENSIVE_HESSIAN_PASSES = 20
 """Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
-step takes some five products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
+step takes a few products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
 
 NEAR_TOL = 0.003
 """Predicted decrease, relative to f, below which conjugate gradients follow slow quasi-Newton steps where a Hessian is
-dear: farther from the optimum their steps are too long."""
+expensive: farther from the optimum their steps are too long."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
@@ -120,8 +120,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     follows where they end without a certificate.
 
     The step solves `H @ step = gradient`, and is subtracted.  Where H can be held it is factored.  Where it cannot, or
-    costs more than `DEAR_HESSIAN_PASSES`, preconditioned conjugate gradients solve for the step; each product with H
-    takes a pass.  Each iteration:
+    costs more than `EXPENSIVE_HESSIAN_PASSES`, preconditioned conjugate gradients solve for the step; each product with
+    H takes a pass.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -194,7 +194,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
     """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
     descends = uses_descent(state.problem) and not rough
-    slow_tol = FAR_TOL if descends else NEAR_TOL if _is_dear(state.problem) and not rough else 0.0
+    slow_tol = FAR_TOL if descends else NEAR_TOL if _is_expensive(state.problem) and not rough else 0.0
     if (yield from quasi_newton_steps(state, dtype, rough, slow_tol)):
         return True
     # Close to the optimum the Hessian bounds the gap at once, where it can be held.
@@ -204,12 +204,12 @@ def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> Pa
     return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
 
 
-def _is_dear(problem: Problem) -> bool:
+def _is_expensive(problem: Problem) -> bool:
     """Whether a Hessian can be held, but conjugate gradients take less time for a step than it takes."""
     return (
         holds_hessian(problem)
         and avoids_hessian(problem)
-        and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
+        and hessian_seconds(problem) > EXPENSIVE_HESSIAN_PASSES * pass_seconds(problem)
     )
 
 
@@ -242,7 +242,7 @@ class _Iteration:
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.
-        row_norms: InverseHessianNorms of the rows in the metric of the factored Hessian, which that bound needs.
+        row_norms: Norms of the rows in the metric of the inverse of the factored Hessian, which that bound needs.
         failed_certificates: Certificates in a row that did not halve ``smallest_gap``.
         smallest_gap: The smallest gap of a failed certificate, in units of f.
     """
@@ -253,7 +253,7 @@ class _Iteration:
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
-        self.holds_hessian = holds_hessian(problem) and (state.plain or not _is_dear(problem))
+        self.holds_hessian = holds_hessian(problem) and (state.plain or not _is_expensive(problem))
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
         self.base: Derivatives | None = None

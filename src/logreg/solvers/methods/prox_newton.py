@@ -22,7 +22,7 @@ from torch import Tensor
 from logreg.rows import chosen_rows
 from logreg.solvers.bounds.curvature import SATURATED_LOSS
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, evaluated_point, feasible_scale
-from logreg.solvers.methods.l1_model import minimize_penalized_model
+from logreg.solvers.l1_model import minimize_penalized_model
 from logreg.solvers.methods.lbfgs import expected_gap, lbfgs
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.columns import (
@@ -111,7 +111,7 @@ HESSIAN_ROWS_PER_COEFFICIENT = 20
 """Rows for each coefficient that a Hessian far from the optimum is estimated from."""
 
 MIN_SAMPLE_DIVISOR = 4
-"""Rows relative to such a sample from which it is worth while."""
+"""Rows, relative to the sample of such a Hessian, from which the sample saves time."""
 
 MIN_SAMPLE_DECREASE = 1e-2
 """Predicted decrease of the last step, relative to f, down to which Hessians come from a sample."""
@@ -280,7 +280,7 @@ class WorkingSet:
                 return
             yield from self.descend()
             self.slopes, additions = yield from request(DualSlopes(self.rows))
-            if (yield from self._is_certified(self.slopes, additions)) or not (yield from self._extend(self.slopes)):
+            if (yield from self._is_certified(self.slopes, additions)) or not (yield from self._extend()):
                 break
         if not state.converged:
             yield from certified(state, None)
@@ -454,7 +454,7 @@ class WorkingSet:
         self.gap = state.gap
         return state.converged
 
-    def _extend(self, slopes: Tensor) -> PassRequests[bool]:
+    def _extend(self) -> PassRequests[bool]:
         """Chooses the next working set; returns False to give up."""
         ratios = self._ratios
         outside = torch.where(self.wanted, 0.0, ratios)

@@ -1,4 +1,7 @@
-"""Quasi-Newton steps with a line search, on top of a first matrix that gets better as the steps go on."""
+"""Quasi-Newton steps with a line search, on top of a first matrix that gets better as the steps go on.
+
+`logreg.solvers.methods.newton` begins with them where there is an l2 and a Hessian takes longer than a few passes.
+"""
 
 from __future__ import annotations
 

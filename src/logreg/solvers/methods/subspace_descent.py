@@ -1,4 +1,7 @@
-"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, without a held Hessian."""
+"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, without a held Hessian.
+
+`logreg.solvers.methods.newton` takes them where quasi-Newton steps are slow, and the logits of all rows can be cached.
+"""
 
 from __future__ import annotations
 

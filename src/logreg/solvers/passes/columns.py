@@ -30,7 +30,8 @@ MAX_HELD_NUMEL = 2**28
 """Numbers of the working set's columns, of all processes together, up to which they are held: 2 GiB in float64."""
 
 SMALL_HELD_NUMEL = 2**23
-"""The same where features are sparse, unless they have more non-zeros: columns are held as dense ones, 64 MiB."""
+"""Numbers of the columns up to which those of sparse features are held, as dense ones, unless the features have more
+non-zeros: 64 MiB in float64."""
 
 MAX_PART_NUMEL = 2**20
 """Numbers of the held columns that one matrix product reads, so that temporary copies of them stay small: 8 MiB."""

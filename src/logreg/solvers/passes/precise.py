@@ -229,7 +229,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             self._squares += weighted
             self._largest = torch.maximum(self._largest, plain.sqrt())  # no number is larger than the root of the sum
             return
-        # not vector_norm or aminmax, which take ten times as long over columns
+        # not vector_norm or aminmax, which take far longer over columns
         self._largest = torch.maximum(self._largest, torch.maximum(features.amax(0), -features.amin(0)))
         squares = features.square()
         self._squares += sum_over_rows(weights, squares)[0]

@@ -1,6 +1,6 @@
 """Several quadratic models with an l1 penalty, minimized at once by block principal pivoting.
 
-`logreg.solvers.methods.l1_model` minimizes one model.  Here the models are many and small, so that the time is the
+`logreg.solvers.l1_model` minimizes one model.  Here the models are many and small, so that the time is the
 overhead of the operations: they are those of numpy, whose overhead is the least.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.solvers.methods.l1_model import (
+from logreg.solvers.l1_model import (
     BOUNDARY_RTOL,
     DAMPING_GROWTH,
     FULL_EXCHANGES,

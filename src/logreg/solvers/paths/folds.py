@@ -35,8 +35,8 @@ from logreg.solvers.paths.l2_path import MAX_PASSES_PER_STRENGTH, PathFitter, Pa
 from logreg.solvers.paths.ridge_folds import fit_ridge_folds, fits_in_ridge_batch
 from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
 from logreg.solvers.problem import Problem
-from logreg.solvers.small.small import is_small, solve_small
 from logreg.solvers.small.small_l1 import solve_small_l1
+from logreg.solvers.small.small_newton import is_small, solve_small
 from logreg.solvers.state import SolverState
 
 MAX_SINGLE_NUMBERS = 2**19

@@ -30,7 +30,7 @@ from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.paths.batch_model import minimize_models
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem
-from logreg.solvers.small.small import MAX_HALVINGS, standardized_rows
+from logreg.solvers.small.small_newton import MAX_HALVINGS, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 

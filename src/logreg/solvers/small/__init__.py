@@ -1,1 +1,1 @@
-"""Newton's method for problems so small that the bookkeeping of passes would take the time."""
+"""Newton's method, without passes, for problems so small that the bookkeeping of passes would take the time."""

@@ -1,6 +1,6 @@
 """Proximal Newton's method for small problems with l1: no passes and no working set, float64 alone.
 
-As in `logreg.solvers.small.small`, each iteration is a handful of tensor operations.  The Hessian is that of all
+As in `logreg.solvers.small.small_newton`, each iteration is a handful of tensor operations.  The Hessian is that of all
 coefficients, so the dual point that a step predicts is feasible and shows the duality gap at the end of the step.
 
 References:
@@ -22,13 +22,13 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds.curvature import SATURATED_LOSS
 from logreg.solvers.bounds.duality import Bound, DualPoint, bound, bound_at_dual_point, evaluated_point, feasible_scale
 from logreg.solvers.kernels import coupled_gram
-from logreg.solvers.methods.l1_model import minimize_model, minimize_penalized_model
+from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated, fenchel_young
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.small.small import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.small.small_logistic import Array, LogisticEvaluation, SmallLogistic
+from logreg.solvers.small.small_newton import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
 from logreg.solvers.steps.line_search import ARMIJO_CONSTANT
 
@@ -68,8 +68,8 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
     on.
 
     Args:
-        state: State of a problem with l1 that `logreg.solvers.small.small.is_small`; its coordinates, point, value and
-            bound are updated.
+        state: State of a problem with l1 that `logreg.solvers.small.small_newton.is_small`; its coordinates, point,
+            value and bound are updated.
         rows: All rows of the problem.
         max_passes: Evaluations of f at most.
 

@@ -1,6 +1,6 @@
 """The logistic loss of one or more separate outputs over few rows, in NumPy, with its certificate.
 
-An operation on some hundred numbers takes NumPy a third of the time that it takes torch.  The certificate is that of
+NumPy, since its operations on few numbers take less time than those of torch.  The certificate is that of
 `logreg.solvers.bounds.newton_bound`, number for number; sums over the rows may be taken in any order.
 """
 

@@ -1,16 +1,16 @@
 """A softmax over few rows, in NumPy: Newton steps by conjugate gradients, and their certificate.
 
 A product with the Hessian is two thin matrix products, and takes less time than an evaluation of f.  How many products
-a step takes depends on the preconditioner.  Three are at hand, each closer to the Hessian and dearer than the one
-before:
+a step takes depends on the preconditioner.  Three are at hand, each closer to the Hessian and more expensive than the
+one before:
 
 1. Separable: the mean curvature of the rows times the features' Gram matrix, a Kronecker product.  It is the Hessian
    itself at a point of all zeros, and needs one eigendecomposition of the Gram matrix for all points.
 2. Blocks: the block of each output.
 3. Joint: the Hessian.
 
-A dearer one is made as soon as the products since the last one have taken as long as it takes to make.  Whenever the
-fit would have ended, it takes at most about twice as long as with the best choice.
+A more expensive one is made as soon as the products since the last one have taken as long as it takes to make.
+Whenever the fit would have ended, it takes at most about twice as long as with the best choice.
 
 References:
     Böhning (1992), Multinomial logistic regression algorithm, for curvature times Gram matrix.
@@ -57,7 +57,7 @@ FACTORS_PER_PRODUCT = 4
 """Square of the parameters of a block, divided by the rows, that take as long to factor as one product."""
 
 REMAKE = 2
-"""Times that, after which blocks are made anew: those of an earlier point still serve well."""
+"""Multiple of their cost after which blocks are made anew: those of an earlier point still serve well."""
 
 MAX_JOINT_PARAMETERS = 1024
 """Parameters up to which the joint Hessian is a preconditioner: 8 MiB."""

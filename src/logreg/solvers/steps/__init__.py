@@ -1,1 +1,1 @@
-"""Parts of the methods: factors of a Hessian, estimates of its inverse, lengths of steps."""
+"""Parts that the methods share: factors of a Hessian, estimates of its inverse, lengths of steps."""

@@ -19,7 +19,6 @@ PAIRS_MEMORY_FRACTION = 0.1
 SMALL_PAIRS_NUMEL = 4e6
 """Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
 
-
 STALE_VALUE_RATIO = 2.0
 """Ratio of f at the start of a step to f now, from which its pair is stale: on the way to classes that are nearly
 separated the curvature falls as f does."""

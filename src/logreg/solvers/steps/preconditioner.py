@@ -1,4 +1,7 @@
-"""A block-diagonal preconditioner: each output's own Hessian block, estimated from a sample of the rows."""
+"""Estimates of the inverse Hessian from sampled rows: each output's own block, whole, on a span, or nearly diagonal.
+
+`preconditioner` chooses by the shape of the problem; blocks from more rows (`inverse_of_blocks`) may follow later.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,12 @@ BLOCKS_MEMORY_FRACTION = 0.2
 SMALL_BLOCKS_NUMEL = 16e6
 """Numbers that the preconditioner's matrices may have for data of any size: 64 MB in float32."""
 
-
 MAX_SPECTRUM_ROWS = 512
 """Rows at most that show the spectrum of the curvature: the decomposition of their covariance takes their third
 power."""
 
 SPECTRUM_PASSES = 16
-"""Products with the features in whose time that covariance is decomposed, at most."""
+"""Products with the features in whose time the covariance of these rows is decomposed, at most."""
 
 EIGENVALUE_WORK = 10
 """Multiplications to decompose a symmetric matrix, as a multiple of the third power of its order."""
@@ -62,10 +64,10 @@ OUTPUTS_PER_READ = 12
 """Outputs for which a product with features takes as long as reading them from memory."""
 
 SAMPLE_MEMORY_FRACTION = 0.1
-"""Largest size of these rows, as a fraction of the numbers in the data."""
+"""Largest size of the rows that show the spectrum, as a fraction of the numbers in the data."""
 
 SMALL_SAMPLE_NUMEL = 4e6
-"""Numbers that these rows may have for data of any size: 16 MB in float32."""
+"""Numbers that the rows that show the spectrum may have for data of any size: 16 MB in float32."""
 
 ZERO_VARIANCE_RATIO = 1e-6
 """Variance of a feature, relative to the mean one, that counts as 0 in the drawn rows."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.small import small
-from logreg.solvers.small.small import is_small, solve_small
+from logreg.solvers.small import small_newton
 from logreg.solvers.small.small_logistic import SmallLogistic
+from logreg.solvers.small.small_newton import is_small, solve_small
 from logreg.solvers.state import SolverState
 
 
@@ -112,7 +112,7 @@ def test_a_loose_tolerance_takes_fewer_evaluations() -> None:
 
 
 @pytest.mark.parametrize("max_passes", [1, 2, 3])
-def test_passes_end_it(max_passes: int) -> None:
+def test_a_limit_of_passes_ends_a_fit(max_passes: int) -> None:
     features, labels = drawn(0)
     found = fit(features, labels, Objective("bce", l2=1e-4), tolerance=1e-12, max_passes=max_passes)
     assert found.passes == max_passes
@@ -165,10 +165,10 @@ def test_a_constant_column_of_any_size_has_coefficient_zero() -> None:
     assert found.bound.value == pytest.approx(3 * math.log(3) - 2 * math.log(2), rel=1e-14)
 
 
-def test_steps_of_no_gap_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_without_progress_end_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmallLogistic, "bound", lambda *_: None)  # not certified for its rounding errors
     features, labels = torch.ones(4, 1).double(), torch.arange(4) % 2  # the optimum is the start
     rows = MemoryRows(features, labels)
     problem = problem_of(rows, Objective("bce", l2=1.0))
     state = SolverState(problem, problem.zeros(), 1e-6)
-    assert solve_small(state, rows, 1000) == small.MAX_STALLED_STEPS + 1
+    assert solve_small(state, rows, 1000) == small_newton.MAX_STALLED_STEPS + 1

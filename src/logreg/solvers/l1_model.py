@@ -76,7 +76,7 @@ def minimize_penalized_model(
     """
     of_loss, start, ridge, strength = (part.cpu().numpy() for part in (gradient, point, l2, l1))
     target, decrease, (outputs, width) = start.copy(), 0.0, start.shape
-    # Places in a point that is flattened; its copies are small, and NumPy's operations take a third of torch's time.
+    # Places in a point that is flattened; its copies are small, and NumPy's operations take less time than torch's.
     groups = [output * width + column.cpu().numpy() for output, column in enumerate(columns)]
     for at, hessian in zip([np.concatenate(groups)] if problem.coupled else groups, matrices, strict=True):
         if not len(at):
@@ -102,7 +102,7 @@ def minimize_model(h: Array, g: Array, u: Array, l1: Array, shift: Array | None 
 
     A guess which coordinates are not 0, and of their signs, makes the optimality conditions linear equations.
     Coordinates whose solution has another sign are then held at 0, and those at 0 whose slope exceeds l1 are freed, all
-    at once: there are usually 2 to 8 such pivots.  Where that repeatedly leaves no fewer wrong ones, they are exchanged
+    at once: there are usually few such pivots.  Where that repeatedly leaves no fewer wrong ones, they are exchanged
     one at a time.  Where the matrix is almost singular, a multiple of the diagonal is added: a proximal term, which
     grows until pivoting ends.
 

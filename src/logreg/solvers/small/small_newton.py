@@ -2,7 +2,8 @@
 
 A pass over some hundred rows takes far less time than its preparation.  Here the rows are standardized once, and each
 iteration is a handful of operations, in NumPy: `logreg.solvers.small.small_logistic` and
- `logreg.solvers.small.small_softmax`. The certificate is the same as everywhere (`logreg.solvers.bounds.duality`).
+`logreg.solvers.small.small_softmax`.  The certificate is the bound by the Newton step, as elsewhere
+(`logreg.solvers.bounds.newton_bound`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ MAX_SMALL_FLOP = 5e6
 takes."""
 
 MAX_SMALL_SOFTMAX_NUMEL = 2**18
-"""The same for a softmax, of features and of logits: 2 MiB in float64.  Its steps form no joint Hessian, so their work
-is that of few products with the rows."""
+"""Numbers in the features, and in the logits, up to which a softmax is small: 2 MiB in float64.  Its steps form no
+joint Hessian, so their work is that of few products with the rows."""
 
 MAX_SMALL_SOFTMAX_FEATURES = 256
 """Features up to which a softmax is small: their Gram matrix has an eigendecomposition."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg.solvers.methods.l1_model import minimize_model
+from logreg.solvers.l1_model import minimize_model
 
 
 def model_value(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, v: Tensor) -> float:
