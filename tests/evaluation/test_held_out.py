@@ -343,6 +343,15 @@ def test_rounding_of_equal_probabilities_makes_no_threshold() -> None:
     assert best_threshold(predicted, 1.0) == 0.5  # and not between the first three rows and the others
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_of_a_perfect_ranking_has_no_cost_whatever_the_rounding_of_the_weights(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    p, weight = torch.rand(2, 50, generator=draw, dtype=torch.float64)
+    predicted = Predicted(torch.stack([1 - p, p], 1), (p > 0.2).long(), weight)
+    least, highest = p[p > 0.2].min(), p[p <= 0.2].max()
+    assert highest < best_threshold(predicted, 1.0) < least
+
+
 @pytest.mark.parametrize("ratio", [0, 16, 10**9])  # sums by a matrix product, by what takes less time, row by row
 @pytest.mark.parametrize("weighted", [False, True])
 def test_scores_of_many_classes_are_those_of_few(weighted: bool, ratio: int, monkeypatch: pytest.MonkeyPatch) -> None:
