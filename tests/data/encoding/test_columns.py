@@ -265,7 +265,7 @@ def test_a_column_without_information_is_left_out_and_named(values: Any) -> None
 
 def test_a_column_that_train_has_as_numbers_is_not_read_as_text() -> None:
     encoding, _ = learn_encoding(read_columns(pa.table({"c": [1.0, 2.0]})), None)
-    with pytest.raises(DataError, match=r"'c'.*number.*got text"):
+    with pytest.raises(DataError, match=r"'c'.*number.*got 'a' in row 1"):
         encode(read_columns(pa.table({"c": ["a", "b"]})), encoding, torch.float32)
 
 
