@@ -245,6 +245,8 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(run_train: Call
                 ("-m l2=0.1,1 ~lr=0.1", "~lr=0.1"),
                 ("~optimizer", "~optimizer"),
                 ("dataset=iris ~dataset.split.val", "~dataset.split.val"),
+                ("~hydra.run.dir", "~hydra.run.dir"),
+                ("~hydra.run.dir=here", "~hydra.run.dir=here"),
             )
         ),
         ("+lr=0.1", "`+lr` must be typed without +, since lr has a value."),

@@ -657,7 +657,7 @@ CHANGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     ),
     "lists": (
         lambda table: table.set_column(0, "carat", [[[1.0]] * len(table)]),
-        "column 'carat' must be a number as in train, got lists [in X].",
+        "column 'carat' must be a number as in train, got lists [in X]. Convert it.",
     ),
     "no rows": (lambda table: table.slice(0, 0), "`X` must have rows, got 0 samples."),
 }

@@ -13,6 +13,7 @@ from sklearn import metrics as theirs
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
+from logreg.evaluation import held_out, ranking
 from logreg.evaluation.held_out import (
     BINS,
     MAX_UNITS,
@@ -341,6 +342,34 @@ def test_rounding_of_equal_probabilities_makes_no_threshold() -> None:
     p[:3] = math.nextafter(0.3, 1.0)
     predicted = Predicted(torch.stack([1 - p, p], 1), torch.tensor([1, 1, 0, 0, 0, 0]))
     assert best_threshold(predicted, 1.0) == 0.5  # and not between the first three rows and the others
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_of_a_perfect_ranking_has_no_cost_whatever_the_rounding_of_the_weights(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    p, weight = torch.rand(2, 50, generator=draw, dtype=torch.float64)
+    predicted = Predicted(torch.stack([1 - p, p], 1), (p > 0.2).long(), weight)
+    least, highest = p[p > 0.2].min(), p[p <= 0.2].max()
+    assert highest < best_threshold(predicted, 1.0) < least
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [2, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_are_summed_some_at_a_time_have_the_scores_of_all_at_once(
+    seed: int, classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = made(100, classes, seed=seed, weighted=weighted)
+    whole = scored(predicted, cost_ratio=3.0)
+    monkeypatch.setattr(held_out, "ROWS_AT_ONCE", 7)  # fewer than the cells of the confusion matrix of 12 classes, too
+    monkeypatch.setattr(ranking, "STEPS_AT_ONCE", 9)
+    parts = scored(predicted, cost_ratio=3.0)
+    assert torch.equal(parts.confusion.to_dense(), whole.confusion.to_dense())
+    for name, found in parts.metrics.items():
+        assert [*found] == pytest.approx([*whole.metrics[name]], rel=1e-9), name
+    if classes == 2:
+        assert parts.threshold.value == whole.threshold.value
+        assert parts.threshold.cost == pytest.approx(whole.threshold.cost, rel=1e-12)
 
 
 @pytest.mark.parametrize("ratio", [0, 16, 10**9])  # sums by a matrix product, by what takes less time, row by row

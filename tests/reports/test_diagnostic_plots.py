@@ -100,7 +100,7 @@ def test_one_class_alone_has_no_curves() -> None:
 def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> None:
     predicted, _ = made(2)
     p, positive = predicted.probabilities[:, 1], predicted.labels == 1
-    for value in (0.0, 0.3, 0.7, 1.0):
+    for value in (0.0, 1e-7, 0.3, 0.7, 1.0):
         chosen = (best_threshold(predicted, 1.0), "val")
         evaluation = evaluate(predicted, ["a", "b"], [0.5, 0.5], chosen)
         assert evaluation.threshold is not None
@@ -112,7 +112,9 @@ def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> N
         recall, fallout = float(yes[positive].double().mean()), float(yes[~positive].double().mean())
         (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
         assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([fallout, recall])
-        assert f"recall {recall:.1%}, false positive rate {fallout:.1%}" in str(mark.get_label())
+        assert f"p > {value:g}, best on val: recall {recall:.1%}, false positive rate {fallout:.1%}" in str(
+            mark.get_label()
+        )
         assert not mark.get_clip_on()  # whole also in a corner
         marks = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
         assert len(marks) == bool(yes.any())

@@ -9,6 +9,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+from logreg.evaluation.measured import Threshold
 from logreg.facts import DataFacts
 from logreg.reports.advice import next_commands
 from logreg.reports.console import print_summary
@@ -16,7 +17,7 @@ from logreg.reports.figures import coefficient_images, probability_curve
 from logreg.reports.markdown import as_markdown
 from logreg.reports.summary import equation
 from logreg.reports.summary_schema import Summary
-from logreg.reports.wording import optimality_in_words, remarks, score_table, settings_in_words
+from logreg.reports.wording import optimality_in_words, remarks, score_table, settings_in_words, threshold_in_words
 from logreg.training.module import LogisticModule
 from summaries import summary_of
 
@@ -51,6 +52,13 @@ def module_of(coef: list[list[float]], intercept: list[float], names: tuple[str,
 )
 def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> None:
     assert equation(module) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.5, "0.5"), (0.276149, "0.2761"), (1.23456e-7, "1.235e-07"), (1 - 1.23456e-6, "0.999998765")]
+)
+def test_the_best_threshold_is_shown_as_it_can_be_typed(value: float, shown: str) -> None:
+    assert f" the best threshold is {shown} (" in threshold_in_words(Threshold(2.0, value, "val", 0.1, 0.2))
 
 
 @pytest.mark.parametrize("strongest", [0, 1, 2])

@@ -136,7 +136,7 @@ def check_groups(overrides: Sequence[Override]) -> None:
             raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=00:00:10:00.")
         if not group:
             raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
-        if override.is_delete() and group.partition(".")[0] != "hydra":
+        if override.is_delete():
             raise _no_deletion(override)
         if "/" in group or group == "hydra" or not (CONF / group).is_dir():
             continue

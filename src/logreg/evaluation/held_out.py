@@ -386,7 +386,8 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         own = torch.ones_like(one) if weight is None else weight[rows]
         of_one = F.pad(own * one, (1, 0), value=misses).cumsum(0)
         of_zero = F.pad(own * (1 - one), (1, 0), value=passed).cumsum(0)
-        cost = cost_ratio * of_one[: len(low)] + (all_alarms - of_zero[: len(low)])
+        # A sum that is rounded may exceed the total, and a cost below 0 would be no threshold's.
+        cost = cost_ratio * of_one[: len(low)] + (all_alarms - of_zero[: len(low)]).clamp(min=0)
         # Rounding parts rows of equal logits, and no threshold does.
         cost = torch.where(high - low > TIE_RTOL * high, cost, math.inf)
         return low, high, cost, float(of_one[-1]), float(of_zero[-1])

@@ -25,7 +25,7 @@ from logreg.inference.results import CoefficientTable
 from logreg.reports.figures import label, label_powers, labels
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
-from logreg.reports.wording import units_in_words
+from logreg.reports.wording import typed_threshold, units_in_words
 from logreg.terminal import counted
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
@@ -169,7 +169,7 @@ def roc_and_precision_recall(
         taken = int((score > evaluation.threshold.value).sum())
         caught, at, exact = (float(each[0]) for each in _after(steps, torch.tensor([taken])))
         mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
-        words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
+        words = f"p > {typed_threshold(evaluation.threshold.value)}, best on {evaluation.threshold.chosen_on}"
         left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false positive rate {at:.1%}", **mark)
         if taken:
             right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)

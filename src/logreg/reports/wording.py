@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from logreg.config import SELECT
@@ -325,9 +326,14 @@ def threshold_in_words(threshold: Threshold) -> str:
     ratio = threshold.cost_ratio
     return (
         f"Where a false negative costs {ratio:g} false positive{'s' if ratio != 1 else ''}, the best threshold is "
-        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}; predict threshold=... takes it): "
+        f"{typed_threshold(threshold.value)} (chosen on {threshold.chosen_on}; predict threshold=... takes it): "
         f"the mean cost of a row is {threshold.cost:.4g}, against {threshold.cost_at_half:.4g} at 0.5"
     )
+
+
+def typed_threshold(threshold: float) -> str:
+    """A threshold with four digits of its distance from 0 or 1, whichever is nearer: no such text is 0 or 1."""
+    return f"{threshold:.{3 - math.floor(math.log10(max(1 - threshold, 1e-13)))}g}"
 
 
 def scored(name: str, value: float) -> str:

@@ -240,12 +240,41 @@ def test_of_equally_frequent_levels_the_first_in_the_alphabet_fills() -> None:
     assert encoded(["b", "a", "b", "a", None])[0].fill == encoded(["a", "b", None, "a", "b"])[0].fill == "a"
 
 
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("rows", [300_000, 310_000, 310_001])
-def test_the_median_is_that_of_all_train_rows_however_many(rows: int) -> None:
+def test_the_median_is_that_of_all_train_rows_however_many(rows: int, first: int) -> None:
     # Also for a column without missing values: a raw row may have one when the model is used.
     values = np.random.default_rng(0).exponential(size=rows)
-    values[1::2] += 100  # a sample of every 31st row encloses the median; one of every 30th row does not
+    values[first::2] += 100  # a sample of every 31st row encloses the median; one of every 30th row does not
     assert encoded(values)[0].fill == float(np.median(values))
+
+
+def test_the_moments_of_a_column_are_those_of_its_filled_values() -> None:
+    values = np.array([np.nan, 1e9, 1e9 + 1, 1e9 + 2, np.nan, 1e9 + 9])
+    columns = read_columns(pa.table({"c": values}))
+    encoding, _ = learn_encoding(columns, None)
+    form, found, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+    filled = np.where(np.isnan(values), np.nanmedian(values), values)
+    assert found.mean[0] == pytest.approx(filled.mean(), rel=1e-12)
+    assert found.std[0] == pytest.approx(filled.std(), rel=1e-9)
+    assert float(form.shift[0]) == pytest.approx(1e9, rel=1e-6)
+
+
+@pytest.mark.parametrize("outlier", [-1e45, 1e45])
+def test_an_outlier_beyond_float32_does_not_measure_its_column(outlier: float) -> None:
+    columns = read_columns(pa.table({"c": [0.0, 1.0, 2.0, 3.0, outlier]}))
+    encoding, _ = learn_encoding(columns, None)
+    form, found, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+    assert form.is_plain
+    assert (float(found.mean[0]), float(found.std[0])) == (0.0, 1.0)
+
+
+def test_train_rows_alone_say_whether_a_column_is_empty_or_unique() -> None:
+    columns = read_columns(pa.table({"empty": [None] * 40 + [1.0, 2.0], "id": [*range(40), 0, 0]}))
+    encoding, notes = learn_encoding(columns, torch.arange(40))
+    assert [column.name for column in encoding] == ["id"]
+    assert any(note.startswith("whole numbers that are unique") and note.endswith("id") for note in notes)
+    assert "left out, since all values are missing in train: empty" in notes
 
 
 def test_a_constant_column_with_missing_values_becomes_its_indicator() -> None:
@@ -265,7 +294,7 @@ def test_a_column_without_information_is_left_out_and_named(values: Any) -> None
 
 def test_a_column_that_train_has_as_numbers_is_not_read_as_text() -> None:
     encoding, _ = learn_encoding(read_columns(pa.table({"c": [1.0, 2.0]})), None)
-    with pytest.raises(DataError, match=r"'c'.*number.*got text"):
+    with pytest.raises(DataError, match=r"'c'.*number.*got 'a' in row 1"):
         encode(read_columns(pa.table({"c": ["a", "b"]})), encoding, torch.float32)
 
 

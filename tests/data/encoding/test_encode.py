@@ -72,6 +72,14 @@ def test_sparse_rows_have_the_values_of_the_dense_matrix(
     assert (np.bincount(matrix.indices)[:2] == ROWS).all()
 
 
+def test_numbers_whose_sum_is_beyond_their_type_are_encoded_without_a_warning() -> None:
+    given = np.tile(np.array([1e38, 2e38], np.float32), 100)
+    columns = read_columns(pa.table({"whole": given, "gaps": pa.array(given, mask=given > 1.5e38)}))
+    encoding, _ = learn_encoding(columns, None)
+    found, _ = encode(columns, encoding, torch.float32)
+    assert found[:2].tolist() == [[given[0], 0], [given[1], 1]]  # the gaps are in a constant column
+
+
 @pytest.mark.usefixtures("any_size")
 def test_rows_are_sparse_where_that_takes_an_eighth_of_the_bytes() -> None:
     draw = np.random.default_rng(0)

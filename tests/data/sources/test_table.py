@@ -763,6 +763,12 @@ def test_another_type_of_arrow_is_refused_by_name(kind: str, tmp_path: Path) -> 
         TableFile(path, target="c").read()
 
 
+def test_a_column_of_weights_without_values_is_said_to_have_none(tmp_path: Path) -> None:
+    path = arrow_file(tmp_path, c=BITS, w=pa.nulls(len(WORDS), pa.float64()), y=WORDS)
+    with pytest.raises(DataError, match=r"`dataset\.weight=w` must hold finite numbers >= 0, got no values \[in t"):
+        TableFile(path, target="y", weight="w").read()
+
+
 @pytest.mark.parametrize("kind", ["list<item: int64>", "binary_view", "extension<arrow.uuid>"])
 def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)

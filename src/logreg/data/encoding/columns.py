@@ -58,7 +58,17 @@ class Series:
     @property
     def type_in_words(self) -> str:
         """What the column holds in the file, such as "dates"."""
-        return types_in_words(self.file_type)[0]
+        has_values = self.kind != "none" or bool(self.problem)
+        return types_in_words(self.file_type if has_values else "null")[0]
+
+    @property
+    def first_word(self) -> tuple[int, str] | None:
+        """The first row with a level that is no number, and the level; ``None`` where there is none."""
+        if self.kind == "number":
+            return None
+        is_word = np.array([*(not is_number(level) for level in self.levels), False])  # the last one, of missing values
+        rows = is_word[self.values].nonzero()[0]
+        return (int(rows[0]), self.levels[self.values[rows[0]]]) if len(rows) else None
 
     def is_missing(self) -> Values:
         """Whether each value is missing, shape (M,), boolean."""
@@ -330,9 +340,9 @@ def finite_numbers(series: Series, key: str, columns: Columns, at_least: float =
     """
     key += " must hold finite numbers" + (f" >= {at_least:g}" if np.isfinite(at_least) else "")
     if series.kind != "number":
-        for row, code in enumerate(series.values.tolist()):
-            if code >= 0 and not is_number(series.levels[code]):
-                raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Fix the row.")
+        if series.first_word is not None:
+            row, word = series.first_word
+            raise DataError(f"{key}, got {word!r} in {columns.place(row)}. Fix the row.")
         raise DataError(f"{key}, got {series.type_in_words} [in {columns.source}]. Name another column.")
     numbers = series.values.astype(np.float64)
     is_bad = ~(np.isfinite(numbers) & (numbers >= at_least))

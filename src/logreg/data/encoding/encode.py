@@ -272,10 +272,11 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
         raise DataError(f"{columns.source} must have the column {column.name!r} that the model learned from.")
     is_other = (column.kind == "number") != (series.kind == "number")
     if series.problem if series.kind == "none" else is_other:
-        raise DataError(
-            f"column {column.name!r} must be a {column.kind} as in train, got {series.type_in_words} "
-            f"[in {columns.source}]."
-        )
+        wanted = f"column {column.name!r} must be a {column.kind} as in train"
+        if series.kind == "category" and series.first_word is not None:
+            row, word = series.first_word
+            raise DataError(f"{wanted}, got {word!r} in {columns.place(row)}. Fix the row.")
+        raise DataError(f"{wanted}, got {series.type_in_words} [in {columns.source}]. Convert it.")
     if series.kind == "none":
         missing = np.nan if column.kind == "number" else -1
         dtype = np.float32 if column.kind == "number" else np.int32

@@ -61,8 +61,8 @@ class NumberPart(Part):
     def write(self, block: Values, rows: slice) -> None:
         """Fills, shifts and scales some rows."""
         column, (shift, unit), values = self.column, self.form, self.values[rows]
-        # The sum is nan where a value is, and takes less time than a test of each value.
-        missing = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.sum()) else None
+        # The minimum is nan where a value is, and takes less time than a test of each value.
+        missing = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.min(initial=np.inf)) else None
         if not column.constant:
             filled = values if missing is None else np.where(missing, column.fill, values)
             with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported afterwards

@@ -20,7 +20,7 @@ from torch import Tensor
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.arrow_numbers import types_in_words
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, finite_numbers, is_number, ngrams_of, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, finite_numbers, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
@@ -503,11 +503,10 @@ class TableFile:
                     continue
                 if family == "text" and first == "number":
                     columns = read_columns(part.select([column]), [column], **options)
-                    series = columns.series[0]
-                    for row, code in enumerate(series.values.tolist()):
-                        if code >= 0 and not is_number(series.levels[code]):
-                            place = f"row {row + 1} [in {Path(path).name}]"
-                            raise DataError(not_a_number(column, series.levels[code], place, columns)[0])
+                    if (found_word := columns.series[0].first_word) is not None:
+                        row, word = found_word
+                        place = f"row {row + 1} [in {Path(path).name}]"
+                        raise DataError(not_a_number(column, word, place, columns)[0])
                 advice = as_typed("dataset.categorical", [*self.categorical, column])
                 found, expected = types_in_words(kind, kinds[families.index(first)])
                 raise DataError(
