@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import count
 from types import SimpleNamespace
@@ -421,6 +422,11 @@ def test_the_work_is_counted_the_same_each_time_and_ends_a_search(monkeypatch: p
     assert separation_in(features, labels, max_work=1.01 * spent[0]).kind == "none"
     features[:, 7] = labels * (np.arange(2000) < 500)  # a single column is compared whatever the work
     assert separation_in(features, labels, max_work=0.1 * spent[0]) == Separation("quasi-complete", (7,), (1,))
+
+
+def test_work_may_have_no_limit() -> None:
+    patients = datasets.load_breast_cancer(return_X_y=True)
+    assert separation_in(*patients, max_work=math.inf) == separation_in(*patients)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
