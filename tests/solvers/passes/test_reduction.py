@@ -46,13 +46,14 @@ from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import (
     BlockCache,
+    CurvatureInSpan,
     CurvatureSample,
     HessianDiagonal,
     HessianProduct,
     SampledCurvature,
     uniform,
 )
-from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
+from logreg.solvers.passes.moments import ColumnMoments, MeanOffset, Means
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms
 from logreg.solvers.passes.sampling import RowSample, sampled_rows
 from logreg.solvers.problem import Problem
@@ -119,8 +120,10 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
     SampledCurvature: lambda p, at: (
         SampledCurvature(p, p.model, at, torch.ones_like(at), p.rows, 0),  # all rows
     ),
+    CurvatureInSpan: lambda p, at: (CurvatureInSpan(p, p.model, at, at[:, :-1].T),),
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
     ColumnMoments: lambda p, at: (ColumnMoments(p),),
+    Means: lambda p, at: (Means(p, p.model),),
     EvaluatePrecisely: lambda p, at: (EvaluatePrecisely(p, p.model, at, hessian=True),),
     DualObjective: lambda p, at: (DualObjective(p, p.model, at, 0.1 * torch.arange(1, len(at) + 1).double()),),
     RowNorms: lambda p, at: (RowNorms(p, p.model, torch.ones_like(at[0])),),
