@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
 from logreg.solvers.passes import columns
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
-from logreg.solvers.passes.evaluate import Derivatives, Evaluate
+from logreg.solvers.passes.evaluate import Derivatives, Evaluate, sums_joint_curvature
 from logreg.solvers.passes.hessian import CurvatureSample, HessianDiagonal
 from logreg.solvers.passes.moments import ColumnMoments
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, uncentered_coordinates
@@ -246,6 +247,17 @@ def flat(result: Any) -> list[Tensor]:
     if isinstance(result, tuple):
         return [part for one in result if one is not None for part in flat(one)]
     return [torch.as_tensor(result, dtype=torch.float64)]
+
+
+def test_an_estimate_sums_the_curvature_of_pairs_of_outputs_where_rows_have_many_numbers() -> None:
+    features = torch.eye(40).repeat(2, 16)  # 16 of 640 numbers are not 0
+    labels = torch.arange(80) % 3
+    for some, expected in ((features, True), (features.to_sparse_csr(), False)):
+        problem = problem_of(MemoryRows(some, labels), Objective("cross_entropy", l2=1.0))
+        assert sums_joint_curvature(problem, torch.float32) == expected
+        assert sums_joint_curvature(problem, torch.float64)
+        assert not sums_joint_curvature(replace(problem, objective=Objective("bce", l2=1.0)), torch.float32)
+        assert sums_joint_curvature(replace(problem, num_outputs=1), torch.float32)
 
 
 def test_sizes_of_a_precise_pass_bound_those_of_dense_rows() -> None:

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers import starting_point
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.newton import newton
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.problem import Problem, choose_coordinates
+from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.starting_point import (
     avoids_hessian,
     curvature_growth,
@@ -72,6 +74,22 @@ def test_the_curvature_of_many_classes_grows_from_zero_to_the_frequencies_of_the
     assert curvature_growth(many, one) == pytest.approx(0.2 * 0.8 / (0.02 * 0.98))
     doubled = one._replace(sample_weight=torch.where(one.labels == 0, 4.0, 1.0))
     assert curvature_growth(many, doubled) == pytest.approx(0.5 * 0.5 / (0.02 * 0.98))
+
+
+def test_stochastic_steps_are_shorter_by_the_growth_of_the_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def recorded(problem: Problem, coordinates: Coordinates, rows: Batch, step: float, number: int) -> Tensor:
+        steps.append(step)
+        return problem.zeros()
+
+    monkeypatch.setattr(starting_point, "stochastic_descent", recorded)
+    for growth in (1.0, 3.0):
+        monkeypatch.setattr(starting_point, "curvature_growth", lambda problem, sample, growth=growth: growth)
+        problem, sample = stated()
+        memory = MemoryRows(*sample)
+        drive(starting_point._start_stochastically(SolverState(problem, problem.zeros()), sample), memory)
+    assert steps[0] == pytest.approx(3 * steps[1])
 
 
 def test_many_features_have_the_mean_of_all_rows_and_not_that_of_a_few() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from itertools import count
 from types import SimpleNamespace
@@ -421,6 +423,38 @@ def test_the_work_is_counted_the_same_each_time_and_ends_a_search(monkeypatch: p
     assert separation_in(features, labels, max_work=1.01 * spent[0]).kind == "none"
     features[:, 7] = labels * (np.arange(2000) < 500)  # a single column is compared whatever the work
     assert separation_in(features, labels, max_work=0.1 * spent[0]) == Separation("quasi-complete", (7,), (1,))
+
+
+def test_work_may_have_no_limit() -> None:
+    patients = datasets.load_breast_cancer(return_X_y=True)
+    assert separation_in(*patients, max_work=math.inf) == separation_in(*patients)
+
+
+def test_every_step_of_a_search_counts_its_work(draw: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    places, spend = set[tuple[str, int]](), Work.spend
+
+    def counted(self: Work, numbers: float = 0, products: float = 0) -> None:
+        caller = sys._getframe(1)
+        places.add((caller.f_code.co_name, caller.f_lineno))
+        assert numbers > 0 or products > 0 or caller.f_code.co_name == "_separate_each"
+        spend(self, numbers, products)
+
+    monkeypatch.setattr(Work, "spend", counted)
+    features, labels = torch.randn(90, 12, generator=draw).double(), torch.arange(90) % 3
+    assert separation_in(features, labels).kind == "none"
+    features[:, 2] = (labels > 0) * (torch.arange(90) < 30)
+    assert separation_in(features, labels > 0).kind == "quasi-complete"
+    assert separation_in(features[:8], labels[:8] > 0).kind == "complete"  # fewer rows than coefficients
+    assert Counter(name for name, _ in places) == {
+        "_separate_each": 1,
+        "solve": 4 + 2,  # of the inequalities and of the linear program
+        "norm": 1,
+        "margins": 1,
+        "_matrix": 1,
+        "minimize_squared_hinge": 1,
+        "_least_squares": 1,
+        "row_space_axes": 1,
+    }
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])

@@ -22,7 +22,7 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows, parts
 from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import _balanced_by_least, bound, conversion_rounding
+from logreg.solvers.bounds.duality import DualPoint, _balanced_by_least, bound, conversion_rounding, duality_gap
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
@@ -187,6 +187,11 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     moved = _balanced_by_least(at, before, enough)
     assert moved is not None
     sums, cost, reach = moved
+    slopes = sums[:, :-1] + l2 * point[:, :-1]
+    just = (cost + float(slopes.square().sum()) / (2 * l2)) / evaluation.value
+    if enough:  # the cost is a part of the gap
+        assert _balanced_by_least(at, before, just * (1 + 1e-9)) is not None
+        assert _balanced_by_least(at, before, just * (1 - 1e-9)) is None
     share, ones = weights / weights.sum(), F.pad(features, (0, 1), value=1.0)
     p = (ones @ point.T).softmax(1)
     least = p.amin(1, keepdim=True)
@@ -200,6 +205,45 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     assert float(((moved_p - p).abs() / p).max()) <= reach * (1 + 1e-12) < 1
     before[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
     assert _balanced_by_least(at, before, math.inf) is None
+
+
+def test_the_cost_of_a_move_by_least_probabilities_is_its_chi_squared() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = MemoryRows(torch.randn(90, 2, generator=draw, dtype=torch.float64), torch.randint(3, (90,), generator=draw))
+    problem = problem_of(rows, Objective("cross_entropy", l2=1.0), 3)
+    point = problem.zeros()  # where all probabilities are the least one
+    evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    at = EvaluatedPoint(problem, problem.model, point, evaluation, torch.ones(3).double(), torch.ones(3).double())
+    moved = _balanced_by_least(at, evaluation.gradient, math.inf)
+    assert moved is not None
+    frequencies = torch.bincount(rows.labels) / 90  # each row's probabilities move there
+    assert moved[1] == pytest.approx(float(((frequencies - 1 / 3).square() * 3).sum()), rel=1e-6)
+
+
+def test_a_dual_point_that_is_nearer_to_the_edge_of_the_domain_costs_more_to_balance() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = MemoryRows(torch.randn(90, 2, generator=draw, dtype=torch.float64), torch.arange(90) % 3)
+    problem = problem_of(rows, Objective("cross_entropy", l2=1.0), 3)
+    evaluation = drive(request(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), rows)
+    sizes = torch.ones(3).double()
+    at = EvaluatedPoint(problem, problem.model, problem.zeros(), evaluation, sizes, sizes)
+    sums = evaluation.gradient.clone()
+    sums[:, -1] += torch.tensor([1e-3, -1e-3, 0.0])
+    near, farther, far = (
+        drive(duality_gap(at, DualPoint(sums, 1.0, 0.0, 0.0, reach=reach)), rows)[1] for reach in (0.25, 0.5, 0.7)
+    )
+    # The second derivative of the conjugate is the inverse of what is left of a probability: 1/2, 1/4 and 1/20 of it.
+    assert far - near == pytest.approx((20 - 2) / (4 - 2) * (farther - near))
+    assert farther > near
+
+
+def test_a_cheap_bound_takes_no_pass_beyond_the_evaluation() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = MemoryRows(torch.randn(90, 2, generator=draw, dtype=torch.float64), torch.arange(90) % 2)
+    problem = problem_of(rows, Objective("bce", l2=1.0))
+    evaluation = drive(request(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), rows)
+    assert not list(bound(problem, problem.zeros(), evaluation, 0.0, problem.model, cheaply=True))
+    assert next(bound(problem, problem.zeros(), evaluation, 0.0, problem.model)) is not None  # by curvature
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])

@@ -11,11 +11,12 @@ from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.newton import newton
 from logreg.solvers.methods.quasi_newton import quasi_newton_steps
-from logreg.solvers.passes.base import Pass, run_pass
+from logreg.solvers.passes.base import Pass, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import choose_coordinates
 from logreg.solvers.starting_point import start
 from logreg.solvers.state import SolverState
+from logreg.solvers.steps.limited_memory import STALE_VALUE_RATIO
 from reference import correlated_rows
 
 
@@ -45,6 +46,32 @@ def state_of(memory: MemoryRows, l2: float, tolerance: float = 1e-6) -> SolverSt
     state = SolverState(problem, problem.zeros(), tolerance)
     state.coordinates = choose_coordinates(problem, next(memory.blocks()), every_scale=True)
     return state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_end_where_f_and_its_gradient_have_fallen_to_zero(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logreg.solvers.starting_point.MAX_HELD_HESSIAN_PARAMETERS", 0)
+    features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    labels = torch.arange(60) % 2  # but only those of class 1 count: the intercept has no optimum
+    found = fit(features, labels, Objective("bce", l2=1e-3), 2, labels.to(dtype), optimizer="newton", max_passes=1000)
+    assert 0 <= found.bound.value < 1e-15
+    assert found.bound.gap >= found.bound.value
+
+
+def test_steps_forget_those_from_where_f_was_far_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.methods.quasi_newton._are_slow", lambda left, most: False)  # one first matrix
+    rows = rows_of(correlated=False)
+    memory = MemoryRows(rows.features, (rows.features[:, 0] > 0).long())  # nearly separated: f falls far
+    state = state_of(memory, 1e-4)
+    before = drive(request(Evaluate(state.problem, state.coordinates, state.point)), memory).value
+    kinds_of_passes(state, memory)
+    assert state.converged
+    assert state.inverse is not None
+    assert before > 4 * state.value
+    assert len(state.inverse) > 5
+    assert all(value <= STALE_VALUE_RATIO * state.value for value in state.inverse._values[:-1])
 
 
 def test_independent_features_need_no_better_matrix_than_the_diagonal() -> None:

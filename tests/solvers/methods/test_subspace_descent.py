@@ -128,6 +128,19 @@ def test_pairs_from_where_f_was_far_above_are_forgotten() -> None:
     torch.testing.assert_close(every(2 * pairs[4]), pairs[4])
 
 
+def test_a_pair_that_takes_the_place_of_the_oldest_takes_its_value_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.steps.limited_memory.MAX_STORED_PAIRS", 3)
+    problem, _ = stated("softmax")
+    inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
+    draw = torch.Generator().manual_seed(7)
+    for step, value in zip(
+        torch.randn(5, problem.num_outputs, 6, generator=draw), (9.0, 4.0, 1.9, 1.5, 1.0), strict=True
+    ):
+        inverse.update(step, 2 * step, value)
+    inverse.forget_stale(0.8)
+    assert len(inverse) == 2  # that of 1.9 is forgotten
+
+
 def test_stored_pairs_take_a_fraction_of_the_data() -> None:
     features, labels, objective = large()
     problem = problem_of(MemoryRows(features, labels), objective, 8)

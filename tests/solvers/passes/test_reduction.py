@@ -120,6 +120,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
     SampledCurvature: lambda p, at: (
         SampledCurvature(p, p.model, at, torch.ones_like(at), p.rows, 0),  # all rows
     ),
+    CurvatureInSpan: lambda p, at: (CurvatureInSpan(p, p.model, at, at[:, :-1].T),),
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
     CurvatureInSpan: lambda p, at: (
         CurvatureInSpan(p, p.model, at, torch.eye(p.num_features, dtype=torch.float64)[:, 1:]),

@@ -444,3 +444,21 @@ def test_a_small_softmax_with_l1_needs_no_general_solver(
         alone = fit(x, y, objective, tolerance=1e-10, optimizer="newton")
         assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
         assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-8)
+
+
+def test_strengths_that_the_small_solver_leaves_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = table(3)
+    rows = MemoryRows(x, y)
+    monkeypatch.setattr("logreg.solvers.small.small.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
+    fit_small, starts = folds_module._fit_small, list[Tensor]()
+
+    def all_but_the_first(problem: Problem, rows: MemoryRows, start: Tensor, tolerance: float) -> PathPoint | None:
+        starts.append(start)
+        return None if len(starts) == 1 else fit_small(problem, rows, start, tolerance)
+
+    monkeypatch.setattr(folds_module, "_fit_small", all_but_the_first)
+    points = fit_strengths(problem_of(rows, Objective("cross_entropy")), rows, LASSO, 1e-8)
+    assert [(one.l2, one.l1) for one in points] == [(one.l2, one.l1) for one in LASSO]
+    assert len(starts) == len(LASSO) > 2
+    ordered = sorted(points, key=lambda one: one.l1, reverse=True)
+    assert torch.equal(starts[2], ordered[1].point)  # from the strength before

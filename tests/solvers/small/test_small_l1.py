@@ -301,3 +301,41 @@ def test_a_step_goes_on_where_the_loss_flattens(loss: str, classes: int, monkeyp
     assert other.bound is not None
     assert state.bound.value == pytest.approx(other.bound.value, rel=1e-6)
     assert longer <= models - 2
+
+
+@pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
+@pytest.mark.parametrize("further", [2.0, 1e6])
+def test_a_longer_step_keeps_zeros_and_signs_and_is_not_taken_where_f_is_larger(
+    further: float, loss: str, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = drawn(1, rows=200, classes=classes)
+    kind = small_l1.SoftmaxL1 if loss == "cross_entropy" else small_l1.LogisticL1
+    minimum, evaluate, targets, longer = kind.model_minimum, kind.evaluate, list[Array](), list[Array]()
+
+    def seen(self: Any, now: Any, point: Array) -> tuple[Array, float]:
+        found = minimum(self, now, point)
+        targets.append(found[0])
+        return found
+
+    def along(self: Any, before: Any, now: Any, start: Array, end: Array) -> tuple[float, float]:
+        longer.append(end)
+        return -further, 1.0
+
+    def next_point(self: Any, point: Array) -> Any:
+        if longer and longer[-1] is targets[-1]:  # the point after `along`
+            longer[-1] = point
+            signs = np.sign(targets[-1][:, :-1])
+            assert bool(((point[:, :-1] == 0) | (np.sign(point[:, :-1]) == signs)).all())
+        return evaluate(self, point)
+
+    objective = Objective(loss, l1=1e-2)
+    plain = solved(features, labels, objective, 1e-6)
+    for name, value in (("model_minimum", seen), ("along", along), ("evaluate", next_point)):
+        monkeypatch.setattr(kind, name, value)
+    state = solved(features, labels, objective, 1e-6)
+    assert longer
+    assert state.converged
+    assert plain.bound is not None
+    assert state.bound is not None
+    assert state.bound.value == pytest.approx(plain.bound.value, rel=1e-6)
+    assert len(targets) < 12

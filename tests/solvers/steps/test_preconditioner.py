@@ -9,8 +9,9 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.passes.base import drive, request
+from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.hessian import CurvatureInSpan
 from logreg.solvers.steps.preconditioner import SAMPLING_RIDGE, inverse_of_blocks, preconditioner
 
 
@@ -69,6 +70,18 @@ def test_each_output_has_its_own_curvature_along_common_factors() -> None:
         root = torch.linalg.cholesky(block)
         values = torch.linalg.eigvalsh(root.T @ (applied + applied.T) @ root / 2)
         assert float(values[-1] / values[0]) < 500
+
+
+def test_common_factors_that_the_penalty_outweighs_take_no_pass() -> None:
+    memory = MemoryRows(factored(3000, 800, 6), torch.arange(3000) % 2)
+    for l2, expected in ((1e-3, True), (1e6, False)):
+        problem = problem_of(memory, Objective("bce", l2=l2))
+        now = drive(request(Evaluate(problem, problem.model, problem.zeros())), memory)
+        kinds = []
+        for requested in preconditioner(problem, problem.model, problem.zeros(), now.curvature, seed=0):
+            kinds.append(type(requested))
+            run_pass(memory, requested)
+        assert (CurvatureInSpan in kinds) == expected
 
 
 def test_features_without_common_factors_are_divided_by_the_diagonal() -> None:

@@ -140,7 +140,7 @@ def find_separation(
         loss: The name of the loss.  With more than two classes, "bce" fits one output to each class against the rest.
         sample_weight: Shape (N,), >= 0; rows of weight 0 do not count, other weights make no difference.
         max_work: The work of the search at most, in predicted seconds of one core: they are counted, not timed, so that
-            the result does not depend on the clock.  With 0 single columns alone are compared.
+            the result does not depend on the clock.  With 0 single columns alone are compared; infinite for no limit.
 
     Returns:
         The kind of separation, the columns and the classes.

@@ -48,6 +48,9 @@ NUMBERS_PER_ENTRY = 240
 NUMBERS_PER_ITERATION = 10**4
 """Work of an iteration of the dual simplex method, besides that of reading the matrix once."""
 
+MAX_ITERATIONS = 2**31 - 1
+"""Iterations of the dual simplex method at most: the solver counts in 32 bits."""
+
 MAX_SEARCH_ROUNDS = 100
 """Rounds of a search at most, each with more pairs or fewer dimensions than the one before."""
 
@@ -352,7 +355,7 @@ class _LinearProgram:
             bounds=self._within,
             method="highs-ds",
             options={
-                "maxiter": int(work.numbers_left / of_iteration),
+                "maxiter": int(min(work.numbers_left / of_iteration, MAX_ITERATIONS)),
                 "primal_feasibility_tolerance": PROGRAM_TOLERANCE,
                 "dual_feasibility_tolerance": PROGRAM_TOLERANCE,
             },

@@ -664,7 +664,7 @@ class _Steps:
         assert derivatives is not None
         found = None
         if estimate.by_duality <= limit.by_duality:
-            found = drive(bound(self.problem, point, derivatives, math.inf, self.at), self.source)
+            found = drive(bound(self.problem, point, derivatives, state.tolerance, self.at, cheaply=True), self.source)
         else:
             decrease = estimate.by_sample * self.part
             part = max(SAMPLE_FACTOR * decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))

@@ -270,7 +270,8 @@ class _Steps:
 
     def sample_bounds_next(self, last_decrease: float) -> bool:
         """Whether the sample is likely to bound the gap after the next step, if that is evaluated in float64."""
-        contraction = self.state.predicted_decrease / last_decrease if math.isfinite(last_decrease) else 0.1
+        last = max(last_decrease, 1e-300)  # 0 where f and its gradient have fallen to 0
+        contraction = self.state.predicted_decrease / last if math.isfinite(last) else 0.1
         return self.sample_decrease * min(contraction, 1.0) <= self.sample_limit
 
     def is_slow(self) -> bool:

@@ -28,7 +28,8 @@ The sums, K^2 of them, take longer than the rest of such a pass where outputs ar
 certificate several passes."""
 
 MIN_FEATURES_PER_JOINT_OUTPUT = 16
-"""Features for each output from which the sums take less than a thirtieth of a pass."""
+"""Features of a row, or non-zeros of a sparse one, for each output from which the sums take less than a thirtieth of a
+pass."""
 
 LARGEST_JOINT_OUTPUTS = 1024
 """Outputs up to which it is summed where features are as many: 8 MiB, the size of a block of rows."""
@@ -40,9 +41,9 @@ def sums_joint_curvature(problem: Problem, dtype: torch.dtype) -> bool:
     Certificates need it, which are in float64.  With at least as many features as outputs, the sums take no longer than
     those of the gradient.  In float32 an estimate does with the diagonal, unless the sums cost next to nothing.
     """
-    if dtype != torch.float64:
-        return problem.coupled and MIN_FEATURES_PER_JOINT_OUTPUT * problem.num_outputs <= problem.num_features
     few = max(MAX_JOINT_OUTPUTS, min(problem.num_features + 1, LARGEST_JOINT_OUTPUTS))
+    if dtype != torch.float64:
+        few = min(few, problem.numel // (MIN_FEATURES_PER_JOINT_OUTPUT * problem.rows))
     return problem.coupled and problem.num_outputs <= few
 
 

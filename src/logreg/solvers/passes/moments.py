@@ -50,7 +50,6 @@ class Means(Pass[Tensor]):
     """The weighted mean of each feature in some coordinates, (D,)."""
 
     sums = ("_sums", "_total")
-    takes_sparse = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
         super().__init__(problem, coordinates)

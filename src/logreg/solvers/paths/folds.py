@@ -408,4 +408,4 @@ def _fit_small(problem: Problem, rows: RowSource, start: Tensor, tolerance: floa
         return None
     drive(move_to_minimum_norm(state), rows)
     assert state.bound is not None
-    return PathPoint(state.solution, state.bound, True, passes, l2, l1)
+    return PathPoint(state.solution, state.bound, state.converged, passes, l2, l1)
