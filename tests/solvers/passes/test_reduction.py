@@ -122,9 +122,6 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
     ),
     CurvatureInSpan: lambda p, at: (CurvatureInSpan(p, p.model, at, at[:, :-1].T),),
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
-    CurvatureInSpan: lambda p, at: (
-        CurvatureInSpan(p, p.model, at, torch.eye(p.num_features, dtype=torch.float64)[:, 1:]),
-    ),
     ColumnMoments: lambda p, at: (ColumnMoments(p),),
     Means: lambda p, at: (Means(p, p.model),),
     EvaluatePrecisely: lambda p, at: (EvaluatePrecisely(p, p.model, at, hessian=True),),
