@@ -279,16 +279,13 @@ def evaluate(
     """
     rows, of_weights = len(predicted.labels), _weights(predicted)
     predicted = predicted.repeated()
-    ranking = ranked = chosen = None
     with ThreadPoolExecutor(1) as pool:  # many rows are sorted meanwhile
+        ranked = chosen = None
         if len(class_names) == 2:
-            ranking = pool.submit(lambda: predicted.ranking)
             ranked = pool.submit(_ranked, predicted)
+            chosen = pool.submit(_threshold, predicted, threshold, cost_ratio)
         sums = _Sums(predicted, len(class_names))
         scores, classes = _sampled(predicted, sums, class_names, seed)
-        if ranking is not None:
-            ranking.result()
-            chosen = _threshold(predicted, threshold, cost_ratio)
     metrics = {name: interval(float(both[0]), both[1:]) for name, both in scores.items()}
     metrics["accuracy"] = wilson(metrics["accuracy"].value, predicted.effective_rows)
     for name in ("ece", "ece_positive"):
@@ -304,7 +301,7 @@ def evaluate(
         baseline={name: baseline[name] for name in NAMES if name in metrics},
         classes=tuple(classes),
         confusion=sums.confusion,
-        threshold=chosen,
+        threshold=None if chosen is None else chosen.result(),
         weights=of_weights,
     )
 
