@@ -217,7 +217,9 @@ def spikes_of(
     bias = smaller / rows_left
     if not is_sample:
         edge, bias = MIN_REST * values[:1], torch.zeros_like(values)
-    edge = edge.maximum(float((l2 * units.double().square()).mean()) / by_intercept.mean())  # the penalty outweighs it
+    penalty = (l2 * units.double().square())[units > 0]
+    if len(penalty):  # the penalty of most features outweighs it; features that are rare have far larger units
+        edge = edge.maximum(penalty.median() / by_intercept.mean())
     rank = int((values > edge).long().cumprod(0).sum())
     large = (values - bias)[:rank]
     rest = float(values.sum() - large.sum()) / max(d - rank, 1)
