@@ -60,7 +60,8 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.processes import MAX_SLOTS, Accumulators, ProcessGroup, joined_processes, share
 from logreg.rows import PART_BYTES, MemoryRows
-from logreg.solvers.fit import EXACT, fit, problem_of
+from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.passes.sampling import RowSample

@@ -348,7 +348,7 @@ def no_passes(*_: object) -> PassRequests[None]:
 LBFGS = Way("lbfgs", optimizer="lbfgs")
 NO_DESCENT = {"methods.newton.uses_descent": never}
 NO_QUASI_NEWTON = {"methods.newton.quasi_newton_steps": no_passes}
-NO_HESSIAN = {"starting_point.HESSIAN_PASSES": {False: 0, True: 0}, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
+NO_HESSIAN = {"choose.HESSIAN_PASSES": {False: 0, True: 0}, "choose.MAX_HELD_HESSIAN_PARAMETERS": 0}
 NO_MEMORY = {"steps.limited_memory.LimitedMemoryInverse.update": never}
 NO_BLOCKS = {
     "steps.preconditioner.holds_blocks": never,
@@ -358,7 +358,7 @@ NO_BLOCKS = {
 NO_SPAN = {"steps.preconditioner.MAX_SPAN_PASSES": -1.0}
 DIAGONAL = {"steps.preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"methods.lbfgs._reduced_preconditioner": identity}
-NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
+NOT_WIDE = {"choose.MIN_FEATURES_PER_ROW": NEVER}
 GRAM_AT_ONCE = {"dual.row_space.MIN_TRIALS": NEVER}
 NO_DIAGONAL_STEPS = {"dual.row_space.MAX_DIAGONAL_STEPS": 0}
 NEW_INVERSES = {"paths.l2_path.MAX_INVERSE_STRENGTH_RATIO": 1.0, "paths.l2_path.MIN_LEARNED_MOVES": NEVER}
@@ -400,7 +400,7 @@ CASES = [
         Data(100_000, 20, 20),
         (
             Way("subspace descent alone", NO_QUASI_NEWTON),
-            Way("Newton at once", {"starting_point.HESSIAN_PASSES": {False: NEVER, True: NEVER}}),
+            Way("Newton at once", {"choose.HESSIAN_PASSES": {False: NEVER, True: NEVER}}),
             LBFGS,
         ),
     ),

@@ -265,7 +265,7 @@ def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 @pytest.fixture(autouse=True)
 def general_solvers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No problem counts as small or medium in the tests of the other solvers, whose problems nearly all are."""
-    if "solvers" in request.path.parts and not request.path.stem.startswith("test_small"):
-        monkeypatch.setattr("logreg.solvers.small.small_newton.MAX_SMALL_NUMEL", -1)
+    if "solvers" in request.path.parts and not request.path.stem.startswith(("test_small", "test_choose")):
+        monkeypatch.setattr("logreg.solvers.choose.MAX_SMALL_NUMEL", -1)
         if request.path.stem != "test_medium":
-            monkeypatch.setattr("logreg.solvers.methods.medium.MAX_MEDIUM_NUMEL", -1)
+            monkeypatch.setattr("logreg.solvers.choose.MAX_MEDIUM_NUMEL", -1)

@@ -23,7 +23,7 @@ from logreg.facts import SPLITS
 from logreg.reports.summary_schema import Summary
 from logreg.run.building import build_data, build_module
 from logreg.run.train import train
-from logreg.solvers.fit import EXACT
+from logreg.solvers.optimizers import EXACT
 from logreg.training.optimizers import OPTIMIZERS
 from logreg.training.schedules import SCHEDULES, lr_factor
 

@@ -19,8 +19,7 @@ from logreg import LogisticRegression
 from logreg.data import TensorDataModule, build_dataset
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers import fit as exact
-from logreg.solvers import kernels
+from logreg.solvers import choose, kernels
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.paths.l2_path import PathPoint, fit_path
@@ -72,7 +71,7 @@ CASES = {
 @pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WatchedDevice:
     # Small problems of the CPU have a solver of their own, which a GPU does not use.
-    monkeypatch.setattr(exact, "is_small", lambda *_: False, raising=False)
+    monkeypatch.setattr(choose, "is_small", lambda *_: False)
     if request.param == "cpu":  # it stands in for a GPU, whose tensors NumPy does not read
         monkeypatch.setattr(kernels, "NUMPY_DEVICES", ())
     return WatchedDevice(request.param)

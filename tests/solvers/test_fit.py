@@ -19,8 +19,8 @@ from torch import Tensor
 from logreg import rows as row_blocks
 from logreg.errors import LogregError
 from logreg.losses.objective import Objective
-from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit
-from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.fit import Fit, fit
+from logreg.solvers.optimizers import EXACT
 from logreg.stored_form import is_plain_by_sample
 from reference import Array, Reference, Stated
 
@@ -579,26 +579,3 @@ def test_the_seed_chooses_the_sampled_rows() -> None:
     assert torch.equal(fits[0].coef, fits[1].coef)
     assert not torch.equal(fits[0].coef, fits[2].coef)
     torch.testing.assert_close(fits[0].coef, fits[2].coef, rtol=0, atol=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("rows", "features", "l1", "words"),
-    [
-        (5000, 10, 0.1, "a Hessian of 11 parameters is cheap [5,000 rows x 10 features]"),
-        (
-            5000,
-            2000,
-            0.1,
-            "on working sets of features, since l1 holds most coefficients at 0 [5,000 rows x 2,000 features]",
-        ),
-        (500, 2000, 0.0, "in 500 dimensions, since the optimal coefficients lie in the span of the rows"),
-        (5000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters costs more than it saves"),
-        (1000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters costs more than it saves"),
-    ],
-)
-def test_the_chosen_optimizer_comes_with_the_reason(rows: int, features: int, l1: float, words: str) -> None:
-    zeros = torch.zeros(features, dtype=torch.float64)
-    problem = Problem(Objective("bce", l2=0.1, l1=l1), rows, rows, 1, Coordinates(zeros, zeros + 1))
-    name, why = choose_optimizer(problem)
-    assert name == "newton"
-    assert words in why

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers import starting_point as start
-from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
+from logreg.solvers import choose
+from logreg.solvers.fit import Fit, bound_of, fit, problem_of
 from logreg.solvers.methods import prox_newton
 from logreg.solvers.minimum_norm import TriangularFactor, move_to_minimum_norm
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import drive
 from logreg.solvers.state import SolverState
 
@@ -225,7 +226,7 @@ def test_classes_are_moved_to_where_l1_leaves_the_least_norm(
     classes: int, optimizer: str, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not held:
-        monkeypatch.setattr(start, "MAX_HELD_HESSIAN_PARAMETERS", 40)
+        monkeypatch.setattr(choose, "MAX_HELD_HESSIAN_PARAMETERS", 40)
         monkeypatch.setattr(prox_newton, "MAX_COMPLETE_COEFFICIENTS", 0)
     draw = np.random.default_rng(classes)
     x = draw.normal(size=(300, 20))

@@ -34,9 +34,10 @@ from logreg.losses.objective import Objective
 from logreg.optimality.separation.find import find_separation
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.duality import bound
+from logreg.solvers.choose import is_wide
 from logreg.solvers.dual import row_space, sparse_rows
-from logreg.solvers.dual.row_space import is_wide
-from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
+from logreg.solvers.fit import Fit, bound_of, fit, problem_of
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes import columns
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate, sums_joint_curvature
@@ -517,7 +518,7 @@ def test_products_in_the_span_are_those_of_dense_rows(outputs: int, dtype: torch
 def test_many_rows_and_outputs_are_not_solved_in_their_span(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = made(Shape(40, 100, 3))
     expected = fit(dense_of(features), labels, SOFTMAX, optimizer="newton", tolerance=1e-20, max_passes=400)
-    monkeypatch.setattr(row_space, "MAX_COUPLED_OUTPUTS", 2)
+    monkeypatch.setattr("logreg.solvers.choose.MAX_COUPLED_OUTPUTS", 2)
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-20, max_passes=400)
     assert_same(found, expected)
 

@@ -18,10 +18,8 @@ from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.starting_point import (
-    avoids_hessian,
     curvature_growth,
     enough_rows,
-    holds_hessian,
     stable_step,
     start,
 )
@@ -125,31 +123,6 @@ def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for
     assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows)[0] for rows in (5999, 6000)] == [0, 6000]
     assert enough(shaped(10_000, 4), 2500) == (0, 0)  # a pass over all rows takes no longer
     assert enough(shaped(10**6, 10), 10_000) == (10_000, 10_000)  # a Hessian is cheap
-
-
-def test_a_hessian_is_avoided_where_it_takes_longer_than_a_few_passes() -> None:
-    assert not avoids_hessian(shaped(10**6, 10))
-    assert not avoids_hessian(shaped(10**6, 30))  # a sample is a small part of the rows
-    assert avoids_hessian(shaped(10**5, 30))
-    assert avoids_hessian(shaped(20_000, 50))
-    assert not avoids_hessian(shaped(10_000, 2, 3, "cross_entropy"))
-    assert avoids_hessian(shaped(10_000, 900))
-    assert avoids_hessian(shaped(100_000, 20, 20, "cross_entropy"))
-    assert not avoids_hessian(shaped(100, 900))  # the span of the rows is smaller
-    for objective in (Objective("bce", l1=1e-3), Objective("bce")):  # no bound without a Hessian
-        assert not avoids_hessian(replace(shaped(10_000, 900), objective=objective))
-
-
-def test_a_hessian_is_held_up_to_1024_parameters_of_one_matrix() -> None:
-    def holds(features: int, outputs: int, loss: str, rows: int = 10_000) -> bool:
-        return holds_hessian(shaped(rows, features, outputs, loss))
-
-    assert holds(1023, 10, "bce")
-    assert not holds(1024, 10, "bce")
-    assert holds(255, 4, "cross_entropy")
-    assert not holds(256, 4, "cross_entropy")
-    assert not holds(100, 1, "bce", rows=100)  # fewer rows than parameters
-    assert not holds(500, 1, "bce", rows=10**6)  # too much work
 
 
 @pytest.mark.parametrize("rare", [False, True])

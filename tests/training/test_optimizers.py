@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from logreg import config
-from logreg.solvers.fit import EXACT
+from logreg.solvers.optimizers import EXACT
 from logreg.training.optimizers import OPTIMIZERS, build_optimizer
 from logreg.training.schedules import SCHEDULES, lr_factor
 

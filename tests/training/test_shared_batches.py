@@ -25,7 +25,7 @@ from logreg.data.blocks import BlockDataset, block_loader
 from logreg.facts import Batch
 from logreg.processes import Processes
 from logreg.rows import batches_of_block
-from logreg.solvers.fit import EXACT
+from logreg.solvers.optimizers import EXACT
 from logreg.training.callbacks import TimeLimit
 from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
 from logreg.training.module import LogisticModule

@@ -34,11 +34,12 @@ from logreg.evaluation.path_selection import best_of, score_points, simplest_of
 from logreg.optimality.certificate import is_stationary
 from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers.arguments import check_offset, check_weights
-from logreg.solvers.fit import in_source_units, problem_of, stored_rows
+from logreg.solvers.fit import problem_of
 from logreg.solvers.paths.folds import FoldPaths, fit_folds, fit_parts
 from logreg.solvers.paths.l1_path import default_l1_strengths, largest_slope
 from logreg.solvers.paths.l2_path import PathPoint, Strength, default_strengths
 from logreg.solvers.problem import Problem
+from logreg.solvers.source_units import in_source_units, stored_rows
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import StoredForm
 

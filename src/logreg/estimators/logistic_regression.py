@@ -30,7 +30,8 @@ from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
 from logreg.optimality.separation.explain import explain_separation
 from logreg.solvers.arguments import check_offset
-from logreg.solvers.fit import EXACT, Fit, fit
+from logreg.solvers.fit import Fit, fit
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass
 from logreg.solvers.state import SolverState
 from logreg.terminal import counted

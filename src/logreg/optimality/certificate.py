@@ -23,7 +23,8 @@ from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
 from logreg.solvers.bounds.duality import Bound
-from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
+from logreg.solvers.fit import bound_of
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -299,7 +300,7 @@ def bound_by_solution(
     target = 0.1 * accuracy  # the gap there, relative to the decrease of f so far, at which to compute a bound
     solved: Bound | None = None
     with threads_for(4.0 * problem.rows * problem.num_parameters):
-        for requested in EXACT[choose_optimizer(problem)[0]](state):
+        for requested in EXACT["newton"](state):
             run_pass(rows, requested)
             passes += requested.is_full
             if state.gap <= target * (known.value - state.value):  # the optimizer's estimate

@@ -29,9 +29,10 @@ from torch.nn import functional as F
 
 from logreg.csr import converted
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, part_rows, parts, row_weights
+from logreg.rows import MemoryRows, parts, row_weights
+from logreg.solvers.choose import avoids_hessian, holds_hessian, is_small, is_wide
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
-from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
+from logreg.solvers.dual.row_space import Solver, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
 from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.passes.base import PassRequests, request, run_pass
@@ -40,20 +41,11 @@ from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.moments import MeanOffset, Means, sparse_coordinates
 from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, MAX_MOMENTS_NUMEL, Coordinates, Problem, choose_coordinates
-from logreg.solvers.small.small_newton import is_small, solve_small
+from logreg.solvers.small.small_newton import solve_small
 from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.steps.preconditioner import centered
-
-MAX_HELD_HESSIAN_PARAMETERS = 1024
-"""Parameters of one Hessian matrix up to which Newton's method holds and factors it: 8 MB in float64."""
-
-MAX_HELD_HESSIAN_WORK = 2e11
-"""Rows times parameters times the parameters of one Hessian matrix up to which Newton's method forms the Hessian.
-
-The product is the number of multiplications that one Hessian takes.
-"""
 
 MIN_STOCHASTIC_ROWS = 5000
 """Rows from which stochastic gradient descent gets near the optimum before it fits the noise of so few rows."""
@@ -110,15 +102,6 @@ MAX_SAMPLE_STEPS = 50
 EXTRA_ROWS_DIVISOR = 9
 """One row in 9 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 9 of a pass.
 The number is odd for the reason of `LEAST_ODD_SPACING`."""
-
-HESSIAN_PASSES = {False: 2, True: 4}
-"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way.
-
-It saves more where rows are so many that a sample is a small part of them: then the Hessian of a sample bounds no gap,
-and quasi-Newton steps go on until the gradient does."""
-
-MAX_ROWS_PER_SAMPLED = 8
-"""Rows for each row of the largest sample, above which the sample is a small part of them."""
 
 MIN_BOUND_ROWS_PER_PARAMETER = 10
 """Rows of a sample for each parameter of one output from which the sample bounds the gap."""
@@ -201,28 +184,6 @@ def first_point(problem: Problem) -> PassRequests[Tensor]:
     if problem.intercept and (problem.largest_offset or 0.0) > LARGE_OFFSET:
         point[:, -1:] = -(yield from request(MeanOffset(problem)))
     return point
-
-
-def holds_hessian(problem: Problem) -> bool:
-    """Whether Newton's method forms and factors the Hessian; else it multiplies with it."""
-    order = problem.hessian_order
-    enough = problem.rows >= order or problem.objective.l1 > 0
-    return (
-        order <= MAX_HELD_HESSIAN_PARAMETERS
-        and enough
-        and problem.rows * order * problem.num_parameters <= MAX_HELD_HESSIAN_WORK
-    )
-
-
-def avoids_hessian(problem: Problem) -> bool:
-    """Whether quasi-Newton steps come before Newton's method: where one Hessian costs more than a few passes.
-
-    Without a penalty and with l1 they come too late to an end that can be certified, so a Hessian is held where it can.
-    """
-    if problem.objective.l1 or not problem.objective.l2 or is_wide(problem):
-        return False
-    many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
-    return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
 
 
 def bound_rows(problem: Problem) -> int:

@@ -35,7 +35,9 @@ from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds.duality import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
-from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
+from logreg.solvers.choose import reason
+from logreg.solvers.fit import bound_of
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass, PassRequests, drive, finish_pass, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import first_point
@@ -151,8 +153,9 @@ class LogisticModule(pl.LightningModule):
             )
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
-        problem = self.problem(torch.device("cpu"), num_outputs)
-        chosen, self.reason = choose_optimizer(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        is_auto = optimizer["name"] == "auto"
+        chosen = "newton" if is_auto else optimizer["name"]
+        self.reason = reason(self.problem(torch.device("cpu"), num_outputs)) if is_auto else ""
         self.exact = chosen if chosen in EXACT else "newton" if polish else None
         # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
         dtype = torch.float64 if self.exact else self.dtype_of_arithmetic

@@ -12,7 +12,8 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.duality import Bound
-from logreg.solvers.fit import EXACT, bound_of, fit, problem_of
+from logreg.solvers.fit import bound_of, fit, problem_of
+from logreg.solvers.optimizers import EXACT
 from reference import Array, Reference
 
 

@@ -16,7 +16,6 @@ from logreg.errors import DivergedError
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers import fit as exact
 from logreg.solvers.dual import row_space
 from logreg.solvers.dual.row_space import DualRows, DualSolver, WoodburyInverse
 from logreg.solvers.dual.span import (
@@ -27,6 +26,7 @@ from logreg.solvers.dual.span import (
     inverse_of_gram_diagonal,
 )
 from logreg.solvers.fit import Fit, fit, problem_of
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -519,7 +519,7 @@ def test_rows_that_do_not_come_are_not_counted() -> None:
     features, labels = nearly_orthogonal(60, 300)
     problem = problem_of(MemoryRows(features, labels), Objective("bce", l2=0.01))
     state = SolverState(problem, problem.zeros())
-    for requested in exact.EXACT["newton"](state):
+    for requested in EXACT["newton"](state):
         run_pass(MemoryRows(features[:40], labels[:40]), requested)
     part = fit(features[:40], labels[:40], Objective("bce", l2=0.01 * 60 / 40), tolerance=1e-10)  # the mean is over 60
     torch.testing.assert_close(state.solution[:, :-1], part.coef, rtol=1e-3, atol=1e-5)
@@ -534,7 +534,7 @@ def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
     best = fit(features, labels, objective, tolerance=1e-10)
     point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1) * (0.99 if near else -3)
     state, passes = SolverState(problem, point, tolerance=1e-8), 0
-    for question in exact.EXACT["newton"](state):
+    for question in EXACT["newton"](state):
         run_pass(memory, question)
         passes += 1
     assert state.converged

@@ -16,13 +16,15 @@ from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
 from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
-from logreg.solvers.fit import fit, problem_of, stored_rows
+from logreg.solvers.choose import is_medium
+from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import SUM_ROWS, Array
 from logreg.solvers.methods import medium
-from logreg.solvers.methods.medium import is_medium, solve_medium
+from logreg.solvers.methods.medium import solve_medium
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.source_units import stored_rows
 from logreg.solvers.state import SolverState
 
 

@@ -17,8 +17,9 @@ from logreg.errors import DivergedError, LogregError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.dual.span import cholesky_with_ridge
-from logreg.solvers.fit import EXACT, fit, problem_of
+from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.newton import newton
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.columns import TryStep
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate

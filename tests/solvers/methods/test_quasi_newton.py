@@ -52,7 +52,7 @@ def state_of(memory: MemoryRows, l2: float, tolerance: float = 1e-6) -> SolverSt
 def test_steps_end_where_f_and_its_gradient_have_fallen_to_zero(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.starting_point.MAX_HELD_HESSIAN_PARAMETERS", 0)
+    monkeypatch.setattr("logreg.solvers.choose.MAX_HELD_HESSIAN_PARAMETERS", 0)
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     labels = torch.arange(60) % 2  # but only those of class 1 count: the intercept has no optimum
     found = fit(features, labels, Objective("bce", l2=1e-3), 2, labels.to(dtype), optimizer="newton", max_passes=1000)

@@ -17,6 +17,7 @@ from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.choose import uses_descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods import subspace_descent as descent
 from logreg.solvers.methods.newton import newton
@@ -26,7 +27,6 @@ from logreg.solvers.methods.subspace_descent import (
     SubspaceHessian,
     descend,
     least_gradient_point,
-    uses_descent,
 )
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample, InterceptCurvature
@@ -359,28 +359,6 @@ def test_without_an_intercept_there_is_none() -> None:
     state, _, _ = watched(problem_of(memory, objective, intercept=False), memory)
     assert not state.solution[:, -1].any()
     assert state.solution[:, :-1].any()
-
-
-@pytest.mark.parametrize(
-    ("rows", "features", "classes", "objective", "answer"),
-    [
-        (6000, 140, 8, Objective("cross_entropy", l2=1e-3), True),
-        (6000, 2000, 2, Objective("bce", l2=1e-3), True),
-        (4000, 140, 8, Objective("cross_entropy", l2=1e-3), False),  # little data: other solvers are as fast
-        (4000, 500, 8, Objective("cross_entropy", l2=1e-3), True),
-        (6000, 140, 100, Objective("cross_entropy", l2=1e-3), True),
-        (6000, 20, 100, Objective("cross_entropy", l2=1e-3), False),  # the Hessian on the subspace takes many passes
-        (4000, 140, 8, Objective("cross_entropy"), False),  # few rows and no bound: other solvers are as fast
-        (6000, 140, 8, Objective("cross_entropy", l1=1e-3), False),  # with l1, steps must keep zeros
-        (6000, 20, 3, Objective("cross_entropy", l2=1e-3), False),  # its Hessian is held
-        (200_000, 100, 50, Objective("cross_entropy", l2=1e-3), False),  # the cache of logits would be large
-    ],
-)
-def test_descent_is_used_where_it_is_the_fastest_solver(
-    rows: int, features: int, classes: int, objective: Objective, answer: bool
-) -> None:
-    memory = MemoryRows(torch.zeros(1, features).expand(rows, -1), torch.arange(rows) % classes)
-    assert uses_descent(problem_of(memory, objective)) is answer
 
 
 def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:

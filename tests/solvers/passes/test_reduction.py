@@ -27,9 +27,10 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds.curvature import Leverage
 from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.dual.row_space import DualRows
-from logreg.solvers.fit import EXACT, bound_of, problem_of
+from logreg.solvers.fit import bound_of, problem_of
 from logreg.solvers.methods.subspace_descent import EvaluateAfterStep, SubspaceHessian
 from logreg.solvers.minimum_norm import TriangularFactor
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request, run_pass
 from logreg.solvers.passes.columns import (
     DifferentiateHeld,

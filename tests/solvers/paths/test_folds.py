@@ -436,7 +436,7 @@ def test_a_small_softmax_with_l1_needs_no_general_solver(
     rows = MemoryRows(x, y)
     left = Mock(wraps=fit_elastic_net_path)
     monkeypatch.setattr(folds_module, "fit_elastic_net_path", left)
-    monkeypatch.setattr("logreg.solvers.small.small_newton.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
+    monkeypatch.setattr("logreg.solvers.choose.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
     points = fit_strengths(problem_of(rows, Objective("cross_entropy")), rows, strengths[::-1], 1e-8)
     assert [call.args[1] for call in left.call_args_list] == [[]]
     for strength, point in zip(strengths[::-1], points, strict=True):
@@ -449,7 +449,7 @@ def test_a_small_softmax_with_l1_needs_no_general_solver(
 def test_strengths_that_the_small_solver_leaves_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = table(3)
     rows = MemoryRows(x, y)
-    monkeypatch.setattr("logreg.solvers.small.small_newton.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
+    monkeypatch.setattr("logreg.solvers.choose.MAX_SMALL_NUMEL", 2**17)  # the tests of solvers set it to -1
     fit_small, starts = folds_module._fit_small, list[Tensor]()
 
     def all_but_the_first(problem: Problem, rows: MemoryRows, start: Tensor, tolerance: float) -> PathPoint | None:

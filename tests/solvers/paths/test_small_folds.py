@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 from logreg.csr import of_scipy
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.fit import fit, problem_of, stored_rows
+from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.paths.folds import fit_folds
 from logreg.solvers.paths.l2_path import PathFitter, Strength
 from logreg.solvers.paths.ridge_folds import MAX_PRODUCTS, fit_ridge_folds, fits_in_ridge_batch
+from logreg.solvers.source_units import stored_rows
 
 
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])

@@ -14,6 +14,7 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.curvature import EvaluatedPoint
 from logreg.solvers.bounds.duality import Bound, DualPoint, bound_at_dual_point
+from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
@@ -21,7 +22,7 @@ from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import small_l1
 from logreg.solvers.small.small_l1 import solve_small_l1
 from logreg.solvers.small.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
-from logreg.solvers.small.small_newton import is_small, padded, standardized_rows
+from logreg.solvers.small.small_newton import padded, standardized_rows
 from logreg.solvers.state import SolverState
 from reference import Reference
 

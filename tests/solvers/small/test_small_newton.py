@@ -11,10 +11,11 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
+from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.small import small_newton
 from logreg.solvers.small.small_logistic import SmallLogistic
-from logreg.solvers.small.small_newton import is_small, solve_small
+from logreg.solvers.small.small_newton import solve_small
 from logreg.solvers.state import SolverState
 
 

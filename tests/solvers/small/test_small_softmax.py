@@ -13,9 +13,10 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.choose import is_small
 from logreg.solvers.fit import Fit, fit, problem_of
 from logreg.solvers.small import small_softmax
-from logreg.solvers.small.small_newton import is_small, solve_small, standardized_rows
+from logreg.solvers.small.small_newton import solve_small, standardized_rows
 from logreg.solvers.small.small_softmax import SmallSoftmax
 from logreg.solvers.state import SolverState
 

@@ -60,16 +60,6 @@ from logreg.solvers.state import SolverState
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.preconditioner import centered
 
-MIN_FEATURES_PER_ROW = 4
-"""Features for each row from which the problem is solved in the span of its rows."""
-
-MIN_SPARSE_FEATURES_PER_ROW = 2
-"""Sparse features for each row from which the problem is solved in the span of its rows: their passes take little
-longer than the operations on the coefficients."""
-
-MAX_COUPLED_OUTPUTS = 512
-"""Outputs of a softmax up to which sparse rows are solved in their span: each step inverts a matrix of that order."""
-
 GRAM_BLOCK_BYTES = 8 * 2**20
 """Size of the block of columns whose share of the Gram matrix is computed at once, in bytes.
 
@@ -138,19 +128,6 @@ Solver = Callable[[SolverState, float], PassRequests[Any]]
 With a second argument > 0 it ends where the predicted decrease is below that number, relative to f, without a
 certificate.
 """
-
-
-def is_wide(problem: Problem) -> bool:
-    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows.
-
-    The logits of such a solver are in that span, so rows have no offsets.
-    """
-    if not problem.objective.l2 > 0 or problem.objective.l1 or problem.largest_offset is not None:
-        return False
-    if problem.is_sparse:
-        few = not problem.coupled or problem.num_outputs <= MAX_COUPLED_OUTPUTS
-        return few and problem.num_features >= MIN_SPARSE_FEATURES_PER_ROW * problem.rows
-    return problem.num_features >= MIN_FEATURES_PER_ROW * problem.rows
 
 
 def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:

@@ -22,14 +22,13 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds.duality import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
-from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_vector
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.passes.sampling import sampled_rows, thinned
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
-from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, avoids_hessian, bound_rows
+from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, bound_rows
 from logreg.solvers.state import CURVATURE_MEAN_OFFSET, VALUE_ROUNDING, SolverState, keep_bound, within
 from logreg.solvers.steps.line_search import (
     CURVATURE_CONSTANT,
@@ -41,10 +40,6 @@ from logreg.solvers.steps.line_search import (
 
 Matrix = Callable[[Array], Array]
 """An approximate inverse of the Hessian: a gradient (D + 1,) -> a step (D + 1,)."""
-
-MAX_MEDIUM_NUMEL = 2**25
-"""Numbers in the features up to which a problem is of medium size: the fixed times of a pass are a small part of those
-of larger ones, which several threads share."""
 
 BLOCK_NUMEL = 2**18
 """Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
@@ -103,26 +98,6 @@ bound is cheaper, and few more steps lead below."""
 
 FAILED_FACTOR = 0.1
 """Factor of the limit of the estimate after a bound that was not within the tolerance."""
-
-
-def is_medium(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_medium` is the fastest way: one logistic output with l2, for which a Hessian is expensive."""
-    loss, objective, features = problem.loss, problem.objective, rows.features
-    return (
-        features.device.type == "cpu"
-        and not problem.is_sparse
-        and features.dtype in (torch.float32, torch.float64)
-        and features.is_contiguous()
-        and 0 < problem.numel <= MAX_MEDIUM_NUMEL
-        and problem.num_outputs == 1
-        and problem.largest_offset is None
-        and objective.l2 > 0
-        and not objective.l1
-        and loss.is_convex
-        and loss.has_conjugate
-        and not is_wide(problem)
-        and avoids_hessian(problem)
-    )
 
 
 class _Evaluation(NamedTuple):
@@ -472,8 +447,8 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     the general solver begins anew.
 
     Args:
-        state: State of a problem that `is_medium`; where the point is certified, and after ``max_passes``, its
-            coordinates, point, value and bound are updated.
+        state: State of a problem that `logreg.solvers.choose.is_medium`; where the point is certified, and after
+            ``max_passes``, its coordinates, point, value and bound are updated.
         rows: All rows of the problem.
         max_passes: Passes at most.
 

@@ -16,15 +16,16 @@ from logreg.solvers.bounds.curvature import (
     inverse_hessian_norms,
 )
 from logreg.solvers.bounds.duality import Bound, conversion_rounding, evaluated_point
+from logreg.solvers.choose import avoids_hessian, holds_hessian, uses_descent
 from logreg.solvers.costs import hessian_seconds, pass_seconds
 from logreg.solvers.methods.quasi_newton import FAR_TOL, quasi_newton_steps
-from logreg.solvers.methods.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
+from logreg.solvers.methods.subspace_descent import BACKTRACKING_RATIO, descend
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.problem import Problem
-from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
+from logreg.solvers.starting_point import start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.steps.conjugate_gradients import conjugate_gradients
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse

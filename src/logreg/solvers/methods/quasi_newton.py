@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from logreg.solvers.choose import holds_hessian
 from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
 from logreg.solvers.methods.subspace_descent import (
     CERTIFY_TOL_FACTOR,
@@ -20,7 +21,6 @@ from logreg.solvers.methods.subspace_descent import (
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, certified_by_sample, gap_from_gradient
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.line_search import (

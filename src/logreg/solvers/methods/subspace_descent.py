@@ -16,7 +16,6 @@ from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.starting_point import avoids_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import intercept_step, newton_step_pinv
@@ -31,28 +30,9 @@ from logreg.solvers.steps.preconditioner import (
     preconditioner,
 )
 
-LOGITS_PER_OUTPUT = 3
-"""Numbers that `BlockLogits` caches for each row and output."""
-
-LOGITS_MEMORY_FRACTION = 0.1
-"""Largest size of the cache of logits, as a fraction of the numbers in the data: with the pairs of the limited-memory
-inverse and the preconditioner, a fit then takes about a quarter of the data."""
-
-SMALL_LOGITS_NUMEL = 8e6
-"""Numbers that the cache of logits may have for data of any size: 32 MB in float32, half of the 64 MB that a fit may
-take for data of any size."""
-
-MIN_DATA_NUMEL = 6e5
-"""Numbers in the data from which descent is used: in smaller data, which the cache of a processor holds, a step takes
-longer than its passes, and products with the Hessian have less overhead."""
-
 REMAKE_VALUE_RATIO = 0.8
 """Ratio of f to that at the last preconditioner, or its blocks, below which others may be made: the curvature has
 changed."""
-
-MIN_DATA_PER_SUBSPACE = 20
-"""Numbers in the data for each squared output of a softmax from which the Hessian on the subspace, of order 2 K, is
-decomposed in a small part of a pass."""
 
 MAX_SUBSPACE_STEPS = 600
 """Largest number of steps; other ways continue from there."""
@@ -91,20 +71,6 @@ MIN_STEP_LENGTH = 0.01
 
 SUBSPACE_PINV_RTOL = 1e-6
 """Eigenvalues of the Hessian on a subspace, relative to the largest, that are rounding errors of float32."""
-
-
-def uses_descent(problem: Problem) -> bool:
-    """Whether subspace descent comes before Newton's method.
-
-    It does where a Hessian costs more than the passes it saves, where the data are large, and the cache of logits and
-    the Hessian on the subspace are small beside them, and where the span of the rows does not give a faster way.  It
-    cannot handle l1.
-    """
-    numel = LOGITS_PER_OUTPUT * problem.num_outputs * problem.rows
-    data = problem.numel
-    is_small = numel <= max(LOGITS_MEMORY_FRACTION * data, SMALL_LOGITS_NUMEL)
-    is_cheap = not problem.coupled or MIN_DATA_PER_SUBSPACE * problem.num_outputs**2 <= data
-    return avoids_hessian(problem) and data >= MIN_DATA_NUMEL and is_small and is_cheap
 
 
 def step_work(problem: Problem) -> float:

@@ -28,6 +28,7 @@ from logreg.rows import (
     places_in,
     row_weights,
 )
+from logreg.solvers.choose import is_small
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import drive
 from logreg.solvers.paths.l1_path import fit_elastic_net_path
@@ -36,7 +37,7 @@ from logreg.solvers.paths.ridge_folds import fit_ridge_folds, fits_in_ridge_batc
 from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
 from logreg.solvers.problem import Problem
 from logreg.solvers.small.small_l1 import solve_small_l1
-from logreg.solvers.small.small_newton import is_small, solve_small
+from logreg.solvers.small.small_newton import solve_small
 from logreg.solvers.state import SolverState
 
 MAX_SINGLE_NUMBERS = 2**19

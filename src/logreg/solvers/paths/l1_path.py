@@ -21,10 +21,12 @@ from logreg.csr import converted
 from logreg.errors import ConfigError
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource, joined, part_rows, parts, row_weights, sparse_part_rows
-from logreg.solvers.fit import EXACT, fit, has_fast_ways
+from logreg.solvers.choose import has_fast_ways
+from logreg.solvers.fit import fit
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.prox_newton import WorkingSet, working_set_of
 from logreg.solvers.minimum_norm import move_to_minimum_norm
+from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import PassRequests, drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.paths.l2_path import PathPoint, Strength

@@ -27,12 +27,13 @@ from logreg.csr import converted
 from logreg.facts import Batch
 from logreg.rows import row_weights
 from logreg.solvers.bounds.duality import Bound, bound
-from logreg.solvers.fit import EXACT, FITS_IF_NOT_CONVEX
+from logreg.solvers.choose import holds_hessian
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.newton import newton
+from logreg.solvers.optimizers import EXACT, FITS_IF_NOT_CONVEX
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.problem import Coordinates, Problem, is_standardized
-from logreg.solvers.starting_point import holds_hessian, stable_step
+from logreg.solvers.starting_point import stable_step
 from logreg.solvers.state import SolverState, within
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 

@@ -68,7 +68,7 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
     on.
 
     Args:
-        state: State of a problem with l1 that `logreg.solvers.small.small_newton.is_small`; its coordinates, point,
+        state: State of a problem with l1 that `logreg.solvers.choose.is_small`; its coordinates, point,
             value and bound are updated.
         rows: All rows of the problem.
         max_passes: Evaluations of f at most.

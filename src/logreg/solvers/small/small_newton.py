@@ -27,20 +27,6 @@ from logreg.solvers.steps.preconditioner import centered
 
 Array = np.ndarray[Any, Any]
 
-MAX_SMALL_NUMEL = 2**17
-"""Numbers in the features up to which a problem is small: 1 MiB in float64, which stays in the processor's cache."""
-
-MAX_SMALL_FLOP = 5e6
-"""Multiplications of one Newton step up to which a problem is small: about the time that the bookkeeping of a pass
-takes."""
-
-MAX_SMALL_SOFTMAX_NUMEL = 2**18
-"""Numbers in the features, and in the logits, up to which a softmax is small: 2 MiB in float64.  Its steps form no
-joint Hessian, so their work is that of few products with the rows."""
-
-MAX_SMALL_SOFTMAX_FEATURES = 256
-"""Features up to which a softmax is small: their Gram matrix has an eigendecomposition."""
-
 ROOM = 0.8
 """Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""
 
@@ -50,28 +36,6 @@ rounding, or the start was far."""
 
 MAX_HALVINGS = 30
 """Halvings of a step that increases f, after which the general solver goes on."""
-
-
-def is_small(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_small` or `solve_small_l1` is the fastest way: little work, a penalty, and a bound by duality.
-
-    Rows have no offsets.
-    """
-    loss, objective, order, features = problem.loss, problem.objective, problem.hessian_order, problem.num_features
-    if problem.coupled and not objective.l1:
-        numel = problem.rows * max(features, problem.num_outputs)
-        has_little_work = features <= MAX_SMALL_SOFTMAX_FEATURES and numel <= MAX_SMALL_SOFTMAX_NUMEL
-    else:
-        flop = problem.num_parameters * order * (problem.rows + order / 3)
-        has_little_work = problem.rows * features <= MAX_SMALL_NUMEL and flop <= MAX_SMALL_FLOP
-    return (
-        rows.features.device.type == "cpu"
-        and has_little_work
-        and (objective.l2 > 0 or objective.l1 > 0)
-        and loss.is_convex
-        and loss.has_conjugate
-        and problem.largest_offset is None
-    )
 
 
 @np.errstate(all="ignore")  # what is not finite ends the steps
@@ -91,7 +55,8 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
     and after ``max_passes``.
 
     Args:
-        state: State of a problem that `is_small`; its coordinates, point, value and bound are updated.
+        state: State of a problem that `logreg.solvers.choose.is_small`; its coordinates, point, value and bound are
+            updated.
         rows: All rows of the problem.
         max_passes: Evaluations of f and products with the Hessian at most.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
