@@ -187,7 +187,7 @@ def test_what_docstrings_name_is_where_they_say() -> None:
     files = {**MODULES, "": SOURCE / "__init__.py"}
     text = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
     named = [(by, of) for by in text for of in re.findall(r"(?<!`)`logreg\.([\w.]+)`", text[by])]
-    assert ("optimality.certificate", "solvers.bounds.duality") in named
+    assert ("optimality.certificate", "solvers.bounds.bound") in named
 
     def is_there(of: str) -> bool:
         parent, _, name = of.rpartition(".")

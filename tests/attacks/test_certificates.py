@@ -22,7 +22,7 @@ from exact_reference import ExactReference
 from logreg.errors import DataError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.fit import bound_of, fit, problem_of
 from reference import Array, Stated
 

@@ -29,7 +29,8 @@ from logreg.evaluation.path_selection import (
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, dense_sample
-from logreg.solvers.bounds.duality import Bound, bound
+from logreg.solvers.bounds.base import Bound
+from logreg.solvers.bounds.bound import bound
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.paths import l2_path

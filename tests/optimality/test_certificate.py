@@ -14,7 +14,7 @@ from logreg.estimators.logistic_regression import FitCertificate
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Certificate, bound_by_solution, names_of, objective_in_words
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.fit import bound_of, problem_of
 from reference import Reference
 

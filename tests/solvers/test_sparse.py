@@ -33,7 +33,7 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.optimality.separation.find import find_separation
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.duality import bound
+from logreg.solvers.bounds.bound import bound
 from logreg.solvers.choose import is_wide
 from logreg.solvers.dual import row_space, sparse_rows
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of

@@ -17,12 +17,7 @@ from logreg.solvers.methods.newton import newton
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
-from logreg.solvers.starting_point import (
-    curvature_growth,
-    enough_rows,
-    stable_step,
-    start,
-)
+from logreg.solvers.starting_point import curvature_growth, enough_rows, stable_step, start
 from logreg.solvers.state import SolverState
 from reference import correlated_rows
 

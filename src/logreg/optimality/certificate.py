@@ -1,7 +1,7 @@
 """The certificate of a fit: the distance of the model from the optimum of its objective, in numbers and words.
 
 A fit is called optimal if (f - f*) / f <= tolerance is proven by an upper bound of f - f* that is computed in float64
-over all train rows, with its rounding errors (`logreg.solvers.bounds.duality`).  Where a bound is loose, the objective
+over all train rows, with its rounding errors (`logreg.solvers.bounds.bound`).  Where a bound is loose, the objective
 is minimized further from the same point by an exact optimizer: with its result f_better and its own bound,
 
     f - f*  <=  (f - f_better)  +  (bound of f_better - f*).
@@ -22,7 +22,7 @@ from logreg.errors import name_list
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.fit import bound_of
 from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import run_pass

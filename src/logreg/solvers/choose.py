@@ -2,7 +2,7 @@
 
 The choice depends on the shape of the problem alone, and on where its rows are: so the same fit takes the same path on
 every machine and in any number of processes.  Within a method, `logreg.solvers.starting_point` chooses the start, and
-`logreg.solvers.bounds.duality` the certificate.
+`logreg.solvers.bounds.bound` the certificate.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, row_weights
 from logreg.solvers.arguments import check_classes, check_offset, check_settings, check_weights, checked_labels
-from logreg.solvers.bounds.duality import GOOD_RELATIVE_GAP, Bound, bound
+from logreg.solvers.bounds.base import Bound
+from logreg.solvers.bounds.bound import GOOD_RELATIVE_GAP, bound
 from logreg.solvers.choose import MAX_SMALL_NUMEL, Method, choose
 from logreg.solvers.methods.medium import solve_medium
 from logreg.solvers.minimum_norm import move_to_minimum_norm

@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.csr import is_sparse
 from logreg.errors import DataError
 from logreg.rows import MemoryRows, part_rows
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem

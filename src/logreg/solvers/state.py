@@ -1,7 +1,7 @@
 """The state of an exact optimizer, and the tests that end it.
 
 An optimizer ends on a bound of its relative gap, (f - f*) / f <= tolerance, that is computed in float64 over all rows
-(`logreg.solvers.bounds.duality`).  Such a bound costs passes.  While the optimizer is far from the optimum an estimate
+(`logreg.solvers.bounds.bound`).  Such a bound costs passes.  While the optimizer is far from the optimum an estimate
 from the gradient decides whether to compute one: with l2, f is strongly convex in the coefficients, so that
 
     f - f* <= |gradient by the coefficients|^2 / (2 l2),   at intercepts whose gradient is 0.
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.solvers.bounds.duality import Bound, bound
+from logreg.solvers.bounds.base import Bound
+from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature

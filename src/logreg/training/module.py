@@ -34,7 +34,8 @@ from logreg.optimality.certificate import (
 from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
 from logreg.solvers.arguments import check_classes
-from logreg.solvers.bounds.duality import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
+from logreg.solvers.bounds.bound import GOOD_RELATIVE_GAP, forms_hessian
+from logreg.solvers.bounds.intercepts import has_many_coupled_outputs
 from logreg.solvers.choose import reason
 from logreg.solvers.fit import bound_of
 from logreg.solvers.optimizers import EXACT

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds.base import EvaluatedPoint, evaluated_point
 from logreg.solvers.bounds.curvature import (
-    EvaluatedPoint,
     InverseHessianNorms,
     _blocks,
     _spectrum,
@@ -22,17 +22,10 @@ from logreg.solvers.bounds.curvature import (
     diagonal_roots,
     inverse_hessian_norms,
 )
-from logreg.solvers.bounds.duality import evaluated_point
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.passes.precise import (
-    UNIT_ROUNDOFF,
-    EvaluatePrecisely,
-    RowNormBounds,
-    RowNorms,
-    accumulated,
-)
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, EvaluatePrecisely, RowNormBounds, RowNorms, accumulated
 from logreg.solvers.problem import Coordinates
 from logreg.solvers.steps.newton_steps import FactoredHessian, factor_hessian
 

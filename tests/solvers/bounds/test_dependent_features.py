@@ -11,7 +11,7 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.optimizers import EXACT
 from reference import Array, Reference

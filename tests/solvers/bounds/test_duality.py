@@ -21,8 +21,10 @@ from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows, parts
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import DualPoint, _balanced_by_least, bound, conversion_rounding, duality_gap
+from logreg.solvers.bounds.balance import balanced_by_least
+from logreg.solvers.bounds.base import EvaluatedPoint, conversion_rounding
+from logreg.solvers.bounds.bound import bound
+from logreg.solvers.bounds.duality import DualPoint, duality_gap
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
@@ -183,15 +185,15 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
         evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     at = EvaluatedPoint(problem, problem.model, point, evaluation, torch.ones(6).double(), torch.ones(6).double())
     before = evaluation.gradient - problem.penalties(problem.model)[0] * point
-    assert (_balanced_by_least(at, before) is None) == (enough > 0)  # beyond `MAX_MOVE_COST`
-    moved = _balanced_by_least(at, before, enough)
+    assert (balanced_by_least(at, before) is None) == (enough > 0)  # beyond `MAX_MOVE_COST`
+    moved = balanced_by_least(at, before, enough)
     assert moved is not None
     sums, cost, reach = moved
     slopes = sums[:, :-1] + l2 * point[:, :-1]
     just = (cost + float(slopes.square().sum()) / (2 * l2)) / evaluation.value
     if enough:  # the cost is a part of the gap
-        assert _balanced_by_least(at, before, just * (1 + 1e-9)) is not None
-        assert _balanced_by_least(at, before, just * (1 - 1e-9)) is None
+        assert balanced_by_least(at, before, just * (1 + 1e-9)) is not None
+        assert balanced_by_least(at, before, just * (1 - 1e-9)) is None
     share, ones = weights / weights.sum(), F.pad(features, (0, 1), value=1.0)
     p = (ones @ point.T).softmax(1)
     least = p.amin(1, keepdim=True)
@@ -204,7 +206,7 @@ def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dua
     assert 0 < excess <= cost
     assert float(((moved_p - p).abs() / p).max()) <= reach * (1 + 1e-12) < 1
     before[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
-    assert _balanced_by_least(at, before, math.inf) is None
+    assert balanced_by_least(at, before, math.inf) is None
 
 
 def test_the_cost_of_a_move_by_least_probabilities_is_its_chi_squared() -> None:
@@ -214,7 +216,7 @@ def test_the_cost_of_a_move_by_least_probabilities_is_its_chi_squared() -> None:
     point = problem.zeros()  # where all probabilities are the least one
     evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     at = EvaluatedPoint(problem, problem.model, point, evaluation, torch.ones(3).double(), torch.ones(3).double())
-    moved = _balanced_by_least(at, evaluation.gradient, math.inf)
+    moved = balanced_by_least(at, evaluation.gradient, math.inf)
     assert moved is not None
     frequencies = torch.bincount(rows.labels) / 90  # each row's probabilities move there
     assert moved[1] == pytest.approx(float(((frequencies - 1 / 3).square() * 3).sum()), rel=1e-6)
@@ -419,7 +421,7 @@ def test_many_outputs_are_bounded_by_products_as_by_the_matrix(
 
 @pytest.mark.parametrize("penalty", ["l2", "l1", "elastic net"])
 def test_bounds_by_products_hold(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.solvers.bounds.duality.forms_hessian", lambda problem: False)  # else curvature decides
+    monkeypatch.setattr("logreg.solvers.bounds.bound.forms_hessian", lambda problem: False)  # else curvature decides
     without_joint_curvature(monkeypatch)
     seeds = [seed for seed in range(80) if drawn(penalty, seed, 2e4)[2].loss == "cross_entropy"][:8]
     found = [one for seed in seeds for one in judged(penalty, seed, 2e4)]

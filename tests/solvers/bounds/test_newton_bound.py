@@ -11,7 +11,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.duality import Bound, evaluated_point
+from logreg.solvers.bounds.base import Bound, evaluated_point
 from logreg.solvers.bounds.newton_bound import MAX_REACH, bound_by_newton_step, bound_by_sample
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive, request

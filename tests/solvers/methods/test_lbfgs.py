@@ -251,7 +251,7 @@ def test_l1_over_more_features_than_rows_is_certified(
 def test_the_expected_gap_is_about_the_certified_gap(
     share: float, l2: float, l1: float, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.bounds.duality.MAX_BOUND_HESSIAN_PARAMETERS", 0)  # by duality alone
+    monkeypatch.setattr("logreg.solvers.bounds.bound.MAX_BOUND_HESSIAN_PARAMETERS", 0)  # by duality alone
     features, labels = table(200, 5, 1, draw)
     rows = MemoryRows(features, labels)
     objective = Objective("bce", l2=l2, l1=l1)

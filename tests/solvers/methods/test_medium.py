@@ -14,7 +14,7 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
 from logreg.solvers.fit import fit, problem_of

@@ -24,8 +24,8 @@ from logreg.inference.likelihood import Likelihood, LikelihoodPass, Maximum, max
 from logreg.losses.objective import Objective
 from logreg.processes import Processes, share
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.curvature import Leverage
-from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import bound_of, problem_of
 from logreg.solvers.methods.subspace_descent import EvaluateAfterStep, SubspaceHessian

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import Bound, DualPoint, bound_at_dual_point
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint
+from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point
 from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive

@@ -8,8 +8,7 @@ import torch
 from logreg.losses import LOSSES
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.newton_bound import bound_by_newton_step
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.solvers.bounds.curvature import SATURATED_LOSS
-from logreg.solvers.bounds.duality import MAX_FEASIBLE_SHIFT
+from logreg.solvers.bounds.base import SATURATED_LOSS
+from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.newton_steps import smallest_subgradient
@@ -60,7 +60,7 @@ class BatchEvaluation(NamedTuple):
 
 
 class BatchBound(NamedTuple):
-    """Bounds of f - f*; see `logreg.solvers.bounds.duality.Bound`."""
+    """Bounds of f - f*; see `logreg.solvers.bounds.base.Bound`."""
 
     point: Tensor
     """The points in the model's coordinates, (S, B, K, D + 1)."""

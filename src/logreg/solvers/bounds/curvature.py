@@ -27,8 +27,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -36,11 +34,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.rows import BLOCK_ROWS
+from logreg.solvers.bounds.base import EvaluatedPoint
 from logreg.solvers.bounds.dependent_features import RESOLVED_EIGENVALUE_RATIO, rank_of
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.kernels import SUM_ROWS
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
-from logreg.solvers.passes.evaluate import Derivatives, additions_of_penalty
 from logreg.solvers.passes.precise import (
     ROUNDINGS_OF_A_TERM,
     UNIT_ROUNDOFF,
@@ -54,12 +52,6 @@ from logreg.solvers.passes.precise import (
 from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.newton_steps import FactoredHessian
-
-MAX_FEATURE_RMS = 10.0
-"""Upper limit of the root mean square of a feature in an optimizer's coordinates.
-
-The coordinates give a sample of the rows a root mean square of about 1; the factor 10 covers what the sample missed.
-"""
 
 MAX_SCALED_DECREMENT = 0.9
 """Largest M R d, the scaled Newton decrement, at which a bound is given.
@@ -76,112 +68,6 @@ LOGIT_ROOM = 1.0
 
 MAX_LOGIT_ROUNDING_FACTOR = 1.1
 """Largest factor by which rounding of the logits may change the Hessian; beyond it there is no bound."""
-
-SATURATED_LOSS = 1e-6
-"""Mean loss, in nats, below which residuals are computed anew by `EvaluatePrecisely`.
-
-The probabilities of such rows are so near 1 that 1 - p has lost its digits in an optimizer's evaluation.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluatedPoint:
-    """A point with its derivatives in float64, and with the sizes that bound their rounding errors.
-
-    Attributes:
-        problem: The problem.
-        coordinates: The coordinates of the point.
-        point: Shape (K, D + 1).
-        evaluation: The derivatives there, in float64.
-        squares: `PreciseDerivatives.squares` or an upper bound of it, (D + 1,).
-        largest: `PreciseDerivatives.largest` or an upper bound of it, (D + 1,).
-    """
-
-    problem: Problem
-    coordinates: Coordinates
-    point: Tensor
-    evaluation: Derivatives
-    squares: Tensor
-    largest: Tensor
-
-    @property
-    def total(self) -> float:
-        """The weight of all rows in the objective: 1 for a mean loss."""
-        return self.problem.row_sum_scale * self.problem.total_weight
-
-    @cached_property
-    def penalties(self) -> tuple[Tensor, Tensor]:
-        """See `Problem.penalties`."""
-        return self.problem.penalties(self.coordinates)
-
-    @cached_property
-    def accumulated(self) -> float:
-        """Bound on the relative rounding error of the sums over the rows at this point; see `accumulated`."""
-        return accumulated(self.problem.rows, self.evaluation.additions)
-
-    @property
-    def offset(self) -> float:
-        """Largest absolute offset of a row; 0 without one."""
-        return self.problem.largest_offset or 0.0
-
-    @cached_property
-    def sizes(self) -> Tensor:
-        """The absolute values of the point, (K, D + 1)."""
-        return self.point.abs()
-
-    @property
-    def reach(self) -> Tensor:
-        """Upper bound of the absolute logits of each output over the rows, (K,)."""
-        return self.sizes @ self.largest + self.offset
-
-    @cached_property
-    def logits_error(self) -> Tensor:
-        """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
-        constant = self.sizes[:, -1] + self.offset
-        reach = self.sizes[:, :-1] @ self.squares[:-1].sqrt() + constant * math.sqrt(self.total)
-        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
-
-    @cached_property
-    def largest_logit_error(self) -> Tensor:
-        """Largest rounding error of each output's logits over the rows, (K,)."""
-        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * self.reach
-
-    @cached_property
-    def curved_error(self) -> Tensor:
-        """Root of the weighted sum over the rows of curvatures times squared rounding errors of the logits, (K,)."""
-        loss = self.problem.loss
-        if math.isfinite(loss.max_curvature):
-            return self.logits_error * math.sqrt(loss.max_curvature)
-        return self.largest_logit_error * math.sqrt(loss.curvature_sum(self.evaluation.loss, self.total))
-
-    @property
-    def probabilities_error(self) -> float:
-        """Upper bound of the change of f by rounding of probabilities near 1, in nats, where they may be rounded."""
-        is_saturated = self.evaluation.loss <= SATURATED_LOSS * self.total
-        return 0.0 if is_saturated else 8 * UNIT_ROUNDOFF * self.total * self.problem.num_outputs
-
-    @property
-    def value_error(self) -> float:
-        """Upper bound of the rounding error of f, in nats.
-
-        The loss changes with its logits at most by its Lipschitz constant times their errors.  Where it is saturated,
-        computed by `EvaluatePrecisely`, it changes at most by the factor exp(relative Lipschitz constant * error).
-        """
-        loss, evaluation = self.problem.loss, self.evaluation
-        of_penalty = additions_of_penalty(self.point.shape) * UNIT_ROUNDOFF
-        summed = 2 * (self.accumulated + of_penalty) * abs(evaluation.value)
-        if evaluation.loss > SATURATED_LOSS * self.total or loss.relative_lipschitz == math.inf:
-            if not math.isfinite(loss.max_curvature):
-                slopes = loss.residual_bound(evaluation.loss, self.total)
-                return float(self.largest_logit_error.sum()) * 2 * slopes + summed
-            slope = loss.lipschitz * math.sqrt(self.total)
-            slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
-            return float(self.logits_error.sum()) * 2 * slope + summed
-        reach = loss.relative_lipschitz * float(self.reach.max())
-        return (
-            evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach, 700.0))
-            + summed
-        )
 
 
 class Leverage(PrecisePass[Tensor]):

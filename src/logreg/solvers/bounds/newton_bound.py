@@ -31,15 +31,9 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import row_weights
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import (
-    MAX_FEASIBLE_SHIFT,
-    Bound,
-    DualPoint,
-    conversion_rounding,
-    duality_gap,
-    evaluated_point,
-)
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint, conversion_rounding, evaluated_point
+from logreg.solvers.bounds.duality import DualPoint, duality_gap
+from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.kernels import affine, coupled_gram, gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.bounds.duality import forms_hessian, gap_by_residuals
+from logreg.solvers.bounds.bound import forms_hessian
+from logreg.solvers.bounds.duality import gap_by_residuals
 from logreg.solvers.methods.newton import is_finite, newton
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL, MAX_STEPS_WITHOUT_PROGRESS
 from logreg.solvers.minimum_norm import MAX_NULL_SPACE_FEATURES, NullSpace, find_null_space

@@ -5,7 +5,7 @@ between passes would take longer than the arithmetic, so both are a handful of o
 block of rows once, for the logits and for the gradient: the block is still in the cache.
 
 The steps are in float32, where that is the type of the problem.  A point that is likely to be certified is evaluated in
-float64; the certificate is that of `logreg.solvers.bounds.duality`, or of the Newton step of a sample
+float64; the certificate is that of `logreg.solvers.bounds.bound`, or of the Newton step of a sample
 (`logreg.solvers.bounds.newton_bound`) where a Hessian is cheap.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, chosen_rows, row_weights
-from logreg.solvers.bounds.duality import bound
+from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_vector
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
+from logreg.solvers.bounds.base import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.bounds.curvature import (
     InverseHessianNorms,
     bound_by_held_hessian,
     diagonal_roots,
     inverse_hessian_norms,
 )
-from logreg.solvers.bounds.duality import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.choose import avoids_hessian, holds_hessian, uses_descent
 from logreg.solvers.costs import hessian_seconds, pass_seconds
 from logreg.solvers.methods.quasi_newton import FAR_TOL, quasi_newton_steps

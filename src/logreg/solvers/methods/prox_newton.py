@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from logreg.rows import chosen_rows
-from logreg.solvers.bounds.curvature import SATURATED_LOSS
-from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, evaluated_point, feasible_scale
+from logreg.solvers.bounds.base import SATURATED_LOSS, evaluated_point
+from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
 from logreg.solvers.l1_model import minimize_penalized_model
 from logreg.solvers.methods.lbfgs import expected_gap, lbfgs
 from logreg.solvers.passes.base import PassRequests, request

@@ -26,7 +26,8 @@ from torch import Tensor
 from logreg.csr import converted
 from logreg.facts import Batch
 from logreg.rows import row_weights
-from logreg.solvers.bounds.duality import Bound, bound
+from logreg.solvers.bounds.base import Bound
+from logreg.solvers.bounds.bound import bound
 from logreg.solvers.choose import holds_hessian
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.newton import newton

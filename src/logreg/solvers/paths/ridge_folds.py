@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from logreg.csr import appended_ones, as_scipy, column_sizes, converted, is_sparse, squared
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.newton_bound import bound_by_newton_step
 from logreg.solvers.kernels import coupled_gram, sum_over_rows
 from logreg.solvers.passes.base import drive

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.batch_bounds import BatchBound, BatchEvaluation, BatchRows, batch_bound
-from logreg.solvers.bounds.duality import Bound
 from logreg.solvers.paths.batch_model import minimize_models
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.problem import Problem

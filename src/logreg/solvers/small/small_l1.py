@@ -19,8 +19,9 @@ from torch import Tensor
 from logreg.losses import one_vs_rest
 from logreg.losses.base import RowTerms
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.curvature import SATURATED_LOSS
-from logreg.solvers.bounds.duality import Bound, DualPoint, bound, bound_at_dual_point, evaluated_point, feasible_scale
+from logreg.solvers.bounds.base import SATURATED_LOSS, Bound, evaluated_point
+from logreg.solvers.bounds.bound import bound
+from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
 from logreg.solvers.kernels import coupled_gram
 from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive

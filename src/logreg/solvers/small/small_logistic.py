@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from logreg.losses import one_vs_rest
-from logreg.solvers.bounds.curvature import SATURATED_LOSS
-from logreg.solvers.bounds.duality import MAX_FEASIBLE_SHIFT, Bound
+from logreg.solvers.bounds.base import SATURATED_LOSS, Bound
+from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.bounds.newton_bound import MAX_REACH, kappa_of
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small.small_logistic import NewtonStep, SmallLogistic
 from logreg.solvers.small.small_softmax import SmallSoftmax

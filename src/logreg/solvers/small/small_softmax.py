@@ -30,8 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.curvature import EvaluatedPoint
-from logreg.solvers.bounds.duality import Bound
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.newton_bound import bound_by_newton_step
 from logreg.solvers.kernels import coupled_gram
 from logreg.solvers.passes.base import drive
