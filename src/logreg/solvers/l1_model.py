@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from logreg.solvers.kernels import Array
 from logreg.solvers.minimum_norm import shift_to_least_penalty
 from logreg.solvers.problem import Problem
-
-Array = NDArray[np.float64]
 
 SHIFT_DAMPING, MAX_SHIFT_DAMPING = 1e-10, 1e-3
 """Curvature that is added along a shift of all outputs of a feature, relative to the mean curvature of its

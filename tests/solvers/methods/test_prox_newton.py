@@ -13,7 +13,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import PART_BYTES, MemoryRows
 from logreg.solvers import l1_model
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.kernels import sum_over_cold_rows
+from logreg.solvers.kernels import Array, sum_over_cold_rows
 from logreg.solvers.methods import prox_newton as module
 from logreg.solvers.methods.prox_newton import prox_newton
 from logreg.solvers.passes import columns
@@ -219,7 +219,7 @@ def test_pivots_of_a_softmax_end(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = sparse(300, 20, 3)
     pivot, ended = l1_model._pivot, []
 
-    def recorded(*given: l1_model.Array) -> l1_model.Array | None:
+    def recorded(*given: Array) -> Array | None:
         found = pivot(*given)
         ended.append(found is not None)
         return found

@@ -16,12 +16,13 @@ from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point
 from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.kernels import Array
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.small import small_l1
 from logreg.solvers.small.small_l1 import solve_small_l1
-from logreg.solvers.small.small_logistic import SQUARES_MARGIN, Array, LogisticEvaluation
+from logreg.solvers.small.small_logistic import SQUARES_MARGIN, LogisticEvaluation
 from logreg.solvers.small.small_newton import padded, standardized_rows
 from logreg.solvers.state import SolverState
 from reference import Reference

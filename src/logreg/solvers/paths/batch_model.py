@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.solvers.kernels import Array
 from logreg.solvers.l1_model import (
     BOUNDARY_RTOL,
     DAMPING_GROWTH,
     FULL_EXCHANGES,
     MAX_DAMPING,
     MIN_DAMPING,
-    Array,
 )
 
 MAX_PIVOTS = 100

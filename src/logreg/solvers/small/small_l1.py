@@ -22,13 +22,13 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds.base import SATURATED_LOSS, Bound, evaluated_point
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
-from logreg.solvers.kernels import coupled_gram
+from logreg.solvers.kernels import Array, coupled_gram
 from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated, fenchel_young
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.small.small_logistic import Array, LogisticEvaluation, SmallLogistic
+from logreg.solvers.small.small_logistic import LogisticEvaluation, SmallLogistic
 from logreg.solvers.small.small_newton import MAX_HALVINGS, MAX_STALLED_STEPS, padded, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
 from logreg.solvers.steps.line_search import ARMIJO_CONSTANT

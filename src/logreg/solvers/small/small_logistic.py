@@ -7,7 +7,7 @@ NumPy, since its operations on few numbers take less time than those of torch.  
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from logreg.losses import one_vs_rest
 from logreg.solvers.bounds.base import SATURATED_LOSS, Bound
 from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.bounds.newton_bound import MAX_REACH, kappa_of
+from logreg.solvers.kernels import Array
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
-
-Array = np.ndarray[Any, Any]
 
 SQUARES_MARGIN = 1 + 1e-9
 """Factor that covers the rounding of the weighted mean square of a standardized feature, which is 1 or 0."""

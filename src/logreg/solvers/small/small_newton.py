@@ -19,13 +19,12 @@ from torch.nn import functional as F
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
 from logreg.solvers.bounds.base import Bound
+from logreg.solvers.kernels import Array
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small.small_logistic import NewtonStep, SmallLogistic
 from logreg.solvers.small.small_softmax import SmallSoftmax
 from logreg.solvers.state import VALUE_ROUNDING, SolverState
 from logreg.solvers.steps.preconditioner import centered
-
-Array = np.ndarray[Any, Any]
 
 ROOM = 0.8
 """Part of the tolerance at which an estimated bound is enough, since the certified one is a little larger."""

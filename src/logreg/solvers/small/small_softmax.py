@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,13 +32,12 @@ from torch.nn import functional as F
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.newton_bound import bound_by_newton_step
-from logreg.solvers.kernels import coupled_gram
+from logreg.solvers.kernels import Array, coupled_gram
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.small.small_logistic import SQUARES_MARGIN, NewtonStep
 
-Array = np.ndarray[Any, Any]
 Inverse = Callable[[Array], Array]
 """An approximate inverse of the Hessian: a gradient (K, P) -> a step (K, P)."""
 
