@@ -24,14 +24,13 @@ from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
 from logreg.data.prepare import moments_of, of_scaled_columns
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
+from logreg.estimators.input import Array
 from logreg.facts import Column, DataFacts, names_of_features
 from logreg.stored_form import Moments, StoredForm
 from logreg.terminal import counted, format_bytes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-Array = np.ndarray[Any, Any]
 
 MAX_DENSE_FEATURES = 1000
 """Features of a trained model up to which its encoder returns a dense matrix; more are those of many levels."""

@@ -52,8 +52,8 @@ class SolverState:
         coordinates: The coordinates that the optimizer works in.
         tolerance: The relative gap (f - f*) / f at which the optimizer ends.
         seed: Seed of the samples of rows.
-        plain: Whether Newton's method starts without quasi-Newton steps, which may end far from the optimum where some
-            rows are far larger than most.
+        plain: Whether Newton's method begins at the start as it is, without a sample and without quasi-Newton steps,
+            which may end far from the optimum where some rows are far larger than most (`Method.PLAIN_NEWTON`).
         inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
         value: f at the point, in nats; infinite until it is known.
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.

@@ -22,7 +22,12 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import HessianDiagonal
-from logreg.solvers.passes.precise import EvaluatePrecisely, centered_coordinates, uncentered_coordinates
+from logreg.solvers.passes.precise import (
+    EvaluatePrecisely,
+    PreciseDerivatives,
+    centered_coordinates,
+    uncentered_coordinates,
+)
 from logreg.solvers.passes.sampling import sampled_rows
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.conjugate_gradients import conjugate_gradients
@@ -67,31 +72,19 @@ def bound(
         cheaply: Whether the bound costs no passes beyond the evaluation and the intercepts.
     """
     objective, loss = problem.objective, problem.loss
-    penalized = objective.l2 > 0 or objective.l1 > 0
-    curved = not objective.l1 and forms_hessian(problem) and is_self_concordant(loss)
-    dual = penalized and loss.has_conjugate
-    strong = not dual and objective.l2 > 0 and not problem.coupled
-    measured, own = None, problem.model if coordinates is None else coordinates
-    total = problem.row_sum_scale * problem.total_weight
-    if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
-        at = evaluated_point(problem, own, point, evaluation)
-    else:
-        hessian = curved and not penalized and not cheaply
-        if problem.is_sparse and not hessian:
-            inner = uncentered_coordinates(problem)
-        else:
-            inner = centered_coordinates(problem, (yield from sampled_rows(problem)))
-        moved = moved_to(own, inner, point)
-        measured = yield from request(EvaluatePrecisely(problem, inner, moved, hessian))
-        evaluation = measured.evaluation
-        at = EvaluatedPoint(problem, inner, moved, *measured[:3])
-    value, error = evaluation.value, at.value_error
+    is_penalized = objective.l2 > 0 or objective.l1 > 0
+    by_duality = is_penalized and loss.has_conjugate
+    by_strong_convexity = not by_duality and objective.l2 > 0 and not problem.coupled
+    by_curvature = not objective.l1 and forms_hessian(problem) and is_self_concordant(loss)
+    own = problem.model if coordinates is None else coordinates
+    with_hessian = by_curvature and not is_penalized and not cheaply
+    at, measured = yield from _evaluated(problem, own, point, evaluation, with_hessian)
+    evaluation, value, error = at.evaluation, at.evaluation.value, at.value_error
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     if objective.l1:
         slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
-    empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
-    gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
+    gap, rounding, rigorous, dependent = value + error, 0.0, True, tuple[int, ...]()
     if not math.isfinite(gap) or not math.isfinite(float(evaluation.gradient.sum())):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
@@ -101,24 +94,49 @@ def bound(
         return Bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
-    if dual:
-        gap, hidden = min((gap, hidden), (yield from bound_by_duality(at, enough)), key=_total_gap)
-    if strong:
-        gap, hidden = min((gap, hidden), ((yield from bound_by_strong_convexity(at)), 0.0), key=_total_gap)
-    if curved and not cheaply and not gap + hidden <= enough * value:
+    if by_duality:
+        gap, rounding = min((gap, rounding), (yield from bound_by_duality(at, enough)), key=_total_gap)
+    if by_strong_convexity:
+        gap, rounding = min((gap, rounding), ((yield from bound_by_strong_convexity(at)), 0.0), key=_total_gap)
+    if by_curvature and not cheaply and not gap + rounding <= enough * value:
         found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
-        if found.gap < gap + hidden:
-            gap, hidden, rigorous = found.gap, 0.0, found.rigorous
-    elif objective.l1 and not (dual or strong):
+        if found.gap < gap + rounding:
+            gap, rounding, rigorous = found.gap, 0.0, found.rigorous
+    elif objective.l1 and not (by_duality or by_strong_convexity):  # an estimate
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
         gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False
-    elif not (curved or dual or strong or objective.l1 or cheaply) and not gap <= enough * value:
+    elif not (by_curvature or by_duality or by_strong_convexity or cheaply) and not gap <= enough * value:
         estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    return Bound(value, gap, rigorous, slope, evaluation.loss, conversion_rounding(at, own) + hidden, dependent, error)
+    rounding += conversion_rounding(at, own)
+    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding, dependent, error)
+
+
+def _evaluated(
+    problem: Problem, own: Coordinates, point: Tensor, evaluation: Derivatives | None, with_hessian: bool
+) -> PassRequests[tuple[EvaluatedPoint, PreciseDerivatives | None]]:
+    """The point with its derivatives in float64: the ones that are known, or those of a pass, which come with it.
+
+    Args:
+        problem: The problem.
+        own: The coordinates of the point and of the known derivatives.
+        point: Shape (K, D + 1).
+        evaluation: The known derivatives, if there are any; they are not used where the loss is saturated.
+        with_hessian: Whether a pass computes the Hessian too.
+    """
+    total = problem.row_sum_scale * problem.total_weight
+    if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
+        return evaluated_point(problem, own, point, evaluation), None
+    if problem.is_sparse and not with_hessian:
+        inner = uncentered_coordinates(problem)
+    else:
+        inner = centered_coordinates(problem, (yield from sampled_rows(problem)))
+    moved = moved_to(own, inner, point)
+    measured = yield from request(EvaluatePrecisely(problem, inner, moved, with_hessian))
+    return EvaluatedPoint(problem, inner, moved, *measured[:3]), measured
 
 
 def _total_gap(found: tuple[float, float]) -> float:
