@@ -267,5 +267,6 @@ def general_solvers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """No problem counts as small or medium in the tests of the other solvers, whose problems nearly all are."""
     if "solvers" in request.path.parts and not request.path.stem.startswith(("test_small", "test_choose")):
         monkeypatch.setattr("logreg.solvers.choose.MAX_SMALL_NUMEL", -1)
+        monkeypatch.setattr("logreg.solvers.choose.MAX_SMALL_SOFTMAX_NUMEL", -1)
         if request.path.stem != "test_medium":
             monkeypatch.setattr("logreg.solvers.choose.MAX_MEDIUM_NUMEL", -1)
