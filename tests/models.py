@@ -62,7 +62,7 @@ def _table(here: Path) -> tuple[str, ...]:
 def _pictures(here: Path) -> tuple[str, ...]:
     write_pictures(here / "pictures")
     return (
-        *("dataset=image_folder", "dataset.path=pictures", "dataset.grey=true", "dataset.cache=null", "l2=1e-2"),
+        *("dataset=image_folder", "dataset.path=pictures", "dataset.grayscale=true", "dataset.cache=null", "l2=1e-2"),
         "max_epochs=3",
     )
 

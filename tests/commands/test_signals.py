@@ -154,6 +154,30 @@ def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
     assert run_command(tmp_path, "predict", "hours=3").code == 0
 
 
+def test_a_forked_child_ends_by_sigterm_and_its_parent_goes_on(tmp_path: Path) -> None:
+    code = f"""
+        import os, signal, time
+        from logreg.commands.signals import ending_on_sigterm
+
+        with ending_on_sigterm():
+            reading, writing = os.pipe()
+            if not (child := os.fork()):
+                try:
+                    os.write(writing, b"x")
+                    time.sleep(60)
+                finally:
+                    print("the clean-up of the parent")
+            os.read(reading, 1)
+            os.kill(child, signal.SIGTERM)
+            _, status = os.waitpid(child, 0)
+            time.sleep({GRACE_S} + 1)
+            print(os.waitstatus_to_exitcode(status))
+    """
+    with running(tmp_path, "-c", textwrap.dedent(code), out=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, f"{-signal.SIGTERM}\n", "")
+
+
 def test_what_a_command_changes_is_put_back() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     for command in (main, evaluate):

@@ -72,9 +72,10 @@ def test_types_of_arrow_are_said_in_words(words: str) -> None:
         assert types_in_words(kind) == types_in_words(str(kind)) == [words]
 
 
-def test_types_with_the_same_words_keep_their_names() -> None:
+def test_types_keep_their_names_where_all_have_the_same_words() -> None:
     assert types_in_words(pa.date32(), pa.string()) == ["dates", "text"]
     assert types_in_words(pa.timestamp("s"), pa.timestamp("ns")) == ["timestamp[s]", "timestamp[ns]"]
+    assert types_in_words(pa.int64(), pa.int32(), pa.string()) == ["numbers", "numbers", "text"]
     assert types_in_words(pa.run_end_encoded(pa.int16(), pa.int8())) == [
         "run_end_encoded<run_ends: int16, values: int8>"
     ]

@@ -375,10 +375,10 @@ def test_with_a_backbone_the_copies_of_train_go_through_it_once(
         assert torch.equal(read(changes).tables["train"].matrix, after)
 
 
-def test_image_folders_grey_or_not_have_copies(tmp_path: Path) -> None:
+def test_image_folders_in_grayscale_or_not_have_copies(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "images")
-    for grey, channels in ((True, 1), (False, 3)):
-        source = ImageFolder(str(root), size=8, grey=grey, cache=None)
+    for grayscale, channels in ((True, 1), (False, 3)):
+        source = ImageFolder(str(root), size=8, grayscale=grayscale, cache=None)
         data = TensorDataModule(source, split={"val": 0.3, "test": 0}, augment=augmentation_of("flip"), copies=4)
         rows = data.facts.source_rows
         images = data.tables["train"].matrix.view(5, rows, channels, 8, 8)

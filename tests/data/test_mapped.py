@@ -422,8 +422,23 @@ def test_a_folder_without_readable_files(tmp_path: Path, run_command: RunCommand
     (tmp_path / "rows" / "_SUCCESS").write_text("")
     (tmp_path / "rows" / "notes.md").write_text("x")
     assert "and rows has none. Name another folder." in run_on(run_command, tmp_path, "rows").err
-    assert "and rows/*.csv has none" in run_on(run_command, tmp_path, "rows/*.csv").err
-    assert "nowhere/*.csv is missing" in run_on(run_command, tmp_path, "nowhere/*.csv").err
+
+
+def test_a_pattern_that_matches_no_file(tmp_path: Path, run_command: RunCommand) -> None:
+    for name in ("notes.md", "inner/b.csv", "a.csv"):
+        (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rows" / name).write_text("x,y\n")
+    for pattern in ("rows/*.parquet", "rows/*.md", "rows/inner/a*.csv", "rows/[b]*.csv", "x*.csv", "nowhere/*.csv"):
+        message = run_on(run_command, tmp_path, pattern).err
+        assert f"and the pattern {pattern} matches none" in message
+        advice = {
+            "rows/inner/a*.csv": " in rows/inner. It has b.csv: correct the pattern.",
+            "x*.csv": " in the current folder. It has rows/a.csv, rows/inner/b.csv: correct the pattern.",
+            "nowhere/*.csv": ", since nowhere is missing. Relative paths start at the current folder.",
+        }
+        assert message.endswith(advice.get(pattern, " in rows. It has a.csv, inner/b.csv: correct the pattern.") + "\n")
+    (tmp_path / "rows" / "none").mkdir()
+    assert "in rows/none. Name another folder." in run_on(run_command, tmp_path, "rows/none/*.csv").err
 
 
 @pytest.mark.parametrize("storage", ["memory", "mapped"])

@@ -70,6 +70,20 @@ def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, run_comm
     paste(run_command, tmp_path, lines[1])
 
 
+def test_only_runs_on_the_same_rows_are_compared(tmp_path: Path, run_command: RunCommand) -> None:
+    write_rows(tmp_path / "rows.csv")
+    typed = ("dataset=table", "dataset.path=rows.csv", "report=brief", "l2=0.1")
+    others = (["dataset.target=c"], ["dataset.target=y", "seed=1"], ["dataset.target=y", "dataset.split.val=0.3"])
+    first = run_command(tmp_path, "train", *typed, "dataset.target=y")
+    for settings in others:
+        assert "compare" not in " ".join(after(run_command(tmp_path, "train", *typed, *settings)))
+    _, line, *_ = after(run_command(tmp_path, "train", *typed, "dataset.target=y", "dataset.drop=[c]"))
+    assert shlex.split(line)[2] in first.out
+    assert "B - A on 40 rows of test" in paste(run_command, tmp_path, line).out
+    _, line = after(run_command(tmp_path, "train", "-m", *typed, "dataset.target=c,y", "seed=3"))
+    assert kinds([line]) == ["evaluate ckpt_path"]
+
+
 @pytest.mark.parametrize("target", ["pass", "far"])
 def test_without_a_penalty_one_is_advised(tmp_path: Path, run_command: RunCommand, target: str) -> None:
     draw = np.random.default_rng(0)

@@ -220,7 +220,7 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
-def test_logarithmic_axes_are_labelled_as_matplotlib_labels_them_without_its_formulas(
+def test_logarithmic_axes_are_labeled_as_matplotlib_labels_them_without_its_formulas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     theirs, ours = LogFormatterSciNotation(), PowersOfTen()

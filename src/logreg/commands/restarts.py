@@ -1,4 +1,7 @@
-"""Restarts by torchrun (``--max-restarts``): the same command line continues the run that a failure has ended."""
+"""Restarts by torchrun (``--max-restarts``): the same command line continues the run that a failure has ended.
+
+torchrun starts a job again whatever its exit code is, also after a mistake of the user: it has no setting for this.
+"""
 
 from __future__ import annotations
 

@@ -32,6 +32,21 @@ IGNORED = 128
 _INTERRUPTED = threading.Event()
 """Whether SIGINT has come since `ending_on_sigterm` was entered."""
 
+_ENTERED: set[socket.socket] = set()
+"""The sockets to which the signals of this process are written while a block of `ending_on_sigterm` runs."""
+
+
+def _leave_in_child() -> None:
+    """Gives a forked child the usual end by SIGTERM: its signals would end the parent, whose socket it shares."""
+    if _ENTERED:
+        _ENTERED.clear()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_in_child)
+
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     _INTERRUPTED.set()
@@ -67,6 +82,8 @@ def ending_on_sigterm() -> Iterator[None]:
 
     Where a handler runs within a destructor or the callback of a weak reference, as of SQLAlchemy's connections, Python
     ignores the exception that it raises.  The thread then sends the signal again.
+
+    All this is of this process: a child that it forks ends by SIGTERM as usual.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -116,6 +133,7 @@ def ending_on_sigterm() -> Iterator[None]:
     handles_sigint = signal.getsignal(signal.SIGINT) == signal.default_int_handler
     if handles_sigint:
         signal.signal(signal.SIGINT, _interrupt)
+    _ENTERED.add(sending)
     wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
     hook, sys.unraisablehook = sys.unraisablehook, ignored
     threading.Thread(target=watch, name="termination", daemon=True).start()
@@ -127,6 +145,7 @@ def ending_on_sigterm() -> Iterator[None]:
                 sys.stdout.flush()
             _exit_at_once()
         left, sys.unraisablehook = True, hook
+        _ENTERED.discard(sending)
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, handler)
         if handles_sigint:

@@ -98,11 +98,12 @@ def types_in_words(*kinds: pa.DataType | str) -> list[str]:
     """What columns of these types hold, such as "dates", for a reader who does not know Arrow.
 
     Args:
-        kinds: Types, or Arrow's names of them.  Its own names are returned where the words would not tell them apart.
+        kinds: Types, or Arrow's names of them.  Its own names are returned where the words are all the same, although
+            the types are not.
     """
     names = [str(kind) for kind in kinds]
     words = [next((word for start, word in TYPE_WORDS.items() if re.match(start, name)), name) for name in names]
-    return words if len(set(words)) == len(set(names)) else names
+    return names if len(set(words)) == 1 < len(set(names)) else words
 
 
 def text_array(texts: Sequence[str]) -> pa.Array:

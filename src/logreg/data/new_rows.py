@@ -463,8 +463,8 @@ class NewRowsReader:
 
             backbone = Backbone.from_facts(self.facts.backbone, self.device)
 
-        grey = bool(self.dataset.get("grey")) if backbone is not None else len(shape) == 2
-        decoding = DecodingOptions.from_facts(self.facts.pixels, self.dataset.get("size"), grey)
+        grayscale = bool(self.dataset.get("grayscale")) if backbone is not None else len(shape) == 2
+        decoding = DecodingOptions.from_facts(self.facts.pixels, self.dataset.get("size"), grayscale)
         # Images are decoded as in training; models without ``pixels``, of older versions, decoded whole JPEGs.
         at_least = backbone.facts["resize"] if backbone is not None and self.facts.pixels else 0
 

@@ -34,6 +34,9 @@ read for most programs."""
 NUM_TOP = 5
 """Number of the most probable classes of each row in a table where there are more classes."""
 
+ROW_GROUP_BYTES = 2**25
+"""Size from which on a row group of Parquet is written; many small ones are slow to write and to read."""
+
 
 class Writer(Protocol):
     """Writes predictions in the order of the rows."""
@@ -169,13 +172,37 @@ def _text(separator: str) -> Callable[[pa.Schema, IO[bytes]], Any]:
     return open_
 
 
-def _parquet(schema: pa.Schema, file: IO[bytes]) -> Any:
-    from pyarrow.parquet import ParquetWriter
+class _Parquet:
+    """Writes tables as Parquet, several in a row group: with many classes a block has few rows."""
 
-    return ParquetWriter(file, schema)
+    def __init__(self, schema: pa.Schema, file: IO[bytes]) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        # Hardly any two probabilities are equal: a dictionary of them takes time and space.
+        texts = [one.name for one in schema if pa.types.is_string(one.type)]
+        self.sink, self.held = ParquetWriter(file, schema, use_dictionary=texts), list[pa.Table]()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Takes a table, and writes it now or later."""
+        self.held.append(table)
+        if sum(one.num_rows for one in self.held) * table.num_columns * 8 >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is held, and ends the file."""
+        self._flush()
+        self.sink.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self.held:
+            self.sink.write_table(pa.concat_tables(self.held))
+            self.held = []
 
 
-TABLES: dict[str, Callable[[Any, IO[bytes]], Any]] = {".csv": _text(","), ".tsv": _text("\t"), ".parquet": _parquet}
+TABLES: dict[str, Callable[[Any, IO[bytes]], Any]] = {".csv": _text(","), ".tsv": _text("\t"), ".parquet": _Parquet}
 """Opens a writer of tables, by the suffix of the file."""
 
 SUFFIXES = (*TABLES, ".npz")

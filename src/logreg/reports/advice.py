@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from logreg.data.formats.shards import first_file, is_sharded
-from logreg.errors import shell_line
+from logreg.errors import LogregError, shell_line
 from logreg.evaluation.held_out import BINS
 from logreg.invocation import command_words
-from logreg.reports.summary_schema import Summary
+from logreg.reports.summary_schema import Summary, have_same_rows, read_summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 
 MAX_COMMANDS = 2
 """Largest number of commands, besides TensorBoard's."""
+
+MAX_READ = 10
+"""Earlier runs on the same data that are looked at for one on the same rows, at most."""
 
 OVERFITTING_RATIO = 1.1
 """Ratio of the loss on held-out rows, at the low end of its interval, to that on train above which l2 may help."""
@@ -138,13 +142,17 @@ def _calibrated(summary: Summary) -> str:
 
 
 def _compared(summary: Summary) -> str:
-    """A comparison of the run with the one before it on the same data."""
+    """A comparison of the run with the one before it on the same rows."""
     folder = Path(summary.folder)
     above = folder.parent
     if logdir(summary.folder) != above.as_posix() or not above.is_dir():
         return ""
-    before = [path for path in above.iterdir() if path.name < folder.name and is_finished(path)]
-    return shell_line([*command_words("compare"), max(before).as_posix(), folder.as_posix()]) if before else ""
+    before = sorted((path for path in above.iterdir() if path.name < folder.name and is_finished(path)), reverse=True)
+    for path in before[:MAX_READ]:
+        with suppress(LogregError):
+            if have_same_rows(read_summary(path), summary):
+                return shell_line([*command_words("compare"), path.as_posix(), folder.as_posix()])
+    return ""
 
 
 def _used(summary: Summary) -> str:

@@ -26,6 +26,23 @@ FILE = "summary.json"
 CLASSES_FILE, CONFUSIONS_FILE = "classes.csv", "confusions.csv"
 """Names of the files with the scores of all classes and with all kinds of mistakes, where classes are very many."""
 
+SAME_DATA = ("name", "source", "rows", "classes")
+"""Fields of `DatasetSummary` that are equal for two runs on the same rows."""
+
+ROW_SETTINGS = (
+    "path",
+    "train_path",
+    "val_path",
+    "test_path",
+    "target",
+    "labels",
+    "split",
+    "classes",
+    "positive",
+    "limit",
+)
+"""Settings of a dataset that choose its rows, their labels and their splits; the others make features of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
@@ -418,6 +435,18 @@ class UnfinishedSummary:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     error: str | None = None
     epochs: int | None = None
+
+
+def have_same_rows(one: Summary | UnfinishedSummary, other: Summary | UnfinishedSummary) -> bool:
+    """Whether two finished runs have the same rows, labels and splits, so that they can be compared row by row."""
+    if not isinstance(one, Summary) or not isinstance(other, Summary):
+        return False
+    settings, others = (each.config.get("dataset", {}) for each in (one, other))
+    return (
+        all(getattr(one.dataset, key) == getattr(other.dataset, key) for key in SAME_DATA)
+        and all(settings.get(key) == others.get(key) for key in ROW_SETTINGS)
+        and one.config.get("seed") == other.config.get("seed")
+    )
 
 
 @contextmanager

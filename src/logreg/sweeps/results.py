@@ -17,15 +17,12 @@ from logreg.config import SELECT
 from logreg.errors import shell_line
 from logreg.files import write_text, write_whole
 from logreg.invocation import command_words
-from logreg.reports.summary_schema import Summary, UnfinishedSummary, read_summary
+from logreg.reports.summary_schema import Summary, UnfinishedSummary, have_same_rows, read_summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 from logreg.terminal import terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """Columns of results.csv from the certificate of each job."""
-
-SAME_DATA = ("name", "source", "rows", "classes")
-"""Fields of `DatasetSummary` that are equal for two runs on the same data."""
 
 SEED = "seed"
 """The key over whose values scores are averaged."""
@@ -171,34 +168,26 @@ def _print_table(
     for name, error in failures.items():
         console.print(f"failed: {folder / name}: {error}", markup=False, highlight=False, soft_wrap=True)
     after = [f"tensorboard --logdir {shlex.quote(folder.as_posix())}"]
-    after += _next_after([folder / jobs[0].name for _, jobs in ranked], ranked[0][1][0]) if groups else []
+    after += _next_after({folder / jobs[0].name: jobs[0] for _, jobs in ranked}) if groups else []
     for line in (f"all jobs: {folder / 'results.csv'}", "next:", *(f"  {command}" for command in after)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _next_after(ranked: Sequence[Path], best: Job) -> list[str]:
-    """A command that compares the best job with the newest run on the same data, or with the second best job.
+def _next_after(ranked: Mapping[Path, Job]) -> list[str]:
+    """A command that compares the best job with the newest run on the same rows, or with the next best job on them.
 
-    With one job it is an evaluation of that job.
+    Where there is none it is an evaluation of the best job.
 
     Args:
-        ranked: Folders of jobs, the best first.
-        best: The first of these jobs.
+        ranked: Jobs by their folders, the best first.
     """
-    newest, words = latest_run(RUNS), [*command_words("compare"), ranked[0].as_posix()]
-    if newest is not None and is_finished(newest):
-        alone = read_summary(newest)
-        if _is_on_same_data(alone, best.summary):
-            return [shell_line([*words, newest.as_posix()])]
-    if len(ranked) > 1:
-        return [shell_line([*words, ranked[1].as_posix()])]
-    return [shell_line([*command_words("evaluate"), f"ckpt_path={ranked[0].as_posix()}"])]
-
-
-def _is_on_same_data(summary: Summary | UnfinishedSummary, other_summary: Summary | UnfinishedSummary) -> bool:
-    if not isinstance(summary, Summary) or not isinstance(other_summary, Summary):
-        return False
-    return all(getattr(summary.dataset, key) == getattr(other_summary.dataset, key) for key in SAME_DATA)
+    (best, job), *others = ranked.items()
+    newest = latest_run(RUNS)
+    alone = {newest: read_summary(newest)} if newest is not None and is_finished(newest) else {}
+    for folder, summary in (*alone.items(), *((other, each.summary) for other, each in others)):
+        if have_same_rows(summary, job.summary):
+            return [shell_line([*command_words("compare"), best.as_posix(), folder.as_posix()])]
+    return [shell_line([*command_words("evaluate"), f"ckpt_path={best.as_posix()}"])]
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:

@@ -277,6 +277,15 @@ def test_train_rows_alone_say_whether_a_column_is_empty_or_unique() -> None:
     assert "left out, since all values are missing in train: empty" in notes
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_that_have_no_fraction_for_their_size_alone_are_no_ids(dtype: Any) -> None:
+    first = 2 ** np.finfo(dtype).nmant  # from here on, all floats of the type are whole
+    large, counts = (np.arange(40, dtype=dtype) + dtype(start) for start in (first, 1))
+    columns = read_columns(pa.table({"large": large, "counts": counts, "both": np.concatenate([counts[1:], [first]])}))
+    _, notes = learn_encoding(columns, None)
+    assert [note.partition("dataset.drop: ")[2] for note in notes if note.startswith("whole")] == ["counts, both"]
+
+
 def test_a_constant_column_with_missing_values_becomes_its_indicator() -> None:
     column, features = encoded([5.0, None, 5.0])
     assert (column.feature_names, features) == (("c is missing",), [[0], [1], [0]])

@@ -26,7 +26,7 @@ from logreg.data.formats.images import (
 from logreg.errors import DataError
 
 COLOR = (10, 200, 30)
-GREY = 97
+GRAY = 97
 """A gray level that is not the mean of `COLOR`."""
 
 
@@ -56,7 +56,7 @@ RGBA, CLEAR, SOLID = (Image.new("RGBA", (1, 1), (*COLOR, alpha)) for alpha in (1
 
 KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
     # name: suffix, image or bytes, the right color or the start of the error, the list of the report with the file
-    "grey": (".png", Image.new("L", (1, 1), GREY), [GREY] * 3, ""),
+    "gray": (".png", Image.new("L", (1, 1), GRAY), [GRAY] * 3, ""),
     "color": (".png", Image.new("RGB", (1, 1), COLOR), list(COLOR), ""),
     "1 bit, black": (".png", Image.new("1", (1, 1), 0), [0] * 3, ""),
     "1 bit, white": (".tif", Image.new("1", (1, 1), 1), [255] * 3, ""),
@@ -82,10 +82,10 @@ KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
         list(COLOR),
         "",
     ),
-    "grey with alpha": (".png", Image.new("LA", (1, 1), (GREY, 100)), on_white([GREY] * 3, 100), "transparent"),
-    "grey, one value transparent": (
+    "gray with alpha": (".png", Image.new("LA", (1, 1), (GRAY, 100)), on_white([GRAY] * 3, 100), "transparent"),
+    "gray, one value transparent": (
         ".png",
-        png(8, 0, bytes([GREY]), chunk(b"tRNS", struct.pack(">H", GREY))),
+        png(8, 0, bytes([GRAY]), chunk(b"tRNS", struct.pack(">H", GRAY))),
         [255] * 3,
         "transparent",
     ),
@@ -93,7 +93,7 @@ KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
     "inks, JPEG": (".jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 0)), [255] * 3, ""),
     "GIF": (".gif", Image.new("P", (1, 1), 0), [0] * 3, ""),
     "16 bits of color": (".png", png(16, 2, struct.pack(">3H", 2560, 51200, 7680)), list(COLOR), "color_16_bits"),
-    "16 bits of grey": (".png", Image.fromarray(np.full((1, 1), 1000, np.uint16)), "it has 16 bits per pixel, and", ""),
+    "16 bits of gray": (".png", Image.fromarray(np.full((1, 1), 1000, np.uint16)), "it has 16 bits per pixel, and", ""),
     "floats": (".tif", Image.new("F", (1, 1), 0.5), "its pixels are floats, whose white level no file states", ""),
     "32 bits": (".tif", Image.new("I", (1, 1), -5), r"its pixels lie in \[-5, -5\], not in \[0, 65535\]", ""),
 }
@@ -116,8 +116,8 @@ def test_every_kind_of_image_is_read_or_refused(kind: str, tmp_path: Path) -> No
     assert pixels.dtype == torch.uint8
     np.testing.assert_allclose(pixels[:, 0, 0].tolist(), right, atol=1)  # Pillow composes in 8 bits
     assert {heading for heading, names in vars(report).items() if names} == ({noted} if noted else set())
-    grey = image_to_tensor(open_image(file, DecodingOptions(grey=True)))[0, 0]
-    assert abs(int(grey) - (0.299 * right[0] + 0.587 * right[1] + 0.114 * right[2])) <= 1  # ITU-R 601-2
+    grayscale = image_to_tensor(open_image(file, DecodingOptions(grayscale=True)))[0, 0]
+    assert abs(int(grayscale) - (0.299 * right[0] + 0.587 * right[1] + 0.114 * right[2])) <= 1  # ITU-R 601-2
 
 
 def test_older_models_drop_transparency(tmp_path: Path) -> None:
@@ -171,10 +171,10 @@ def test_16_bits_keep_every_value_and_8_bits_are_scaled_to_their_white_level(tmp
     file, decoding = deep(tmp_path / "x.png", 0, 1, 2000, 4095, 5000), DecodingOptions(white_level=4095)
     pixels = image_to_tensor(open_image(file, decoding), decoding)
     assert pixels.tolist() == [[[0, 1, 2000, 4095, 5000]]] * 3
-    grey = DecodingOptions(white_level=4095, grey=True)
-    assert image_to_tensor(open_image(file, grey), grey).tolist() == [[0, 1, 2000, 4095, 5000]]
+    grayscale = DecodingOptions(white_level=4095, grayscale=True)
+    assert image_to_tensor(open_image(file, grayscale), grayscale).tolist() == [[0, 1, 2000, 4095, 5000]]
     Image.fromarray(np.array([[0, 1, 100, 255]], np.uint8)).save(tmp_path / "bytes.png")
-    assert image_to_tensor(open_image(tmp_path / "bytes.png", grey), grey).tolist() == [[0, 16, 1606, 4095]]
+    assert image_to_tensor(open_image(tmp_path / "bytes.png", grayscale), grayscale).tolist() == [[0, 16, 1606, 4095]]
 
 
 def test_16_bits_become_8_bits_by_their_white_level(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_16_bits_become_8_bits_by_their_white_level(tmp_path: Path) -> None:
 
 
 def test_16_bits_are_reduced_in_size_without_rounding_to_bytes(tmp_path: Path) -> None:
-    file, decoding = deep(tmp_path / "x.png", 2000, 2003), DecodingOptions(size=1, grey=True, white_level=4095)
+    file, decoding = deep(tmp_path / "x.png", 2000, 2003), DecodingOptions(size=1, grayscale=True, white_level=4095)
     Image.fromarray(np.array([[2000, 2003], [2001, 2004]], np.uint16)).save(file)
     assert image_to_tensor(open_image(file, decoding), decoding).tolist() == [[2002]]
 

@@ -148,16 +148,16 @@ def test_the_size_of_the_batches_does_not_matter(tmp_path: Path) -> None:
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
 
 
-def test_size_and_grey_of_the_source_are_applied_first(tmp_path: Path) -> None:
+def test_size_and_grayscale_of_the_source_are_applied_first(tmp_path: Path) -> None:
     root = write(tmp_path / "root", *FILES)
     small = write(tmp_path / "small", *FILES)
     for file in small.rglob("*.png"):
         with Image.open(file) as image:
             reduced = torchvision.transforms.functional.resize(image.convert("L"), [10])
         torchvision.transforms.functional.center_crop(reduced, [10]).save(file)
-    source = ImageFolder(str(root), size=10, grey=True, cache=None)
+    source = ImageFolder(str(root), size=10, grayscale=True, cache=None)
     raw = FrozenFeatures(source, SMALL, "none").read()
-    assert (raw.backbone["size"], raw.backbone["grey"]) == (10, True)
+    assert (raw.backbone["size"], raw.backbone["grayscale"]) == (10, True)
     assert float((features_of(raw) - features_of(frozen(small).read())).abs().mean()) < 0.05
 
 
@@ -177,7 +177,7 @@ def test_images_of_torchvision_are_treated_as_files_are(
     for split, table in ours.tables.items():
         order = torch.argsort(table.labels, stable=True)  # folders come class by class
         torch.testing.assert_close(features_of(ours, split)[order], features_of(files, split), atol=1e-5, rtol=1e-4)
-    assert ours.backbone["grey"] == (name == "mnist")
+    assert ours.backbone["grayscale"] == (name == "mnist")
 
 
 def test_random_weights_are_always_the_same_and_leave_the_seed_alone() -> None:

@@ -96,9 +96,9 @@ def test_hidden_files_are_ignored_and_others_counted(tmp_path: Path) -> None:
     assert len(raw.tables["train"]) == 2
 
 
-def test_grey_has_one_channel(tmp_path: Path) -> None:
+def test_grayscale_has_one_channel(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "b/1.png")
-    raw = read(tmp_path, grey=True)
+    raw = read(tmp_path, grayscale=True)
     assert raw.image_shape == (6, 8)
     expected = np.asarray(Image.open(tmp_path / "a" / "1.png").convert("L"))
     np.testing.assert_array_equal(raw.tables["train"].features[0].view(6, 8), expected)
@@ -114,7 +114,7 @@ def test_images_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
 def test_older_models_see_the_upper_8_of_16_bits(tmp_path: Path) -> None:
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     Image.fromarray(wide).save(tmp_path / "x.png")
-    before = DecodingOptions.from_facts({}, grey=True)  # of models that keep nothing of the pixels
+    before = DecodingOptions.from_facts({}, grayscale=True)  # of models that keep nothing of the pixels
     np.testing.assert_array_equal(image_to_tensor(open_image(tmp_path / "x.png", before)), wide // 257)
 
 
@@ -187,7 +187,7 @@ def test_images_are_decoded_again_after_a_change(change: str, tmp_path: Path) ->
     before = read(root, cache=cache)
     arguments: dict[str, Any] = {}
     if change == "settings":
-        arguments = {"grey": True}
+        arguments = {"grayscale": True}
     elif change == "content":
         noise(7).save(root / "a" / "1.png")
     else:
@@ -267,7 +267,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"size": 0}, "`dataset.size` must be a whole number >= 1 or null, got 0."),
-        ({"grey": "no"}, "`dataset.grey` must be true or false, got 'no'."),
+        ({"grayscale": "no"}, "`dataset.grayscale` must be true or false, got 'no'."),
         ({"cache": 3}, "`dataset.cache` must be text or null, got 3. Put quotes around it: 'dataset.cache=\"3\"'."),
         ({"path": 3}, "`dataset.path` must be text or null, got 3. Put quotes around it: 'dataset.path=\"3\"'."),
     ],
@@ -467,19 +467,21 @@ def twelve_bits(tmp_path: Path) -> Path:
     return tmp_path / "twelve_bits"
 
 
-@pytest.mark.parametrize("grey", [True, False])
-def test_12_bits_in_16_are_scaled_by_their_own_white_level(grey: bool, twelve_bits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_12_bits_in_16_are_scaled_by_their_own_white_level(grayscale: bool, twelve_bits: Path, tmp_path: Path) -> None:
     for _ in range(2):  # from the files, and from the cache
-        data = learned(twelve_bits, grey=grey, cache=str(tmp_path / "cache"))
+        data = learned(twelve_bits, grayscale=grayscale, cache=str(tmp_path / "cache"))
         assert data.facts.pixels == {"white_level": 4095, "background": 255}
         assert data.notes == (
             "40 images of 16 bits per pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
         )
         features = next(iter(data.blocks("train"))).features
-        right = np.asarray(Image.open(twelve_bits / "a" / "0.png")).reshape(1, -1).repeat(1 if grey else 3, 0) / 4095
+        right = (
+            np.asarray(Image.open(twelve_bits / "a" / "0.png")).reshape(1, -1).repeat(1 if grayscale else 3, 0) / 4095
+        )
         np.testing.assert_allclose(features[0], right.flatten(), rtol=1e-6)
     assert roc_auc_score(data.tables["train"].labels, features.mean(1)) == 1
-    names, predicted = incoming(DataFacts.from_dict(data.facts.as_dict()), twelve_bits, grey=grey)
+    names, predicted = incoming(DataFacts.from_dict(data.facts.as_dict()), twelve_bits, grayscale=grayscale)
     assert (names[0], len(names)) == ("a/0.png", 40)
     torch.testing.assert_close(predicted, features, rtol=1e-6, atol=0)
 
@@ -517,7 +519,7 @@ def test_a_model_of_8_bits_refuses_16_bits_rather_than_guess_their_white_level(
 
 
 def test_a_matrix_of_raw_pixels_is_scaled_as_the_files_were(twelve_bits: Path, tmp_path: Path) -> None:
-    data = learned(twelve_bits, grey=True)
+    data = learned(twelve_bits, grayscale=True)
     raw = np.stack([np.asarray(Image.open(file)) for file in sorted(twelve_bits.glob("a/*.png"))]).astype(np.int32)
     np.save(tmp_path / "x.npy", raw)
     _, blocks = NewRowsReader(data.facts, {}).read(str(tmp_path / "x.npy"))
@@ -572,7 +574,7 @@ def test_groups_prevent_leakage_between_train_and_test(tmp_path: Path) -> None:
     patient_of = [file.split("/")[1][:4] for file in listed]
     auroc, held_out = {}, {}
     for group in (None, r"/(p\d+)_", str(tmp_path / "groups.csv"), str(tmp_path / "names.tsv")):
-        dataset = ImageFolder(str(root), grey=True, group=group, cache=None)
+        dataset = ImageFolder(str(root), grayscale=True, group=group, cache=None)
         data = TensorDataModule(dataset, split={"val": 0, "test": 0.3})
         (x, y), (test_x, test_y) = (
             (table.select(table.matrix) / 255, table.select(table.labels)) for table in data.tables.values()

@@ -346,7 +346,9 @@ def _profile(series: Series, chosen: Values | slice, used: Values | None, column
         column = _learn_number(series.name, values[~missing[chosen]] if in_train else values, marked=in_train > 0)
         if column.constant and not in_train:
             return found
-        return replace(found, column=column, is_unique_integer=not anywhere and _are_unique_integers(values))
+        return replace(
+            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(values, series.file_type)
+        )
     column, rare_rows, collisions = _learn_levels(series, counts, in_train > 0, columns)
     return replace(
         found,
@@ -489,11 +491,14 @@ def median(values: Values) -> float:
     return float(lower) / 2 + float(near[last]) / 2
 
 
-def _are_unique_integers(values: Values) -> bool:
-    """Whether values (N,) are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
+def _are_unique_integers(values: Values, file_type: str) -> bool:
+    """Whether values (N,) of that type of Arrow are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
     first = values[:MIN_ID_ROWS]
     if len(first) < MIN_ID_ROWS or len(np.unique(first)) < MIN_ID_ROWS or (first != np.floor(first)).any():
         return False
-    if values.dtype.kind == "f" and (values != np.floor(values)).any():  # also integers beyond the range of int64
-        return False
+    if values.dtype.kind == "f":
+        # Every larger float of the type is a whole number.
+        small = values[np.abs(values) < 1 / torch.finfo(FILE_DTYPES.get(file_type, torch.float64)).eps]
+        if len(small) < MIN_ID_ROWS or (small != np.floor(small)).any():
+            return False
     return len(np.unique(values)) == len(values)

@@ -68,27 +68,27 @@ class DecodingOptions:
 
     Attributes:
         size: Side, in pixels, of the square that the middle of each image is reduced to; ``None`` keeps the size.
-        grey: Whether images are converted to grayscale instead of RGB.
+        grayscale: Whether images are converted to grayscale instead of RGB.
         white_level: Pixel value of 16-bit images that is white, which the model sees as 1; 0 if all images have 8 bits.
         background: Gray level, in [0, 255], behind transparent parts.  ``None`` is for models from before this option
             was stored: transparency is dropped, and 16 bits are reduced to the upper 8.
     """
 
     size: int | None = None
-    grey: bool = False
+    grayscale: bool = False
     white_level: int = 0
     background: int | None = OPAQUE_BACKGROUND
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], size: int | None = None, grey: bool = False) -> DecodingOptions:
+    def from_facts(cls, facts: Mapping[str, Any], size: int | None = None, grayscale: bool = False) -> DecodingOptions:
         """The options of a trained model.
 
         Args:
             facts: ``DataFacts.pixels`` of the model; empty for older models.
             size: See the attribute.
-            grey: See the attribute.
+            grayscale: See the attribute.
         """
-        return cls(size, grey, facts.get("white_level", 0), facts.get("background"))
+        return cls(size, grayscale, facts.get("white_level", 0), facts.get("background"))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class DecodingReport:
     """Images with transparent parts."""
     multi_frame: list[str] = field(default_factory=list)
     """Images with several frames or pages."""
-    grey_16_bits: list[str] = field(default_factory=list)
+    gray_16_bits: list[str] = field(default_factory=list)
     """Grayscale images of 16 bits per pixel."""
     color_16_bits: list[str] = field(default_factory=list)
     """Color images of 16 bits per channel, of which Pillow reads the upper 8."""
@@ -123,7 +123,7 @@ class DecodingReport:
             "broken": "cannot be read, left out",
             "transparent": "with transparent parts, shown on white",
             "multi_frame": "with several frames or pages, of which the first is taken",
-            "grey_16_bits": f"of 16 bits per pixel, with white at {white:,} (set another with dataset.white_level)"
+            "gray_16_bits": f"of 16 bits per pixel, with white at {white:,} (set another with dataset.white_level)"
             if white
             else "of 16 bits per pixel, reduced to the upper 8",
             "color_16_bits": "of 16 bits per color channel, of which the upper 8 are read",
@@ -207,7 +207,7 @@ class ImageListing:
     key: Mapping[str, Any]
     """Plain values that change when an image, or the way it is decoded, changes: a key of the cache."""
     class_names: tuple[str, ...]
-    grey: bool
+    grayscale: bool
     """Whether images are grayscale."""
     make_decoder: Callable[[], ImageDecoder]
     size: int | None = None
@@ -270,7 +270,7 @@ def open_image(
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     report = report or DecodingReport()
-    mode = "L" if options.grey else "RGB"
+    mode = "L" if options.grayscale else "RGB"
     if not file.is_file():  # opening a pipe would wait forever
         raise UnreadableImageError("it is not a file")
     try:
@@ -309,12 +309,12 @@ def _decode_16_bits(image: Image, options: DecodingOptions, report: DecodingRepo
 
     pixels = read_16_bits(image)
     if options.white_level > 0:
-        report.grey_16_bits.append(name)
+        report.gray_16_bits.append(name)
         return PillowImage.fromarray(pixels.astype(np.float32))
     if options.background is not None:
         raise ValueError("it has 16 bits per pixel, and the images of train have 8: save it with 8")
-    report.grey_16_bits.append(name)
-    return PillowImage.fromarray((pixels >> 8).astype(np.uint8)).convert("L" if options.grey else "RGB")
+    report.gray_16_bits.append(name)
+    return PillowImage.fromarray((pixels >> 8).astype(np.uint8)).convert("L" if options.grayscale else "RGB")
 
 
 def _compose(image: Image, options: DecodingOptions, report: DecodingReport, name: str) -> Image:
@@ -392,7 +392,7 @@ def image_to_tensor(image: Image, options: DecodingOptions = DecodingOptions()) 
     if options.white_level:
         scaled = pixels if image.mode == "F" else pixels * (options.white_level / 255)
         pixels = np.rint(scaled).astype(np.int32)
-    if image.mode == "F" and not options.grey:
+    if image.mode == "F" and not options.grayscale:
         pixels = np.stack([pixels] * 3, axis=-1)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy() if pixels.ndim == 3 else pixels.copy())
 
@@ -404,7 +404,7 @@ def to_8_bits(image: Image, options: DecodingOptions) -> Image:
     if image.mode != "F":
         return image
     pixels = np.rint(np.asarray(image) * (255 / options.white_level)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).convert("L" if options.grey else "RGB")
+    return Image.fromarray(pixels).convert("L" if options.grayscale else "RGB")
 
 
 # Decoding of many images

@@ -35,7 +35,7 @@ from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, Header, read_text, text_layout
 from logreg.data.memory import Allocate, mapped_array
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, name_list
 from logreg.files import place_name, unfinished
 from logreg.hardware import usable_cores
 
@@ -447,15 +447,25 @@ def find_shards(path: str, key: str) -> Shards:
     except (OSError, pa.ArrowException) as error:
         if not arrow_errors.is_missing(error):
             raise _unreachable(key, path, error) from error
+        expected = "match files" if marked else "be a file or a folder"
+        fault = f"the pattern {path} matches none, since {base} is missing" if marked else f"{path} is missing"
         raise DatasetNotFoundError(
-            f"`{key}` must be a file or a folder, and {path} is missing. "
+            f"`{key}` must {expected}, and {fault}. "
             f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
         ) from error
     is_one = info.type == fs.FileType.File
     files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
     if marked:
         matches = re.compile(_regex(parts[plain:]))
+        others = sorted(_below(one.path, base) for one in files)
         files = [one for one in files if matches.fullmatch(_below(one.path, base))]
+        if not files:
+            place = "the current folder" if base == "." else base
+            advice = f"It has {name_list(others, 3)}: correct the pattern." if others else "Name another folder."
+            raise DataError(
+                f"`{key}` must match files that end in {', '.join(SHARD_SUFFIXES)}, and the pattern {path} matches "
+                f"none in {place}. {advice}"
+            )
     if not files:
         raise DataError(
             f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Version of the computed features, which is part of the cache's key: raise it when their computation changes."""
 
 RANDOM_WEIGHTS = "none"
@@ -211,7 +211,7 @@ class FrozenFeatures:
             class_names=listing.class_names,
             source=listing.source,
             notes=(*listing.notes, *entry.metadata["notes"]),
-            backbone={**entry.metadata["backbone"], "size": listing.size, "grey": listing.grey},
+            backbone={**entry.metadata["backbone"], "size": listing.size, "grayscale": listing.grayscale},
             pixels=options.facts,
         )
 

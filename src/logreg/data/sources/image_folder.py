@@ -91,7 +91,7 @@ class ImageFolder:
         path: The folder.
         size: Side, in pixels, that images are reduced to: the shorter side is reduced to it, and the square in the
             middle is taken.  ``None`` requires that all images have one size.
-        grey: Whether images are converted to grayscale instead of RGB.
+        grayscale: Whether images are converted to grayscale instead of RGB.
         white_level: Pixel value of 16-bit images that is white; ``None`` takes the one of `find_white_level`.
         broken: "skip" leaves out and counts files that cannot be read; "error" raises an error that names all of them.
         group: Groups of images; images of one group stay in one split.  A regular expression with one group, which is
@@ -102,7 +102,7 @@ class ImageFolder:
 
     path: str | None = None
     size: int | None = None
-    grey: bool = False
+    grayscale: bool = False
     white_level: int | None = None
     broken: str = "error"
     group: str | None = None
@@ -113,7 +113,7 @@ class ImageFolder:
     def __post_init__(self) -> None:
         check("dataset.path", self.path, optional(text()))
         check("dataset.size", self.size, optional(whole(at_least=1)))
-        check("dataset.grey", self.grey, flag())
+        check("dataset.grayscale", self.grayscale, flag())
         check("dataset.white_level", self.white_level, optional(whole(at_least=1, at_most=65535)))
         check("dataset.broken", self.broken, one_of(("error", "skip")))
         check("dataset.split.group", self.group, optional(column_name()))
@@ -180,7 +180,7 @@ class ImageFolder:
             "folder": str(root.resolve()),
             "files": {split: [file[:3] for file in members] for split, members in files.items()},
             "size": self.size,
-            "grey": self.grey,
+            "grayscale": self.grayscale,
             "white_level": self.white_level,
             "broken": self.broken,
             "model": self.model,
@@ -193,7 +193,7 @@ class ImageFolder:
         listing = ImageListing(
             key=key,
             class_names=class_names,
-            grey=self.grey,
+            grayscale=self.grayscale,
             make_decoder=lambda: self._make_decoder(files),
             size=self.size,
             source=root.resolve().name,
@@ -285,9 +285,9 @@ class ImageFolder:
     def _make_decoder(self, files: Mapping[Split, list[_File]]) -> ImageDecoder:
         """The decoder for the images of all splits; finds the white level of 16-bit images."""
         paths = [self._root / file.name for members in files.values() for file in members]
-        options, report = DecodingOptions(self.size, self.grey), DecodingReport()
+        options, report = DecodingOptions(self.size, self.grayscale), DecodingReport()
         if self.model is not None:
-            options = DecodingOptions.from_facts(self.model, self.size, self.grey)
+            options = DecodingOptions.from_facts(self.model, self.size, self.grayscale)
         elif level := find_white_level(paths):
             options = replace(options, white_level=self.white_level or level)
 

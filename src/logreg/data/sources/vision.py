@@ -238,7 +238,7 @@ class Vision:
         return ImageListing(
             key={file: [found.st_size, found.st_mtime_ns] for file, found in status.items()},
             class_names=self._info.class_names,
-            grey=len(self._info.axes) == 2,
+            grayscale=len(self._info.axes) == 2,
             make_decoder=self._make_decoder,
             source=(self.variant or "balanced") if self.name == "emnist" else "",
         )
