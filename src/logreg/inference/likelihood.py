@@ -26,6 +26,9 @@ The error is then its square, and the Hessian of the point before differs by abo
 ROUNDING_STEP = 1e-6
 """Length of a step, in standard errors, from which a step that does not halve is due to rounding."""
 
+VALUE_ROUNDING = 1e-12
+"""Relative rise of the negative log-likelihood that may be one of rounding."""
+
 MIN_CURVATURE = 0.75
 """Curvature along the last step, relative to that of the point before, below which there is no maximum.
 
@@ -188,7 +191,7 @@ def maximize(
         if steps >= likelihood.max_steps or not math.isfinite(length):
             raise _no_maximum()
         trial = likelihood.evaluate(parameters)
-        while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < likelihood.max_steps:
+        while not trial.value <= at.value + VALUE_ROUNDING * abs(at.value) and steps < likelihood.max_steps:
             change, steps = change / 2, steps + 1
             trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
         last, at = at, trial
