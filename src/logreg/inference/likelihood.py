@@ -77,6 +77,7 @@ class LikelihoodEvaluation:
             has no positive definite one.
         chances: Sum over the rows of each class of the predicted probability of that class, (C,).
         remainder: What the Hessian has beside ``hessian``, where that is the information alone; ``None`` for nothing.
+        observed: The observed information where ``hessian`` is the expected one; else ``None``.
     """
 
     parameters: Tensor
@@ -85,6 +86,7 @@ class LikelihoodEvaluation:
     hessian: Tensor
     chances: Tensor
     remainder: Tensor | None = None
+    observed: Tensor | None = None
 
     @property
     def model(self) -> Tensor:
@@ -114,7 +116,8 @@ class Likelihood:
         found = self._evaluate(parameters, expected=False)
         if self.problem.loss.is_convex or not int(torch.linalg.cholesky_ex(found.hessian).info):
             return found
-        return replace(found, hessian=self.expected_information(parameters))  # Fisher scoring
+        expected = self.expected_information(parameters)  # Fisher scoring
+        return replace(found, hessian=expected, observed=found.hessian)
 
     def expected_information(self, parameters: Tensor) -> Tensor:
         """Fisher's information at parameters (M, P): shape (M * P, M * P)."""
