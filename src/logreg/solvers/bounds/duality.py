@@ -200,16 +200,16 @@ def bound(
         return Bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
-    if dual:
+    if dual and not gap <= enough * value:
         gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at, enough)), key=_total_gap)
-    if strong:
+    if strong and not gap <= enough * value:
         gap, hidden = min((gap, hidden), ((yield from _bound_by_strong_convexity(at)), 0.0), key=_total_gap)
     if curved and not cheaply and not gap + hidden <= enough * value:
         found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
         if found.gap < gap + hidden:
             gap, hidden, rigorous = found.gap, 0.0, found.rigorous
-    elif objective.l1 and not (dual or strong):
+    elif objective.l1 and not (dual or strong or gap <= enough * value):
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
         gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False
