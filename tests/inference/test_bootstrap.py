@@ -7,11 +7,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from logreg.errors import DataError
 from logreg.inference.bootstrap import percentile_limits, resampled_weights
+from logreg.inference.design import Design
+from logreg.inference.likelihood import Likelihood, maximize
+from logreg.inference.sample_maxima import maximize_samples
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
-from logreg.solvers.paths.folds import fit_resampled, fit_strengths
+from logreg.solvers.paths.folds import Reweighted, fit_resampled, fit_strengths
 from logreg.solvers.paths.l2_path import Strength
 
 
@@ -113,3 +117,32 @@ def test_fits_to_samples_are_those_of_scikit_learn(
         assert mine.flatten().tolist() == pytest.approx(
             (coef if outputs == 1 else coef - coef.mean(0)).flatten().tolist(), abs=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["bce", "cauchit", "cloglog", "cross_entropy"])
+def test_maxima_of_samples_are_those_of_each_alone(name: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    x = 3 + torch.randn(40, 3, generator=draw, dtype=torch.float64)
+    x[:, 2] = (x[:, 2] > 4).double()  # constant in some samples
+    cuts = [2.0, 4.0] if name == "cross_entropy" else [3.0]
+    y = torch.bucketize(x[:, 0] + 2 * torch.randn(40, generator=draw, dtype=torch.float64), torch.tensor(cuts).double())
+    rows = MemoryRows(x, y, None, torch.linspace(-0.5, 0.5, 40, dtype=torch.float64) if name == "cloglog" else None)
+    rows.block_rows = 10
+    problem = problem_of(rows, Objective(name))
+    outputs = tuple(range(problem.num_outputs))[1:] or (0,)
+    design = Design((0, 1, 2), ("a", "b", "c", "intercept"), (), {}, outputs, tuple(map(str, outputs)), "0")
+    likelihood = Likelihood(problem, rows, design, max(2, problem.num_outputs))
+    start = maximize(likelihood, likelihood.evaluate(torch.zeros(design.shape, dtype=torch.float64))).parameters
+    (weights,) = resampled_weights(ones(40), 100, seed=4)
+    likelihood.passes = 0
+    found, has_one = maximize_samples(likelihood, start, weights, 1e-4)
+    assert likelihood.passes < 100  # for each alone more than a thousand
+    assert 0 < int(has_one.sum()) < 100
+    for own, mine, is_found in zip(weights, found, has_one.tolist(), strict=True):
+        alone = Likelihood(problem, Reweighted(rows, own), design, likelihood.num_classes)
+        if not is_found:
+            with pytest.raises(DataError, match="must have a maximum"):
+                maximize(alone, alone.evaluate(start), tolerance=1e-4)
+            continue
+        theirs = maximize(alone, alone.evaluate(start), tolerance=1e-4).parameters
+        assert mine.flatten().tolist() == pytest.approx(theirs.flatten().tolist(), rel=1e-6, abs=1e-6)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq, minimize, minimize_scalar
 from torch import Tensor
 
 from logreg.errors import DataError
@@ -81,6 +81,37 @@ def test_limits_of_three_rows_are_those_of_the_penalized_likelihood() -> None:
         known = brentq(lambda value: profiled(value) - best.fun - DROP, best.x, end, xtol=1e-10)
         assert limit.value == pytest.approx(known, abs=1e-6)
     assert likelihood.passes - before < 80  # two for each evaluation; 186 by Fisher scoring alone
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_limits_of_a_likelihood_that_is_not_concave_take_few_passes(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(25, 2, generator=draw, dtype=torch.float64)
+    y = (x[:, 0] + 1.7 * torch.randn(25, generator=draw, dtype=torch.float64) > 0).long()
+    likelihood = likelihood_of(x, y, loss="cauchit")
+    found = maximum_of(likelihood, 2)
+    columns, signs = np.column_stack([x.numpy(), np.ones(25)]), 2 * y.numpy() - 1
+
+    def profiled(place: int, value: float) -> float:
+        """Least negative log-likelihood over the other parameters, from several starts."""
+        rest = np.delete(columns, place, axis=1)
+
+        def negative(others: np.ndarray) -> float:
+            logits = signs * (rest @ others + value * columns[:, place])
+            return -float(np.log(0.5 + np.arctan(logits) / np.pi).sum())
+
+        starts = (scale * np.delete(found.parameters[0].numpy(), place) for scale in (0.0, 1.0, 2.0, 5.0))
+        return min(float(minimize(negative, start, tol=1e-10).fun) for start in starts)
+
+    likelihood.passes = 0
+    for place in range(3):
+        for sign in (-1.0, 1.0):
+            limit = profile_limit(likelihood, found, torch.eye(3, dtype=torch.float64)[place], DROP, sign)
+            assert profiled(place, limit.value) == pytest.approx(found.value + DROP, abs=1e-6)
+            best = float(found.parameters[0, place])
+            inside = [best + share * (limit.value - best) for share in (0.25, 0.5, 0.75, 0.9)]
+            assert max(profiled(place, value) for value in inside) < found.value + DROP
+    assert likelihood.passes < 130  # up to 785 where limits were found by Fisher scoring and bisection
 
 
 def test_standard_errors_of_firth_are_those_of_the_information() -> None:

@@ -579,3 +579,32 @@ def test_the_seed_chooses_the_sampled_rows() -> None:
     assert torch.equal(fits[0].coef, fits[1].coef)
     assert not torch.equal(fits[0].coef, fits[2].coef)
     torch.testing.assert_close(fits[0].coef, fits[2].coef, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("loss", ["bce", "cauchit", "probit", "cloglog", "cross_entropy"])
+@pytest.mark.parametrize(("l2", "l1"), [(0.01, 0.0), (0.0, 0.01), (0.0, 0.0)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_one_class_alone_end_at_once_near_the_infimum(loss: str, l2: float, l1: float, weighted: bool) -> None:
+    features = torch.randn(3000, 20, generator=torch.Generator().manual_seed(0))
+    classes = 10 if loss == "cross_entropy" else 2
+    labels, weight = torch.ones(3000, dtype=torch.long), None
+    if weighted:
+        labels[::3], weight = 0, (torch.arange(3000) % 3 > 0).double()
+    passes: list[object] = []
+    objective = Objective(loss, l2=l2, l1=l1)
+    found = fit(features, labels, objective, classes, weight, watch=lambda *one: passes.append(one))
+    assert not passes  # there were hundreds
+    assert not found.converged  # f tends to 0 as the intercept grows
+    assert not found.coef.any()
+    assert 0 < found.bound.value <= 1e-12
+    assert found.bound.gap >= found.bound.value
+    assert int(found.intercept.argmax()) == (1 if len(found.intercept) > 1 else 0)
+    assert float(found.intercept.max()) > 0
+
+
+def test_rows_of_one_class_have_an_optimum_without_an_intercept() -> None:
+    features = 1 + torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fit(features, torch.zeros(50, dtype=torch.long), Objective("bce", l2=0.1), 2, intercept=False)
+    assert found.converged
+    slope = torch.sigmoid(features @ found.coef[0]) @ features / 50 + 0.1 * found.coef[0]
+    assert float(slope.abs().max()) < 1e-3

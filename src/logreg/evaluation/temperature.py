@@ -26,6 +26,9 @@ WIDE_INTERVAL_RATIO = 2.0
 """Ratio of the ends of the temperature's 95 % interval above which the report calls it imprecise: at the two ends, a
 probability of 90 % becomes 83 % or 96 %."""
 
+PART_NUMBERS = 2**18
+"""Logits that are computed with at once: 2 MiB, which stay in a cache with what is computed from them."""
+
 LOG_TEMPERATURE_STEP = 1e-2
 """Step in log T for the second derivative from the first one: its relative error is about its square, and rounding
 stays below 1e-12."""
@@ -133,12 +136,13 @@ def fit_calibration(
     found = Calibration(1.0, tuple(class_weight), int(there.sum()))
 
     def blocks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Logits, labels and weights of the rows that have a weight."""
+        """Logits, labels and weights of the rows that have a weight, few at a time."""
         first = 0
         for block in logits() if callable(logits) else [logits]:
             rows = slice(first, first := first + len(block))
-            mine = there[rows]
-            yield block.detach().cpu().double()[mine], labels[rows][mine], weight[rows][mine]
+            mine, wide = there[rows].nonzero()[:, 0], block.detach().cpu()
+            for few in mine.split(max(1, PART_NUMBERS // wide.shape[1])):
+                yield wide[few].double(), labels[rows][few], weight[rows][few]
 
     def costs(log_temperature: Tensor) -> Iterator[Tensor]:
         """The negative log-likelihood of each block."""

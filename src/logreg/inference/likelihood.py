@@ -26,6 +26,9 @@ The error is then its square, and the Hessian of the point before differs by abo
 ROUNDING_STEP = 1e-6
 """Length of a step, in standard errors, from which a step that does not halve is due to rounding."""
 
+VALUE_ROUNDING = 1e-12
+"""Relative rise of the negative log-likelihood that may be one of rounding."""
+
 MIN_CURVATURE = 0.75
 """Curvature along the last step, relative to that of the point before, below which there is no maximum.
 
@@ -74,6 +77,7 @@ class LikelihoodEvaluation:
             has no positive definite one.
         chances: Sum over the rows of each class of the predicted probability of that class, (C,).
         remainder: What the Hessian has beside ``hessian``, where that is the information alone; ``None`` for nothing.
+        observed: The observed information where ``hessian`` is the expected one; else ``None``.
     """
 
     parameters: Tensor
@@ -82,6 +86,7 @@ class LikelihoodEvaluation:
     hessian: Tensor
     chances: Tensor
     remainder: Tensor | None = None
+    observed: Tensor | None = None
 
     @property
     def model(self) -> Tensor:
@@ -111,7 +116,8 @@ class Likelihood:
         found = self._evaluate(parameters, expected=False)
         if self.problem.loss.is_convex or not int(torch.linalg.cholesky_ex(found.hessian).info):
             return found
-        return replace(found, hessian=self.expected_information(parameters))  # Fisher scoring
+        expected = self.expected_information(parameters)  # Fisher scoring
+        return replace(found, hessian=expected, observed=found.hessian)
 
     def expected_information(self, parameters: Tensor) -> Tensor:
         """Fisher's information at parameters (M, P): shape (M * P, M * P)."""
@@ -188,7 +194,7 @@ def maximize(
         if steps >= likelihood.max_steps or not math.isfinite(length):
             raise _no_maximum()
         trial = likelihood.evaluate(parameters)
-        while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < likelihood.max_steps:
+        while not trial.value <= at.value + VALUE_ROUNDING * abs(at.value) and steps < likelihood.max_steps:
             change, steps = change / 2, steps + 1
             trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
         last, at = at, trial

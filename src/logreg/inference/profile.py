@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import brentq
 from scipy.special import gammaincc
 from torch import Tensor
 
@@ -18,11 +18,14 @@ from logreg.inference.results import TermTest
 LIMIT_TOLERANCE = 1e-9
 """Error of a profile limit, in standard errors, at which the search for it ends."""
 
-MAX_LIMIT_STEPS = 100
-"""Steps of the search for a limit; about five are usual, and twenty with Fisher scoring."""
+MAX_CONTRACTION = 0.5
+"""Ratio of two successive errors above which the profile is followed from its top: about five steps are usual."""
 
-MAX_BRACKET_FACTOR = 1.5
-"""Factor of the distance from the estimate, while the limit is being bracketed."""
+MAX_LIMIT_STEPS = 100
+"""Points of a profile that is followed; about six are usual."""
+
+MAX_GROWTH = 2.0
+"""Factor of the distance from the estimate from one point to the next, while no point beyond the limit is known."""
 
 MAX_DISTANCE = 1e4
 """Distance from the estimate, in standard errors, up to which a limit is looked for."""
@@ -30,6 +33,12 @@ MAX_DISTANCE = 1e4
 MAX_DECREMENT = 1e-13
 """Fall of the negative log-likelihood, in nats, that a maximum over the other parameters may still lack: of a limit
 that is an error of about as many standard errors."""
+
+ROUGH = 1e-2
+"""The same, relative to what is missing to the wanted value."""
+
+HELD_CURVATURE = 1e4
+"""Curvature per squared standard error of a function that is held: steps do not depend on it."""
 
 
 class ProfileLimit(NamedTuple):
@@ -46,7 +55,7 @@ def profile_limit(likelihood: Likelihood, found: Maximum, functional: Tensor, dr
 
     Each step minimizes the quadratic model of the negative log-likelihood along a Lagrange path, and goes to where the
     model has the wanted value.  At the end the likelihood and its gradient are those of the limit to within the
-    tolerance.  Where the steps do not get there, as with a few rows, the limit is bracketed.
+    tolerance.  Where the steps do not get there soon, as with a few rows, the profile is followed from its top.
 
     Args:
         likelihood: The likelihood.
@@ -68,71 +77,111 @@ def profile_limit(likelihood: Likelihood, found: Maximum, functional: Tensor, dr
     try:
         at = likelihood.evaluate(parameters)
         before = math.inf
-        for _ in range(MAX_LIMIT_STEPS):
+        while True:
             step, error = _step_to_limit(at, functional, wanted, sign)
             if error <= LIMIT_TOLERANCE:
                 return ProfileLimit(float(functional @ (at.parameters.flatten() + step)), error)
-            if error > max(before, 1.0):
+            if error > MAX_CONTRACTION * before or at.observed is not None:
                 break
             before = error
             at = likelihood.evaluate(at.parameters + step.view_as(at.parameters))
     except DataError:  # the information is singular where a step has gone too far
         pass
-    return _bracketed_limit(likelihood, found, functional, drop, sign)
+    return _followed_limit(likelihood, found, functional, drop, sign)
 
 
-def _bracketed_limit(
+def _followed_limit(
     likelihood: Likelihood, found: Maximum, functional: Tensor, drop: float, sign: float
 ) -> ProfileLimit:
-    """`profile_limit` by a bracket, and Brent's method inside: slower, but sure.
+    """`profile_limit` by Newton's method for the signed root of twice the fall of the profile, in a bracket.
+
+    The root is nearly linear in the function.  Its slope is known at each point of the profile, by the Lagrange
+    multiplier, and so is the direction in which the other parameters go on.
 
     Raises:
         DataError: The likelihood does not fall by so much.
+
+    References:
+        Bates and Watts (1988), Nonlinear Regression Analysis and Its Applications, section 6.1: profile t functions.
     """
     deviation = math.sqrt(float(functional @ found.covariance @ functional))
-    center = float(functional @ found.parameters.flatten())
-    known: dict[float, LikelihoodEvaluation] = {0.0: likelihood.evaluate(found.parameters)}
-
-    def beyond(distance: float) -> float:
-        """How much more than wanted the profile has fallen at a distance in standard errors."""
-        nearest = min(known, key=lambda other: abs(other - distance))
-        known[distance] = _maximum_at(likelihood, known[nearest], functional, center + sign * distance * deviation)
-        return known[distance].value - found.value - drop
-
-    distance = math.sqrt(2 * drop)
-    while beyond(distance) < 0:
-        distance *= MAX_BRACKET_FACTOR
-        if distance > MAX_DISTANCE:
-            raise DataError(
-                "`interval=profile` must have limits, and the likelihood does not fall enough to have all of them. "
-                "Use interval=wald."
-            )
-    inside = max(other for other in known if other < distance)
-    distance = float(brentq(beyond, inside, distance, xtol=LIMIT_TOLERANCE, rtol=1e-12))
-    return ProfileLimit(center + sign * distance * deviation, LIMIT_TOLERANCE)
+    center, wanted = float(functional @ found.parameters.flatten()), math.sqrt(2 * drop)
+    at, distance, inside, outside, before = found.at, wanted, 0.0, math.inf, math.inf
+    for _ in range(MAX_LIMIT_STEPS):
+        try:
+            value = center + sign * distance * deviation
+            trial, multiplier = _maximum_at(likelihood, at, functional, deviation, value, found.value + drop)
+        except DataError:  # too far from the last point
+            distance = (inside + distance) / 2
+            continue
+        at, root = trial, math.sqrt(max(2 * (trial.value - found.value), 0.0))
+        slope = sign * multiplier * deviation / root if root else 1.0
+        step = (wanted - root) / slope if slope > 0 else math.copysign(math.inf, wanted - root)
+        if abs(step) <= LIMIT_TOLERANCE:
+            return ProfileLimit(center + sign * (distance + step) * deviation, abs(step))
+        inside, outside = (distance, outside) if root < wanted else (inside, distance)
+        if math.isinf(outside):
+            if distance >= MAX_DISTANCE:
+                break
+            step = min(step, (MAX_GROWTH - 1) * distance)
+        elif not inside < distance + step < outside or abs(step) > before / 2:
+            step = (inside + outside) / 2 - distance
+        distance, before = distance + step, abs(step)
+    raise DataError(
+        "`interval=profile` must have limits, and the likelihood does not fall enough to have all of them. "
+        "Use interval=wald."
+    )
 
 
 def _maximum_at(
-    likelihood: Likelihood, at: LikelihoodEvaluation, functional: Tensor, value: float
-) -> LikelihoodEvaluation:
-    """The maximum of the likelihood where a linear function of the parameters has a value."""
-    inverse = inverse_information(at.model)
-    path = inverse @ functional
-    missing = value - float(functional @ at.parameters.flatten())
-    at = likelihood.evaluate(at.parameters + (missing / float(functional @ path) * path).view_as(at.parameters))
+    likelihood: Likelihood,
+    at: LikelihoodEvaluation,
+    functional: Tensor,
+    deviation: float,
+    value: float,
+    wanted: float,
+) -> tuple[LikelihoodEvaluation, float]:
+    """The maximum of the likelihood where a linear function of the parameters has a value, and the multiplier there.
+
+    Args:
+        likelihood: The likelihood.
+        at: An evaluation near it.
+        functional: The function, (M * P,).
+        deviation: Its standard error.
+        value: Its value.
+        wanted: The negative log-likelihood that is looked for: far from it, the maximum may be a rough one.
+    """
+    step, _ = _step_along(at, functional, deviation, value)
+    at = likelihood.evaluate(at.parameters + step)
     for _ in range(likelihood.max_steps):
-        inverse = inverse_information(at.model)
-        newton, path = inverse @ at.gradient, inverse @ functional
-        step = (float(functional @ newton) / float(functional @ path) * path - newton).view_as(at.parameters)
+        step, multiplier = _step_along(at, functional, deviation, value)
         decrement = -float(step.flatten() @ at.gradient)
-        if decrement <= MAX_DECREMENT:
+        if decrement <= max(MAX_DECREMENT, ROUGH * abs(wanted - at.value)):
             break
         trial = likelihood.evaluate(at.parameters + step)
         while not trial.value <= at.value - 1e-4 * decrement and decrement > MAX_DECREMENT:
             step, decrement = step / 2, decrement / 2
             trial = likelihood.evaluate(at.parameters + step)
         at = trial
-    return at
+    return at, multiplier
+
+
+def _step_along(at: LikelihoodEvaluation, functional: Tensor, deviation: float, value: float) -> tuple[Tensor, float]:
+    """The step to the maximum of the quadratic model where a linear function has a value, (M, P), and its multiplier.
+
+    A likelihood that is not concave has such a maximum wherever it is concave in the other parameters.
+    """
+    inverse = None
+    if at.observed is not None:
+        along = functional / deviation
+        with suppress(DataError):
+            inverse = inverse_information(at.observed + HELD_CURVATURE * torch.outer(along, along))
+    inverse = inverse_information(at.model) if inverse is None else inverse
+    newton, path = inverse @ at.gradient, inverse @ functional
+    missing, slope = value - float(functional @ at.parameters.flatten()), float(functional @ path)
+    multiplier = float(functional @ newton) / slope
+    step = (multiplier + missing / slope) * path - newton
+    return step.view_as(at.parameters), multiplier
 
 
 def _step_to_limit(at: LikelihoodEvaluation, functional: Tensor, wanted: float, sign: float) -> tuple[Tensor, float]:

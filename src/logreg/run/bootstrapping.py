@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from logreg.data import TensorDataModule
-from logreg.errors import DataError
 from logreg.facts import DataFacts
 from logreg.inference.bootstrap import percentile_limits
 from logreg.inference.design import Design
-from logreg.inference.likelihood import Likelihood, Maximum, maximize
+from logreg.inference.likelihood import Likelihood, Maximum
 from logreg.inference.results import Coefficient, Effect
-from logreg.rows import RowSource
+from logreg.inference.sample_maxima import maximize_samples
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
-from logreg.solvers.paths.folds import Reweighted, fit_resampled, fit_strengths
+from logreg.solvers.paths.folds import fit_resampled, fit_strengths
 from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
@@ -134,15 +133,9 @@ def bootstrap_likelihood(
     values: list[Tensor] = []
     number = 0
     for some in weights:
-        for own in some:
-            number += 1
-            sample: RowSource = Reweighted(likelihood.rows, own)
-            of_sample = Likelihood(likelihood.problem, sample, likelihood.design, likelihood.num_classes)
-            try:
-                at = maximize(of_sample, of_sample.evaluate(found.parameters), tolerance=STEP_TOLERANCE)
-            except DataError:
-                continue
-            values.append(at.parameters @ to_source.T)
+        at, has_one = maximize_samples(likelihood, found.parameters, some, STEP_TOLERANCE)
+        values += at[has_one] @ to_source.T
+        number += len(some)
         show_status(f"bootstrap: {number:,} of {replicates:,} samples ...")
     estimate = found.parameters @ to_source.T
     return Replicates(estimate, _stacked(values, estimate), number - len(values), gap)

@@ -46,8 +46,9 @@ from logreg.run.inference_request import (
 )
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.base import request as request_pass
-from logreg.solvers.passes.moments import ColumnMoments, MeanOffset
+from logreg.solvers.passes.moments import ColumnMoments
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.starting_point import first_point
 from logreg.terminal import counted, show_status
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES
@@ -307,8 +308,7 @@ def _maximum_of(request: InferenceRequest, rows: TrainRows) -> tuple[Likelihood,
     likelihood = Likelihood(*arguments)
     if request.firth:
         point = torch.zeros(design.shape, dtype=torch.float64)
-        if facts.largest_offset is not None:
-            point[:, -1:] = -drive(request_pass(MeanOffset(rows.problem)), rows.source)
+        point[:, -1:] = drive(first_point(rows.problem), rows.source)[:, -1:]
     else:
         point = _start(request.trained, design, facts, rows.mean, rows.std)
     start = likelihood.evaluate(point)

@@ -6,6 +6,7 @@ source units together with a bound of f - f*.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from logreg.csr import checked_sparse, is_sparse
 from logreg.facts import Batch
+from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, row_weights
 from logreg.solvers.arguments import check_classes, check_offset, check_settings, check_weights, checked_labels
@@ -103,6 +105,8 @@ def fit(
         columns are linearly dependent (all levels of a category, repeated or constant columns, more columns than
         rows), and for a softmax with l1 alone.  The norm does not count the intercept; the intercepts of a softmax sum
         to 0.  Where columns repeat each other, l1 alone determines the sum of their coefficients and not the split.
+        Where all weight is in one class, f tends to 0 as the intercept grows: there is no optimum, and the fit has
+        coefficients of 0, an f of nearly 0, and has not converged.
 
     Raises:
         DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels, weights or
@@ -124,14 +128,17 @@ def fit(
     point = problem.zeros() if start is None else point_from_source_units(problem, stored, *start)
     state = SolverState(problem, point, tolerance, seed)
     with threads_for(4.0 * problem.numel * problem.num_outputs):
+        alone = _class_alone(labels, sample_weight) if intercept else None
         method = choose(problem, memory).method if optimizer == "auto" else None
-        if method is Method.SMALL:
+        if alone is not None:
+            state.point = _point_of_class(problem, alone, tolerance)
+        elif method is Method.SMALL:
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
         elif method is Method.MEDIUM:
             passes = solve_medium(state, memory, max_passes)
         if state.converged:
             drive(move_to_minimum_norm(state), memory)
-        if not state.converged and passes < max_passes:
+        if alone is None and not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)
                 passes += requested.is_full
@@ -140,10 +147,33 @@ def fit(
                 if passes >= max_passes:
                     break
         if state.bound is None or state.best is not state.point:  # the bound of another point
-            state.bound = bound_of(problem, state.solution, memory)
+            # Of one class alone f* is 0: the gap is f and its rounding error.
+            enough = GOOD_RELATIVE_GAP if alone is None else math.inf
+            state.bound = bound_of(problem, state.solution, memory, enough)
     point, bound = in_source_units(problem, stored, state.solution, state.bound)
     seconds = time.perf_counter() - started
     return Fit(point[:, :-1], point[:, -1], bound, state.converged, passes, seconds)
+
+
+def _class_alone(labels: Tensor, sample_weight: Tensor | None) -> int | None:
+    """The class of all rows that weigh; ``None`` where there are two."""
+    weighing = labels if sample_weight is None else labels[sample_weight > 0]
+    return int(weighing[0]) if bool((weighing == weighing[0]).all()) else None
+
+
+def _point_of_class(problem: Problem, label: int, tolerance: float) -> Tensor:
+    """A point where f is at most the square of the tolerance a row, with all rows of one class, (K, D + 1).
+
+    The infimum of f is 0, and no point has it: the intercepts grow without bound, and the coefficients are 0.
+    """
+    loss, size = problem.loss, 1.0
+    targets = one_vs_rest(torch.tensor([label]), problem.num_outputs, torch.float64)
+    along = targets - (1 / problem.num_outputs if problem.coupled else 0.5)
+    while float(loss.value(size * along, targets)) > tolerance**2:
+        size *= 2
+    point = problem.zeros()
+    point[:, -1] = (size + 2 * (problem.largest_offset or 0.0)) * along[0]
+    return point
 
 
 def problem_of(

@@ -9,8 +9,9 @@ on few rows, or with cheap steps, replaces these passes:
    rows follows (a Newton step with a subsampled Hessian).
 3. No Hessian, many rows, and correlated features: stochastic gradient descent on a sample with a step that falls to
    zero.  Where features are not correlated, quasi-Newton steps from zero need no more steps than from there.
-4. Large offsets, as the logarithm of a large exposure: the intercept starts at minus their mean.  At zero all rows
-   would have probabilities near 0 or 1, where the curvature vanishes.
+4. Large offsets, as the logarithm of a large exposure: the intercept starts where the model without features has its
+   optimum on a sample.  At zero, and at minus the mean of offsets that are far apart, all rows may have probabilities
+   near 0 or 1, where the curvature vanishes.
 
 References:
     Byrd, Chin, Neveitt and Nocedal (2011), On the use of stochastic Hessian information in optimization methods for
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 
 from logreg.csr import converted
 from logreg.facts import Batch
+from logreg.losses import one_vs_rest
 from logreg.rows import MemoryRows, parts, row_weights
 from logreg.solvers.choose import avoids_hessian, holds_hessian, is_small, is_wide
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
@@ -38,8 +40,8 @@ from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
-from logreg.solvers.passes.moments import MeanOffset, Means, sparse_coordinates
-from logreg.solvers.passes.sampling import sampled_rows, stochastic_descent, thinned
+from logreg.solvers.passes.moments import Means, sparse_coordinates
+from logreg.solvers.passes.sampling import RowSample, sampled_rows, stochastic_descent, thinned
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, MAX_MOMENTS_NUMEL, Coordinates, Problem, choose_coordinates
 from logreg.solvers.small.small_newton import solve_small
 from logreg.solvers.state import SolverState
@@ -109,6 +111,12 @@ MIN_BOUND_ROWS_PER_PARAMETER = 10
 LARGE_OFFSET = 4.0
 """Largest absolute offset up to which a start at zero is kept: its probability is 2 %, where Newton's method needs no
 safeguard."""
+
+OFFSET_ROWS = 1024
+"""Rows that the intercept is determined by where offsets are large: to about a tenth, by even classes."""
+
+INTERCEPT_ERROR = 0.25
+"""Width of the interval at which the search for that intercept ends."""
 
 MIN_SAMPLED_PASSES = 5
 """Time of a pass with a Hessian, in fixed times of a pass, below which no sample is solved first: the five passes over
@@ -182,8 +190,30 @@ def first_point(problem: Problem) -> PassRequests[Tensor]:
     """Zero, but an intercept that balances large offsets, (K, D + 1)."""
     point = problem.zeros()
     if problem.intercept and (problem.largest_offset or 0.0) > LARGE_OFFSET:
-        point[:, -1:] = -(yield from request(MeanOffset(problem)))
+        every = max(1, problem.rows // OFFSET_ROWS) | 1  # odd: see `LEAST_ODD_SPACING`
+        sample = yield from request(RowSample(problem, every))
+        if len(sample.labels):
+            point[:, -1] = _best_intercept(problem, sample)
     return point
+
+
+def _best_intercept(problem: Problem, sample: Batch) -> float:
+    """About the optimum of the intercept of one output without features, over a sample; by bisection.
+
+    A loss that is not convex may have several stationary points: this is one of them.
+    """
+    assert sample.offset is not None
+    assert problem.largest_offset is not None
+    offset, targets = sample.offset.double().unsqueeze(1), one_vs_rest(sample.labels, 1, torch.float64)
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    high = problem.largest_offset + LARGE_OFFSET
+    low = -high
+    while high - low > INTERCEPT_ERROR:
+        middle = (low + high) / 2
+        residuals = problem.loss.residual(offset + middle, targets)[:, 0]
+        slope = float(residuals.sum() if weights is None else residuals @ weights)
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def bound_rows(problem: Problem) -> int:

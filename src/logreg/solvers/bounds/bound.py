@@ -94,16 +94,16 @@ def bound(
         return Bound(
             value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
         )
-    if by_duality:
+    if by_duality and not gap <= enough * value:
         gap, rounding = min((gap, rounding), (yield from bound_by_duality(at, enough)), key=_total_gap)
-    if by_strong_convexity:
+    if by_strong_convexity and not gap <= enough * value:
         gap, rounding = min((gap, rounding), ((yield from bound_by_strong_convexity(at)), 0.0), key=_total_gap)
     if by_curvature and not cheaply and not gap + rounding <= enough * value:
         found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
         if found.gap < gap + rounding:
             gap, rounding, rigorous = found.gap, 0.0, found.rigorous
-    elif objective.l1 and not (by_duality or by_strong_convexity):  # an estimate
+    elif objective.l1 and not (by_duality or by_strong_convexity or gap <= enough * value):  # an estimate
         coef = own.to(problem.model, point)[:, :-1]
         of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
         gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False

@@ -282,7 +282,7 @@ def fit_parts(
 
 
 def fit_resampled(
-    problem: Problem, rows: RowSource, weights: Tensor, near: PathPoint, tolerance: float = 1e-6, seed: int = 0
+    problem: Problem, rows: RowSource, weights: Tensor, near: PathPoint, tolerance: float = 1e-6
 ) -> list[PathPoint]:
     """Finds the optimum of a penalized problem for each of several weightings of its rows, as of a bootstrap.
 
@@ -292,7 +292,6 @@ def fit_resampled(
         weights: Weights of the rows in the loss, (B, N), float64, >= 0.
         near: A point that fits may start from, such as the optimum of all rows.
         tolerance: As of `fit_folds`.
-        seed: As of `fit_folds`.
 
     Returns:
         A point for each weighting.
@@ -312,7 +311,7 @@ def fit_resampled(
             Reweighted(rows, own) if memory is None else MemoryRows(memory.features, memory.labels, own, memory.offset)
         )
         one = _problem_of(problem, rows.num_rows, float(own.sum()))
-        found.append(_completed(one, mine, [strength], {}, tolerance, seed, [near])[strength])
+        found.append(_completed(one, mine, [strength], {}, tolerance, near=[near])[strength])
     return found
 
 
@@ -344,7 +343,7 @@ def _completed(
     order: Sequence[Strength],
     path: dict[Strength, PathPoint],
     tolerance: float,
-    seed: int,
+    seed: int = 0,
     near: Sequence[PathPoint] = (),
 ) -> dict[Strength, PathPoint]:
     """A path with fits by the general solvers for the strengths that have none that is certified.
