@@ -391,7 +391,8 @@ def time_fit(processes: ProcessGroup | None, images: Tensor, labels: Tensor, is_
     rank, size = (0, 1) if processes is None else (processes.rank, processes.size)
     own = share(len(labels), rank, size)
     part = slice(own.start, own.stop)
-    rows = MemoryRows(images[part], labels[part])
+    positions = torch.arange(own.start, own.stop)
+    rows = MemoryRows(images[part], labels[part], positions=positions)  # so that samples have the same rows
     in_passes = adding_up = 0.0
     with torch.no_grad():
         state, start = SolverState(problem, problem.zeros()), clock()

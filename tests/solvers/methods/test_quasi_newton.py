@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.methods.newton import newton
-from logreg.solvers.methods.quasi_newton import quasi_newton_steps
+from logreg.solvers.methods.quasi_newton import RATE_STEPS, _are_slow, quasi_newton_steps
+from logreg.solvers.methods.subspace_descent import least_gradient_point
 from logreg.solvers.passes.base import Pass, drive, request, run_pass
-from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import choose_coordinates
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import SolverState
+from logreg.solvers.state import SolverState, gap_from_gradient
 from logreg.solvers.steps.limited_memory import STALE_VALUE_RATIO
 from reference import correlated_rows
 
@@ -61,7 +63,9 @@ def test_steps_end_where_f_and_its_gradient_have_fallen_to_zero(
 
 
 def test_steps_forget_those_from_where_f_was_far_above(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.solvers.methods.quasi_newton._are_slow", lambda left, most: False)  # one first matrix
+    monkeypatch.setattr(
+        "logreg.solvers.methods.quasi_newton._are_slow", lambda left, end, most: False
+    )  # one first matrix
     rows = rows_of(correlated=False)
     memory = MemoryRows(rows.features, (rows.features[:, 0] > 0).long())  # nearly separated: f falls far
     state = state_of(memory, 1e-4)
@@ -176,3 +180,34 @@ def test_rough_steps_may_change_the_first_matrix() -> None:
     kinds = kinds_of_passes(state_of(memory, 1e-4), memory, rough=1e-4)
     assert "SampledCurvature" in kinds
     assert kinds[-1] == "Evaluate"
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-3, 1e-4])
+def test_a_gap_that_is_extrapolated_is_about_the_true_one(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, ratios = rows_of(correlated=True, classes=5), []
+
+    def spy(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
+        point, gap = least_gradient_point(state, now, num_pairs)
+        there = drive(request(Evaluate(state.problem, state.coordinates, point, torch.float64)), memory)
+        ratios.append(gap_from_gradient(state, there.gradient, there.curvature) / gap)
+        return point, gap
+
+    monkeypatch.setattr("logreg.solvers.methods.quasi_newton.least_gradient_point", spy)
+    kinds = kinds_of_passes(state_of(memory, l2), memory)
+    assert kinds.count("Evaluate64") == 1  # so the first certificate holds
+    assert ratios == pytest.approx([1.0] * len(ratios), abs=0.2)
+
+
+def test_after_a_gap_that_was_estimated_too_small_the_next_point_within_the_tolerance_is_certified() -> None:
+    memory = rows_of(correlated=True)
+    state = state_of(memory, 1e-2)  # Newton steps: the gradient falls by far more than any line through it tells
+    kinds = kinds_of_passes(state, memory)
+    assert state.converged
+    assert kinds[kinds.index("Evaluate64") :] == ["Evaluate64", "Evaluate", "Evaluate64"]
+
+
+def test_steps_are_not_slow_because_less_is_to_be_left_at_the_end() -> None:
+    halved = [2.0**-step for step in range(RATE_STEPS + 1)]
+    assert not _are_slow(halved, end=1e-2, most=16)
+    assert not _are_slow(halved, end=1e-3, most=16)
+    assert _are_slow(halved, end=1e-9, most=16)

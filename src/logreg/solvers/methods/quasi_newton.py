@@ -14,6 +14,7 @@ from logreg.solvers.choose import holds_hessian
 from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
 from logreg.solvers.methods.subspace_descent import (
     CERTIFY_TOL_FACTOR,
+    LINEAR_TOL,
     MAX_EXTRAPOLATION_PAIRS,
     REMAKE_VALUE_RATIO,
     least_gradient_point,
@@ -136,7 +137,9 @@ class _Steps:
         made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
             has no Hessian blocks.
         num_pairs: Last steps from which the point of least gradient is extrapolated.
-        left: What is left of the way after each of them: an estimate relative to its limit.
+        error: Factor by which the gaps that were estimated at such points have turned out too small.
+        left: What is left of the way after each step, relative to f: the estimated gap, or where a certificate is not
+            asked for, the predicted decrease.
         late_steps: Steps that served the bound by duality alone.
         stalled_steps: Steps in a row in float64 without progress.
     """
@@ -159,7 +162,7 @@ class _Steps:
         else:
             state.inverse.change_l2(l2)
         self.made_at = self.inverse.made_at if math.isfinite(self.inverse.made_at) else now.value
-        self.num_pairs = 0
+        self.num_pairs, self.error = 0, 1.0
         self.left: list[float] = []
         self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -190,7 +193,7 @@ class _Steps:
             gap = yield from self.certified()
             if state.converged and not self.rough:
                 return True
-            self.left.append(gap / self.limit)
+            self.left.append(gap)
             if self.slow_tol and self.diagonal is None and self.is_slow():
                 return False
             yield from self.improve_matrix()
@@ -200,7 +203,7 @@ class _Steps:
             if self.rough:
                 if state.predicted_decrease + last_decrease < self.rough:
                     return True
-                self.left[-1:] = [state.predicted_decrease / self.rough]
+                self.left[-1:] = [state.predicted_decrease]
             if (yield from self.certified_by_sample()):
                 return True
             if self.serves_bound_too_long():
@@ -237,7 +240,10 @@ class _Steps:
         if self.exact and gap_here <= state.tolerance and (yield from certified(state, now, cheaply=True)):
             return gap_here
         extrapolates = self.num_pairs and self.limit < gap_here <= MAX_EXTRAPOLATION * self.limit
-        flattest, gap = least_gradient_point(state, now, self.num_pairs) if extrapolates else (state.point, gap_here)
+        flattest, gap = state.point, gap_here
+        if extrapolates:
+            flattest, gap = least_gradient_point(state, now, self.num_pairs)
+            gap *= self.error
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
@@ -249,8 +255,10 @@ class _Steps:
                 state.point, state.value, self.now, self.exact = flattest, there.value, there, True
                 if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
                     return gap_there
-            self.limit = max(self.limit * CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0), 1e-300)
-            self.num_pairs = 0
+            error = max(gap_there / max(gap, 1e-300), 1.0)
+            if extrapolates:  # which says nothing of the gaps that are estimated at the points of the steps
+                self.error, error = self.error * error, 1.0
+            self.limit = max(self.limit * CERTIFY_TOL_FACTOR / error, 1e-300)
             return gap_there if self.now is there else min(gap_here, gap_there)
         return gap
 
@@ -278,7 +286,8 @@ class _Steps:
         """Whether steps with the first matrix take too long."""
         most = MAX_STEPS_LEFT if self.diagonal is None else self.most_diagonal
         tolerance = self.slow_tol if self.diagonal is None else FAR_TOL
-        return self.state.predicted_decrease <= tolerance and _are_slow(self.left, most)
+        end = self.rough or self.limit
+        return self.state.predicted_decrease <= tolerance and _are_slow(self.left, end, most)
 
     def improve_matrix(self) -> PassRequests[None]:
         """Replaces the first matrix by a better one where that pays."""
@@ -300,7 +309,7 @@ class _Steps:
             )
             self.made_at = now.value
         state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
-        self.num_pairs, self.left = 0, []
+        self.num_pairs, self.error, self.left = 0, 1.0, []
 
     def serves_bound_too_long(self) -> bool:
         """Whether a held Hessian would have bounded the gap in the time of the last steps."""
@@ -337,10 +346,11 @@ class _Steps:
         state, change = self.state, after.gradient - self.now.gradient
         if self.diagonal is not None:
             self.diagonal.fit(length * step, change)
-        self.num_pairs += self.inverse.update(length * step, change, self.now.value)
-        self.inverse.forget_stale(after.value)
-        self.num_pairs = min(self.num_pairs, MAX_EXTRAPOLATION_PAIRS, len(self.inverse))
         decrease = state.predicted_decrease
+        stored = self.inverse.update(length * step, change, self.now.value)
+        self.inverse.forget_stale(after.value)
+        self.num_pairs += stored and decrease <= LINEAR_TOL
+        self.num_pairs = min(self.num_pairs, MAX_EXTRAPOLATION_PAIRS, len(self.inverse))
         progresses = self.now.value - after.value > self.noise or decrease < self.smallest_decrease
         self.smallest_decrease = min(self.smallest_decrease, decrease)
         self.stalled_steps = 0 if progresses or self.dtype != torch.float64 else self.stalled_steps + 1
@@ -351,7 +361,7 @@ class _Steps:
     def use_float64(self) -> None:
         """Has the steps evaluated in float64 from here on."""
         self.dtype = torch.float64
-        self.left, self.num_pairs, self.smallest_decrease = [], 0, math.inf
+        self.left, self.num_pairs, self.error, self.smallest_decrease = [], 0, 1.0, math.inf
 
 
 def _halvings(left: list[float]) -> float:
@@ -361,15 +371,16 @@ def _halvings(left: list[float]) -> float:
     return math.log2(max(left[-1 - RATE_STEPS] / max(left[-1], 1e-300), 1e-300))
 
 
-def _are_slow(left: list[float], most: float) -> bool:
+def _are_slow(left: list[float], end: float, most: float) -> bool:
     """Whether the last steps did not halve what is left of the way, or more than ``most`` steps are left at their rate.
 
     Args:
-        left: What is left of the way after each step: an estimate relative to its limit.
+        left: What is left of the way after each step.
+        end: What is left at the end, > 0.
         most: Number of steps.
     """
     halvings = _halvings(left)
-    return halvings < 1 or math.log2(max(left[-1], 1.0)) / halvings * RATE_STEPS > most
+    return halvings < 1 or math.log2(max(left[-1] / end, 1.0)) / halvings * RATE_STEPS > most
 
 
 class _ScaledDiagonal:

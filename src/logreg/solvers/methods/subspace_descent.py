@@ -54,6 +54,10 @@ MAX_EXTRAPOLATION_PAIRS = 40
 """Number of last steps whose span is searched for the point of least gradient norm; their Gram matrix costs
 little."""
 
+LINEAR_TOL = 3e-3
+"""Predicted decrease of a step, relative to f, up to which the change of the gradient counts as linear along it: with
+earlier steps the point of least gradient, which is extrapolated from them, is not one."""
+
 EXTRAPOLATION_PINV_RTOL = 1e-10
 """Eigenvalue of the Gram matrix of the last steps, relative to the largest, below which steps count as linearly
 dependent."""
@@ -272,7 +276,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
             break
         length, last_length, after = taken
         point, last_step = point + length * step, last_length * step
-        num_pairs += state.inverse.update(length * step, after.gradient - now.gradient)
+        stored = state.inverse.update(length * step, after.gradient - now.gradient)
+        num_pairs += stored and predicted_decrease <= LINEAR_TOL
         num_pairs = min(num_pairs, MAX_EXTRAPOLATION_PAIRS, len(state.inverse))
         now = after
     return False
