@@ -584,11 +584,16 @@ class TensorDataModule(pl.LightningDataModule):
         held = 0 if self._prepared.is_mapped else CONVERTED_BYTES
         return FeatureReader(features, table.index, self._prepared.to_store, held)
 
+    def keep_columns(self) -> None:
+        """Keeps the columns that are read to be encoded for a model, for `source_columns`; called before `setup`."""
+        if self.model is not None and self.model.columns:
+            _ = self.raw  # whoever has read it before the rows are prepared keeps it
+
     def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Some rows of a table as they are in the file, column by column.
 
-        The file is read again, since the columns are freed once they are encoded, unless `raw` was read before the rows
-        were prepared for a model.
+        The file is read again, since the columns are freed once they are encoded, unless they are kept for a model; see
+        `keep_columns`.
 
         Args:
             split: One of ``splits``.
