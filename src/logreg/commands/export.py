@@ -163,6 +163,7 @@ def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
     from logreg.export.base import Sample
 
     _, data, _ = data_of(trained, typed)
+    data.keep_columns()
     split = data.splits[-1]
     rows = min(MAX_ROWS, max(1, MAX_NUMBERS // data.facts.num_features), data.facts.rows[split])
     positions = range(rows)

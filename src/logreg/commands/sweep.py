@@ -216,6 +216,9 @@ def _run(arguments: list[str]) -> int:
     if find_spec("optuna") is None:
         raise ConfigError("`search` must have the package optuna: pip install optuna.")
     with importing_libraries():
+        from logreg.reports.fast_matplotlib import import_matplotlib
+
+        import_matplotlib()
         import logreg.reports.figures  # after SIGTERM there is time to draw, but not to import matplotlib
         import logreg.run.train  # noqa: F401  # for its effect: trials find it
     check_root(ROOT)

@@ -374,10 +374,11 @@ class TensorDataModule(pl.LightningDataModule):
 
     def _prepare_for(self, model: DataFacts, allocate: Allocate) -> _Prepared:
         """Prepares the rows for a trained model."""
+        is_alone = "raw" not in self.__dict__
         raw, (tables, class_names) = self.raw, self.selected
         tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
         check_weights(tables)
-        tables, _, encoded, _, unseen = encode_columns(tables, self.dtype, model, allocate=allocate)
+        tables, _, encoded, _, unseen = encode_columns(tables, self.dtype, model, free=is_alone, allocate=allocate)
         if not model.columns:
             check_features(tables, self.dataset.name)
         if raw.first_index is not None:
@@ -397,6 +398,8 @@ class TensorDataModule(pl.LightningDataModule):
             copies=0,
         )
         to_store = None if encoded is not None or model.stored.is_plain else model.stored
+        if is_alone:
+            del self.raw, self.selected
         return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *unseen), to_store)
 
     @cached_property
@@ -581,10 +584,16 @@ class TensorDataModule(pl.LightningDataModule):
         held = 0 if self._prepared.is_mapped else CONVERTED_BYTES
         return FeatureReader(features, table.index, self._prepared.to_store, held)
 
+    def keep_columns(self) -> None:
+        """Keeps the columns that are read to be encoded for a model, for `source_columns`; called before `setup`."""
+        if self.model is not None and self.model.columns:
+            _ = self.raw  # whoever has read it before the rows are prepared keeps it
+
     def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Some rows of a table as they are in the file, column by column.
 
-        The file is read again: the columns of a table are freed once they are encoded.
+        The file is read again, since the columns are freed once they are encoded, unless they are kept for a model; see
+        `keep_columns`.
 
         Args:
             split: One of ``splits``.

@@ -12,6 +12,7 @@ from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_row import varied
 from logreg.files import write_whole
+from logreg.reports.fast_matplotlib import import_matplotlib
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
 from logreg.reports.wording import folds_in_words
@@ -31,6 +32,7 @@ NUM_BARS = 20
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:
     """Draws all pictures into figures/*.png and TensorBoard; returns the names of the files."""
+    import_matplotlib()
     from logreg.reports.figures import label, lettered
 
     facts = result.module.facts

@@ -20,6 +20,7 @@ from logreg.evaluation.path_selection import path_csv
 from logreg.files import shown, write_text
 from logreg.inference.results import INTERCEPT, CoefficientTable
 from logreg.reports.drawing import write_figure
+from logreg.reports.fast_matplotlib import import_matplotlib
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
 from logreg.reports.summary import RunResult
@@ -164,6 +165,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     Raises:
         ConfigError: The run has no report.
     """
+    import_matplotlib()
     from logreg.reports.assumption_plots import binned_residuals, influence_plot
     from logreg.reports.diagnostic_plots import forest_plot
     from logreg.reports.figures import label, lettered

@@ -362,19 +362,27 @@ def test_an_infinite_number_is_named(value: float, advice: str, free: bool) -> N
         encode(columns, encoding, torch.float32, free=free)
 
 
-def test_columns_are_freed_unless_someone_has_read_them_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_model", [False, True])
+def test_columns_are_freed_unless_someone_has_read_them_before(tmp_path: Path, for_model: bool) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y\n" + "".join(f"{row / 7},{row % 2}\n" for row in range(60)))
+    model = TensorDataModule(TableFile(path=str(path), target="y")).facts if for_model else None
 
     raw = TableFile(path=str(path), target="y").read()
     columns = raw.tables["train"].features
     assert isinstance(columns, Columns)
-    reader = TensorDataModule(Once(raw))
-    assert reader.raw is raw  # as `profile_data` does
+    reader = TensorDataModule(Once(raw), model=model)
+    if for_model:
+        reader.keep_columns()  # for `source_columns`
+    else:
+        assert reader.raw is raw  # as `profile_data` does
     reader.setup()
     assert len(columns.series) == 1
-    TensorDataModule(Once(raw)).setup()
+    assert ("raw" in vars(reader)) == for_model
+    alone = TensorDataModule(Once(raw), model=model)
+    alone.setup()
     assert not columns.series
+    assert "raw" not in vars(alone)
 
 
 class Once:
