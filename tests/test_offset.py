@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -115,9 +116,14 @@ def test_an_offset_of_zeros_changes_no_fit(l2: float, l1: float, optimizer: str,
     assert plain.passes == same.passes
 
 
-@pytest.mark.parametrize("objective", [*OBJECTIVES, Objective("probit"), Objective("cauchit")], ids=str)
-@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    ("objective", "optimizer", "sparse"),
+    [
+        *itertools.product([*OBJECTIVES, Objective("probit")], ["newton", "lbfgs"], [False, True]),
+        (Objective("cauchit"), "newton", False),  # whose several starts take the time of all others
+    ],
+    ids=str,
+)
 def test_a_large_mean_goes_into_the_intercept(objective: Objective, optimizer: str, sparse: bool) -> None:
     x, y, offset = drawn()
     features = as_sparse(x) if sparse else x
@@ -407,7 +413,6 @@ EPOCHS = ("max_epochs=200", "lr=0.1", "schedule=cosine", "precision=64")
         ("optimizer=lbfgs",),
         ("optimizer=sgd", *EPOCHS, "lr=0.5"),
         ("optimizer=adam", *EPOCHS),
-        ("optimizer=adamw", *EPOCHS),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -456,7 +461,7 @@ def test_a_column_of_zeros_changes_nothing(arguments: tuple[str, ...], tmp_path:
 
 def test_paths_and_cross_validation_take_the_offset(table: Path, tmp_path: Path) -> None:
     x, y, offset = drawn(200, 3)
-    for arguments in (("l2=path", "cv=4"), ("l1=path",)):
+    for arguments in (("l2=[1,0.1,0.01]", "cv=4"), ("l1=[0.1,0.03,0.01]",)):
         made = run(tmp_path, table, *arguments, "dataset.standardize=false")
         objective = made.summary["objective"]
         known = fit(x, y, Objective("bce", l2=objective["l2"], l1=objective["l1"]), offset=offset, tolerance=1e-10)

@@ -63,7 +63,7 @@ def three_classes() -> tuple[Array, Array]:
     [
         LogisticRegressionCV(Cs=2),
         LogisticRegressionCV(
-            Cs=[0.1, 1.0], l1_ratios=[0.0, 0.5], cv=2, cv_rule="one_se", scoring="accuracy", tol=1e-13, precision=64
+            Cs=[1.0], l1_ratios=[0.0, 0.5], cv=2, cv_rule="one_se", scoring="accuracy", tol=1e-13, precision=64
         ),
     ]
 )
