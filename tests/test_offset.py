@@ -633,6 +633,19 @@ def test_checks_are_those_of_r(of_birthwt: Run, tmp_path: Path, capsys: pytest.C
         assert sum(each["rows"] * each["residual"] for each in one["bins"]) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.fixture(scope="module")
+def with_a_multiple(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """A run without an offset, and one whose offset is a multiple of a feature and a constant."""
+    here = tmp_path_factory.mktemp("multiple")
+    x, y, _ = drawn(120, 3)
+    x[:, 1] = (4 * x[:, 1]).round() / 4
+    file = write(here, x, y, (0.75 * x[:, 2] + 40).tolist())
+    return [
+        run(here, file, "l2=0", f"dataset.drop={drop}", offset=offset)
+        for offset, drop in (("", "[log_t]"), ("log_t", "[]"))
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -647,14 +660,10 @@ def test_checks_are_those_of_r(of_birthwt: Run, tmp_path: Path, capsys: pytest.C
     ids=" ".join,
 )
 def test_a_multiple_of_a_feature_changes_its_own_numbers_alone(
-    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], with_a_multiple: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x, y, _ = drawn(120, 3)
-    x[:, 1] = (4 * x[:, 1]).round() / 4
-    file = write(tmp_path, x, y, (0.75 * x[:, 2] + 40).tolist())
     answers = []
-    for typed_offset, drop in (("", "[log_t]"), ("log_t", "[]")):
-        made = run(tmp_path, file, "l2=0", f"dataset.drop={drop}", offset=typed_offset)
+    for made in with_a_multiple:
         capsys.readouterr()
         assert typed(coefficients.main, tmp_path, f"ckpt_path={made.folder}", "json=true", *arguments) == 0
         answers.append(json.loads(capsys.readouterr().out))
