@@ -109,7 +109,7 @@ def test_sparse_features_are_not_standardized_by_default(tmp_path: Path) -> None
     assert fitted(tmp_path, written.dense, "l2=1e-2").checkpoint()["hyper_parameters"]["facts"]["mean"]
 
 
-@pytest.mark.parametrize("arguments", [("l2=auto",), ("l2=path", "cv=3"), ("l1=path", "l2=0", "cv=3")])
+@pytest.mark.parametrize("arguments", [("l2=auto",), ("l2=path", "cv=3"), ("l1=[0.1,0.03,0.01,0.003]", "l2=0", "cv=3")])
 def test_the_strength_that_is_chosen_is_that_of_dense_rows(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     written = write(tmp_path)
     dense = fitted(tmp_path, written.dense, "dataset.standardize=false", *arguments)

@@ -203,7 +203,7 @@ def test_another_search_does_not_go_on_with_the_study(whole: Path, run_command: 
 
 
 def test_what_falls_behind_is_broken_off(tmp_path: Path, run_command: RunCommand) -> None:
-    typed = ("dataset=iris", "max_epochs=12", "search.lr=log(1e-5,1)", "trials=12")
+    typed = ("dataset=iris", "max_epochs=12", "search.lr=log(1e-5,1)", "trials=8")
     assert run_command(tmp_path, "sweep", *typed).code == 0
     rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_lr")
     pruned = [row for row in rows if row["status"] == "pruned"]
