@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -101,13 +100,17 @@ def test_bounds_are_the_same_whether_computed_together_or_not(monkeypatch: pytes
         assert other.bound.gap == pytest.approx(one.bound.gap, rel=1e-6, abs=1e-14)
 
 
-def test_steps_that_increase_f_are_halved() -> None:
-    x, y, _ = table(2, size=100.0)
+def test_a_step_that_increases_f_is_halved() -> None:
+    x, y, _ = table(2)
     rows = MemoryRows(x, y)
-    problem = problem_of(rows, Objective("bce"), intercept=False)
-    (point,) = fit_small_l1_path(problem, rows, [Strength(l1=1e-6)], 1e-6)
-    assert point.converged
-    assert math.isfinite(point.bound.value)
+    path = small_l1_path._Path(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)], 1e-6)
+    which = np.zeros(1, dtype=np.int64)
+    start = path._evaluate(np.zeros((1, 1, 13)))
+    far = path._evaluate(100 * path._minima(start, 0, which))
+    end = path._lower(start, far, which)
+    value, before, beyond = (float(path._values(one.loss, one.point, which)[0]) for one in (end, start, far))
+    assert value < before < beyond
+    assert path.passes[0] >= 1
 
 
 def test_minima_of_one_model_for_several_strengths_are_those_of_each() -> None:
