@@ -1,7 +1,7 @@
 """Regularization paths over rows that are at hand: of all rows, of parts of them, and without each fold.
 
-Small problems are fitted in a batch (`logreg.solvers.paths.small_folds`); the general solvers fit the others, and what
-a batch does not certify.
+Small problems are fitted in a batch (`logreg.solvers.paths.small_folds`), or with l1 by models that serve several
+strengths (`logreg.solvers.paths.small_l1_path`); the general solvers fit the others, and what these do not certify.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
