@@ -74,7 +74,9 @@ class BatchBound(NamedTuple):
     error: Tensor
 
 
-def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor) -> BatchBound:
+def batch_bound(
+    rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor, predicted: bool = False
+) -> BatchBound:
     """Bounds f - f* of each problem by duality; without a feasible dual point only f* >= 0 is known.
 
     Args:
@@ -83,6 +85,8 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         at: The evaluation there.
         l2: The strength of l2 at each of the S points, (S,): all > 0, or all 0.
         l1: The strength of l1, (S,): all > 0, or all 0.
+        predicted: Whether slopes, residuals and curvature are those of a dual point that a model predicts, and not of
+            the point itself.
     """
     problem, own = rows.problem, rows.coordinates
     k, d, loss, model = problem.num_outputs, problem.num_features, problem.loss, problem.model
@@ -99,7 +103,7 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     sums, theta, excess = at.slopes, at.residuals, torch.zeros_like(at.loss)
     # A residual of a probability near 1 has a large relative error.
     feasible = at.loss > SATURATED_LOSS * totals
-    conductance = excess
+    conductance, is_measured = excess, predicted or (has_l1 and not has_l2)
     if problem.intercept:
         spread = at.curvature * rows.weights
         by_intercept = spread @ rows.features
@@ -109,17 +113,20 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         sums = sums - shift.unsqueeze(-1) * by_intercept
         # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
         excess = shift.square() * conductance
-        if has_l1 and not has_l2:
+        if is_measured:
             theta = theta - shift.unsqueeze(-1) * spread
     rounding = 8 * UNIT_ROUNDOFF * totals
+    of_room = torch.zeros_like(at.loss)
     if has_l1 and not has_l2:
         # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
         room = 2 * summed * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
         plain = (sums[..., :d].abs() / l1).amax(-1, keepdim=True).clamp(min=1.0)
         scale = (1 - 1e-12) / ((sums[..., :d].abs() + room) / l1).amax(-1, keepdim=True).clamp(min=1.0)
-        (excess, sizes), sums = _excess(rows, at, theta * scale), sums * scale
-        rounding = rounding + (summed + 8 * UNIT_ROUNDOFF) * sizes  # the sums over the rows are as large, and cancel
+        theta, sums = theta * scale, sums * scale
         of_room = (1 - plain * scale)[..., 0] * (coef * sums[..., :d]).abs().sum(-1)
+    if is_measured:
+        excess, sizes = _excess(rows, at, theta)
+        rounding = rounding + (summed + 8 * UNIT_ROUNDOFF) * sizes  # the sums over the rows are as large, and cancel
     excess = excess.clamp(min=0)
     rounding = rounding + summed * (excess + 2 * rounding)
     distance = (steepest * excess).sqrt()
@@ -154,9 +161,8 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
     rounding = rounding + (8 + 2 * d + k) * UNIT_ROUNDOFF * of_l1.sum(-1)
     rounding = rounding + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
-    if has_l1 and not has_l2:
-        of_room = torch.minimum(of_room, gap)
-        gap, rounding = gap - of_room, rounding + of_room
+    of_room = torch.minimum(of_room, gap)
+    gap, rounding = gap - of_room, rounding + of_room
     gap = torch.where(feasible & (gap + rounding).isfinite(), gap, math.inf)
 
     # f, and the point as it is stored.

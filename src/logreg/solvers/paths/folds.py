@@ -1,7 +1,7 @@
 """Regularization paths over rows that are at hand: of all rows, of parts of them, and without each fold.
 
-Small problems are fitted in a batch (`logreg.solvers.paths.small_folds`); the general solvers fit the others, and what
-a batch does not certify.
+Small problems are fitted in a batch (`logreg.solvers.paths.small_folds`), or with l1 by models that serve several
+strengths (`logreg.solvers.paths.small_l1_path`); the general solvers fit the others, and what these do not certify.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
@@ -35,6 +35,7 @@ from logreg.solvers.paths.l1_path import fit_elastic_net_path
 from logreg.solvers.paths.l2_path import MAX_PASSES_PER_STRENGTH, PathFitter, PathPoint, Strength, nearest_start
 from logreg.solvers.paths.ridge_folds import fit_ridge_folds, fits_in_ridge_batch
 from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fit_small_resampled, fits_in_batch
+from logreg.solvers.paths.small_l1_path import fit_small_l1_path, fits_several_at_once
 from logreg.solvers.problem import Problem
 from logreg.solvers.small.small_l1 import solve_small_l1
 from logreg.solvers.small.small_newton import solve_small
@@ -126,7 +127,9 @@ def _fit_batch(
     near: Sequence[Sequence[PathPoint]],
 ) -> list[list[PathPoint]]:
     """The fits of each problem that a batch makes; empty where none can.  Arguments as of `fit_ridge_folds`."""
-    if fits_in_batch(problem, rows, folds):
+    if fits_several_at_once(problem, rows, tolerance):
+        strengths = [one for one in strengths if not one.l1]
+    if strengths and fits_in_batch(problem, rows, folds):
         found = fit_small_folds(problem, rows, folds, without, strengths, tolerance)
         return [found.of_problem(number, strengths, tolerance) for number in range(len(without))]
     with_l2 = [one for one in strengths if not one.l1]
@@ -375,8 +378,13 @@ def _fit_path(
     """
     with_l1, start = [one for one in strengths if one.l1], problem.zeros()
     small: dict[Strength, PathPoint] = {}
+    if isinstance(rows, MemoryRows) and fits_several_at_once(problem, rows, tolerance):
+        for has_l2 in (False, True):
+            alike = [one for one in with_l1 if (one.l2 > 0) == has_l2]
+            fitted = fit_small_l1_path(problem, rows, alike, tolerance) if alike else []
+            small |= {one: point for one, point in zip(alike, fitted, strict=True) if point.converged}
     for strength in with_l1:
-        found = _fit_small(strength.of(problem), rows, start, tolerance)
+        found = small[strength] if strength in small else _fit_small(strength.of(problem), rows, start, tolerance)
         if found is not None:
             small[strength], start = found, found.point
     left = [one for one in with_l1 if one not in small]
