@@ -21,12 +21,13 @@ import torch
 from logreg.losses import one_vs_rest
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.batch_bounds import BatchBound, BatchEvaluation, BatchRows, batch_bound
+from logreg.solvers.kernels import Array
 from logreg.solvers.l1_model import minimize_for_strengths, minimize_model
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.paths.small_folds import MAX_PARAMETERS, MAX_ROW_NUMBERS, BatchPaths
 from logreg.solvers.problem import Problem
 from logreg.solvers.small.small_l1 import MIN_TOLERANCE, TINY
-from logreg.solvers.small.small_logistic import Array, logistic_terms
+from logreg.solvers.small.small_logistic import logistic_terms
 from logreg.solvers.small.small_newton import MAX_HALVINGS, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING
 from logreg.solvers.threads import threads_for
