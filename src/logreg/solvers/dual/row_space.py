@@ -233,21 +233,32 @@ class DualRows(Pass["DualRows"]):
 
     @cached_property
     def squared_norms(self) -> Tensor:
-        """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64."""
-        center, scale = self._fold
-        if self.problem.is_sparse:
-            # |x - c|^2 = |x|^2 - 2 x'c + |c|^2, in float64 since the terms may cancel
-            by, offset = (1 / scale.square()).unsqueeze(1), float((center / scale).square().sum())
-            blocks = (converted(block.features, torch.float64) for block in self._blocks)
-            squares = [times(squared(one), by) - 2 * times(one, center.unsqueeze(1) * by) for one in blocks]
-            return (torch.cat(squares) + offset).clamp(min=0)
-        origin, invert = (-center / scale).to(self.dtype), (1 / scale).to(self.dtype)
-        norms = [
-            torch.linalg.vector_norm(torch.addcmul(origin, part.features, invert), dim=1)
-            for block in self._blocks
-            for part in parts(block, max(1, MAX_COPIED_NUMBERS // len(center)))  # the copy stays in the cache
-        ]
-        return torch.cat(norms).double().square_().unsqueeze(1)
+        """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64.
+
+        They are |x|^2 - 2 x'c + |c|^2 for a center c: of sparse rows in float64, since the terms may cancel; of dense
+        ones in their type, since a center that is far is subtracted from the rows before.
+        """
+        center, invert = self._fold.center, 1 / self._fold.scale
+        across, constant, of_blocks = 2 * center * invert.square(), (center * invert).square().sum(), []
+        for block in self._blocks:
+            features = block.features
+            if self.problem.is_sparse:
+                features = converted(features, torch.float64)
+                squares = times(squared(features), invert.square().unsqueeze(1))
+            else:
+                squares = self._norms(block, invert).double().square_().unsqueeze(1)
+            products = affine(features, across.to(features.dtype).unsqueeze(0), features.new_zeros(1))
+            of_blocks.append(squares - products + constant)
+        return torch.cat(of_blocks).clamp_(min=0)
+
+    def _norms(self, block: Batch, invert: Tensor) -> Tensor:
+        """Norms of dense rows times ``invert`` (D,), shape (n,)."""
+        if bool((invert == 1).all()):
+            norms: Tensor = torch.linalg.vector_norm(block.features, dim=1)
+            return norms
+        some = parts(block, max(1, MAX_COPIED_NUMBERS // len(invert)))  # the copies stay in the cache
+        invert = invert.to(self.dtype)
+        return torch.cat([torch.linalg.vector_norm(part.features * invert, dim=1) for part in some])
 
     @property
     def has_finite_products(self) -> bool:
