@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -267,17 +267,16 @@ class DualRows(Pass["DualRows"]):
 
     def combined(self, dual_coef: Tensor) -> Tensor:
         """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K)."""
-        sums, of_blocks = (
-            self.zeros(dual_coef.shape[1], self.problem.num_features),
-            dual_coef.split([len(block.labels) for block in self._blocks]),
-        )
-        for block, some in zip(self._blocks, of_blocks, strict=True):
-            sums += sum_over_rows(some.to(self.dtype), block.features)
-        return self.moments(sums, dual_coef.sum(0))[:, :-1]
+        (center, scale), rows = self._fold, [len(block.labels) for block in self._blocks]
+        of_blocks = zip(dual_coef.to(self.dtype).split(rows), self._blocks, strict=True)
+        sums = reduce(torch.add, (sum_over_rows(some, block.features).double() for some, block in of_blocks))
+        return sums.addcmul_(dual_coef.sum(0).unsqueeze(1), center, value=-1.0).div_(scale)
 
     def logits(self, coef: Tensor) -> Tensor:
         """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
-        by = self.linear(torch.cat([coef, torch.zeros_like(coef[:, :1])], dim=1))
+        center, scale = self._fold
+        coef = coef / scale
+        by = coef.to(self.dtype), -(coef @ center).to(self.dtype)
         return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
 
     def gram_matrix(self, dtype: torch.dtype | None = None) -> Tensor:
