@@ -143,6 +143,15 @@ def test_the_gram_matrix_of_many_columns_is_computed_in_blocks(monkeypatch: pyte
     test_rows_are_combined_and_multiplied_about_their_mean(3.0)
 
 
+def test_large_dual_coefficients_that_cancel_are_combined_in_float64() -> None:
+    draw = torch.Generator().manual_seed(0)
+    half = torch.randn(25, 250, generator=draw) * torch.logspace(-2, 3, 250)
+    labels = torch.randint(0, 2, (50,), generator=draw)
+    found = fit(torch.cat([half, half]), labels, Objective("bce", l2=1e-6), tolerance=1e-2)
+    assert found.converged
+    assert found.passes <= 100
+
+
 # Newton's steps
 
 

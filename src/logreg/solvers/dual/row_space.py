@@ -126,6 +126,9 @@ Progress is a gap half the smallest so far, or an f that falls to `PROGRESS_VALU
 PROGRESS_VALUE_RATIO = 0.99
 """Ratio of f after and before a step that counts as progress."""
 
+MAX_LOGIT_ROUNDING = 1.0
+"""Largest change of a logit, as a bound on it, by the rounding of the coefficients X' a to the problem's type."""
+
 GRAM_RIDGE = 1e-6
 """Ridge that is added to the Gram matrix before its Cholesky factorization, relative to its mean diagonal.
 
@@ -176,7 +179,8 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
         is_near = rows.has_finite_products and solver.run(trials if trials >= MIN_TRIALS else 0, held)
         if is_near or (held and not state.point.any()):
             dual_coef, intercept = solver.span.point
-            point = torch.cat([rows.combined(dual_coef), intercept.unsqueeze(1)], dim=1)
+            coef = rows.combined(dual_coef, rows.precise_dtype(dual_coef))
+            point = torch.cat([coef, intercept.unsqueeze(1)], dim=1)
             state.point = centered(problem, coordinates.to(state.coordinates, point))
             if solver.gram is not None:
                 state.predicted_decrease = solver.estimated_gaps[-1]
@@ -265,12 +269,24 @@ class DualRows(Pass["DualRows"]):
         """Whether products with the rows are finite."""
         return float(self.squared_norms.max()) < torch.finfo(self.dtype).max / len(self.labels)
 
-    def combined(self, dual_coef: Tensor) -> Tensor:
-        """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K)."""
-        (center, scale), rows = self._fold, [len(block.labels) for block in self._blocks]
-        of_blocks = zip(dual_coef.to(self.dtype).split(rows), self._blocks, strict=True)
-        sums = reduce(torch.add, (sum_over_rows(some, block.features).double() for some, block in of_blocks))
+    def combined(self, dual_coef: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K); computed in ``dtype``.
+
+        The type is the problem's own where ``None``.
+        """
+        (center, scale), rows, dtype = self._fold, [len(block.labels) for block in self._blocks], dtype or self.dtype
+        of_blocks = zip(dual_coef.to(dtype).split(rows), self._blocks, strict=True)
+        sums = reduce(
+            torch.add,
+            (sum_over_rows(some, converted(block.features, dtype)).double() for some, block in of_blocks),
+        )
         return sums.addcmul_(dual_coef.sum(0).unsqueeze(1), center, value=-1.0).div_(scale)
+
+    def precise_dtype(self, dual_coef: Tensor) -> torch.dtype:
+        """The type in which the rounding of X' a changes no logit much: float64 where large terms cancel."""
+        sizes = self.squared_norms.sqrt()
+        change = torch.finfo(self.dtype).eps * float((dual_coef.abs() * sizes).sum(0).max() * sizes.max())
+        return self.dtype if change <= MAX_LOGIT_ROUNDING else torch.float64
 
     def logits(self, coef: Tensor) -> Tensor:
         """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
