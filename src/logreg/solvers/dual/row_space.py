@@ -251,7 +251,8 @@ class DualRows(Pass["DualRows"]):
                 squares = times(squared(features), invert.square().unsqueeze(1))
             else:
                 squares = self._norms(block, invert).double().square_().unsqueeze(1)
-            products = affine(features, across.to(features.dtype).unsqueeze(0), features.new_zeros(1))
+            by = across.to(features.dtype).unsqueeze(0)
+            products = affine(features, by, by.new_zeros(1))
             of_blocks.append(squares - products + constant)
         return torch.cat(of_blocks).clamp_(min=0)
 
