@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, rows_at, selected_rows, without_last_column
+from logreg.csr import is_sparse, rows_at, without_last_column
 from logreg.facts import Batch
 from logreg.processes import Processes, share
 
@@ -100,11 +100,9 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
 
 def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
     """The rows of a block that a mask (n,), positions (m,) or a slice choose; adjacent ones are views."""
-    features = block.features
-    if isinstance(which, slice):
-        chosen = rows_at(features, which)
-    else:
-        chosen = selected_rows(features, which) if is_sparse(features) else features[which]
+    if isinstance(which, Tensor) and which.dtype == torch.bool:
+        which = which.nonzero()[:, 0]
+    chosen = rows_at(block.features, which)
     return Batch(chosen, *(None if part is None else part[which] for part in block[1:]))  # type: ignore[arg-type]  # the types of Batch
 
 

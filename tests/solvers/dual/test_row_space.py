@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from logreg.solvers.dual.span import (
     inverse_of_gram_diagonal,
 )
 from logreg.solvers.fit import Fit, fit, problem_of
+from logreg.solvers.kernels import Array
 from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.problem import Coordinates, Problem
@@ -141,6 +143,15 @@ def test_the_gram_matrix_of_many_columns_is_computed_in_blocks(monkeypatch: pyte
     test_rows_are_combined_and_multiplied_about_their_mean(3.0)
 
 
+def test_large_dual_coefficients_that_cancel_are_combined_in_float64() -> None:
+    draw = torch.Generator().manual_seed(0)
+    half = torch.randn(25, 250, generator=draw) * torch.logspace(-2, 3, 250)
+    labels = torch.randint(0, 2, (50,), generator=draw)
+    found = fit(torch.cat([half, half]), labels, Objective("bce", l2=1e-6), tolerance=1e-2)
+    assert found.converged
+    assert found.passes <= 100
+
+
 # Newton's steps
 
 
@@ -228,8 +239,8 @@ def steps_within(on: Span, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     decreases: list[float] = []
     newton_step = Span._newton_step
 
-    def counted(self: Span, current: SpanEvaluation) -> tuple[Tensor, float]:
-        step, decrease = newton_step(self, current)
+    def counted(self: Span, now: Any) -> tuple[Array, float]:
+        step, decrease = newton_step(self, now)
         decreases.append(decrease)
         return step, decrease
 
@@ -250,8 +261,8 @@ def test_no_step_within_the_span_follows_one_that_left_a_thousandth(
     on.add(direction, given.rows.logits(given.rows.combined(direction)))
     for _ in range(8):
         on.minimize()
-    on._position = on._position + far * torch.linspace(0.5, 1, len(on._position)).double().unsqueeze(1)
-    on._current = on._evaluate_at(on._position)
+    on._position = on._position + far * np.linspace(0.5, 1, len(on._position))[:, None]
+    on._now = on._terms_at(on._position)
     taken, (left, *_) = steps_within(on, monkeypatch), steps_within(on, monkeypatch)
     assert left <= 3e-3 * taken[0]  # what the steps left
     assert (len(taken) == 1) == (far == 1e-4 and given.problem.num_outputs == 1)
@@ -262,13 +273,13 @@ def test_directions_that_repeat_each_other_have_a_step_of_least_norm(apart: floa
     given = stated("binary")
     on = Span(given.problem, given.rows.labels, given.rows.weights)
     on.add(given.dual_coef, given.rows.logits(given.rows.combined(given.dual_coef)))
-    expected, decrease = on._newton_step(on._current)
-    on._logits, on._dual_coef = (torch.cat([part, part[..., :1]], dim=2) for part in (on._logits, on._dual_coef))
-    on._position, on._penalty = (torch.nn.functional.pad(part, (0, 1)) for part in (on._position, on._penalty))
-    on._logits[..., -1] += apart * torch.arange(len(given.rows.labels)).double().sin()
-    step, same = on._newton_step(on._current)  # the intercept's direction stands there twice
-    twice = torch.cat([expected[:, :1] / 2, expected[:, 1:], expected[:, :1] / 2], dim=1)
-    torch.testing.assert_close(step, twice, rtol=1e-6, atol=10 * apart)
+    expected, decrease = on._newton_step(on._now)
+    on._logits, on._dual_coef = (np.concatenate([part, part[:, :1]], axis=1) for part in (on._logits, on._dual_coef))
+    on._position, on._penalty = np.pad(on._position, ((0, 0), (0, 1))), np.pad(on._penalty, (0, 1))
+    on._logits[:, -1] += apart * np.sin(np.arange(len(given.rows.labels)))
+    step, same = on._newton_step(on._now)  # the intercept's direction stands there twice
+    twice = np.concatenate([expected[:, :1] / 2, expected[:, 1:], expected[:, :1] / 2], axis=1)
+    np.testing.assert_allclose(step, twice, rtol=1e-6, atol=10 * apart)
     assert same == pytest.approx(decrease, rel=1e-6)
 
 

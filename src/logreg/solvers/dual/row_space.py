@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -116,6 +116,9 @@ Progress is a gap half the smallest so far, or an f that falls to `PROGRESS_VALU
 PROGRESS_VALUE_RATIO = 0.99
 """Ratio of f after and before a step that counts as progress."""
 
+MAX_LOGIT_ROUNDING = 1.0
+"""Largest change of a logit, as a bound on it, by the rounding of the coefficients X' a to the problem's type."""
+
 GRAM_RIDGE = 1e-6
 """Ridge that is added to the Gram matrix before its Cholesky factorization, relative to its mean diagonal.
 
@@ -153,7 +156,8 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
         is_near = rows.has_finite_products and solver.run(trials if trials >= MIN_TRIALS else 0, held)
         if is_near or (held and not state.point.any()):
             dual_coef, intercept = solver.span.point
-            point = torch.cat([rows.combined(dual_coef), intercept.unsqueeze(1)], dim=1)
+            coef = rows.combined(dual_coef, rows.precise_dtype(dual_coef))
+            point = torch.cat([coef, intercept.unsqueeze(1)], dim=1)
             state.point = centered(problem, coordinates.to(state.coordinates, point))
             if solver.gram is not None:
                 state.predicted_decrease = solver.estimated_gaps[-1]
@@ -210,40 +214,63 @@ class DualRows(Pass["DualRows"]):
 
     @cached_property
     def squared_norms(self) -> Tensor:
-        """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64."""
-        center, scale = self._fold
-        if self.problem.is_sparse:
-            # |x - c|^2 = |x|^2 - 2 x'c + |c|^2, in float64 since the terms may cancel
-            by, offset = (1 / scale.square()).unsqueeze(1), float((center / scale).square().sum())
-            blocks = (converted(block.features, torch.float64) for block in self._blocks)
-            squares = [times(squared(one), by) - 2 * times(one, center.unsqueeze(1) * by) for one in blocks]
-            return (torch.cat(squares) + offset).clamp(min=0)
-        origin, invert = (-center / scale).to(self.dtype), (1 / scale).to(self.dtype)
-        norms = [
-            torch.linalg.vector_norm(torch.addcmul(origin, part.features, invert), dim=1)
-            for block in self._blocks
-            for part in parts(block, max(1, MAX_COPIED_NUMBERS // len(center)))  # the copy stays in the cache
-        ]
-        return torch.cat(norms).double().square_().unsqueeze(1)
+        """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64.
+
+        They are |x|^2 - 2 x'c + |c|^2 for a center c: of sparse rows in float64, since the terms may cancel; of dense
+        ones in their type, since a center that is far is subtracted from the rows before.
+        """
+        center, invert = self._fold.center, 1 / self._fold.scale
+        across, constant, of_blocks = 2 * center * invert.square(), (center * invert).square().sum(), []
+        for block in self._blocks:
+            features = block.features
+            if self.problem.is_sparse:
+                features = converted(features, torch.float64)
+                squares = times(squared(features), invert.square().unsqueeze(1))
+            else:
+                squares = self._norms(block, invert).double().square_().unsqueeze(1)
+            by = across.to(features.dtype).unsqueeze(0)
+            products = affine(features, by, by.new_zeros(1))
+            of_blocks.append(squares - products + constant)
+        return torch.cat(of_blocks).clamp_(min=0)
+
+    def _norms(self, block: Batch, invert: Tensor) -> Tensor:
+        """Norms of dense rows times ``invert`` (D,), shape (n,)."""
+        if bool((invert == 1).all()):
+            norms: Tensor = torch.linalg.vector_norm(block.features, dim=1)
+            return norms
+        some = parts(block, max(1, MAX_COPIED_NUMBERS // len(invert)))  # the copies stay in the cache
+        invert = invert.to(self.dtype)
+        return torch.cat([torch.linalg.vector_norm(part.features * invert, dim=1) for part in some])
 
     @property
     def has_finite_products(self) -> bool:
         """Whether products with the rows are finite."""
         return float(self.squared_norms.max()) < torch.finfo(self.dtype).max / len(self.labels)
 
-    def combined(self, dual_coef: Tensor) -> Tensor:
-        """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K)."""
-        sums, of_blocks = (
-            self.zeros(dual_coef.shape[1], self.problem.num_features),
-            dual_coef.split([len(block.labels) for block in self._blocks]),
+    def combined(self, dual_coef: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K); computed in ``dtype``.
+
+        The type is the problem's own where ``None``.
+        """
+        (center, scale), rows, dtype = self._fold, [len(block.labels) for block in self._blocks], dtype or self.dtype
+        of_blocks = zip(dual_coef.to(dtype).split(rows), self._blocks, strict=True)
+        sums = reduce(
+            torch.add,
+            (sum_over_rows(some, converted(block.features, dtype)).double() for some, block in of_blocks),
         )
-        for block, some in zip(self._blocks, of_blocks, strict=True):
-            sums += sum_over_rows(some.to(self.dtype), block.features)
-        return self.moments(sums, dual_coef.sum(0))[:, :-1]
+        return sums.addcmul_(dual_coef.sum(0).unsqueeze(1), center, value=-1.0).div_(scale)
+
+    def precise_dtype(self, dual_coef: Tensor) -> torch.dtype:
+        """The type in which the rounding of X' a changes no logit much: float64 where large terms cancel."""
+        sizes = self.squared_norms.sqrt()
+        change = torch.finfo(self.dtype).eps * float((dual_coef.abs() * sizes).sum(0).max() * sizes.max())
+        return self.dtype if change <= MAX_LOGIT_ROUNDING else torch.float64
 
     def logits(self, coef: Tensor) -> Tensor:
         """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
-        by = self.linear(torch.cat([coef, torch.zeros_like(coef[:, :1])], dim=1))
+        center, scale = self._fold
+        coef = coef / scale
+        by = coef.to(self.dtype), -(coef @ center).to(self.dtype)
         return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
 
     def gram_matrix(self, dtype: torch.dtype | None = None) -> Tensor:

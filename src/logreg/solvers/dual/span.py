@@ -23,11 +23,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from logreg.errors import DivergedError
+from logreg.solvers.kernels import Array
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import VALUE_ROUNDING
 from logreg.solvers.steps.newton_steps import newton_step_pinv
@@ -209,11 +210,25 @@ def cholesky_with_ridge(matrix: Tensor) -> Tensor:
     )
 
 
+class _Terms(NamedTuple):
+    """The objective at a position in a span, and the terms of the rows."""
+
+    value: float
+    """f in nats."""
+    row_curvature: Tensor
+    """See `SpanEvaluation`, (N, K)."""
+    residuals: Tensor
+    """See `SpanEvaluation`, (N, K)."""
+
+
 class Span:
     """The problem on the span of M directions of the dual coefficients; each output has its own position in it.
 
     The first direction is the intercept, if there is one: logits of 1, from no row.  The coefficients X' a of the other
     directions are orthonormal for each output, so that the penalty is l2 / 2 times the squared position.
+
+    Rows are few, and directions fewer: NumPy computes with them, whose operations on few numbers take less time than
+    those of torch.
     """
 
     def __init__(self, problem: Problem, labels: Tensor, weights: Tensor) -> None:
@@ -225,106 +240,137 @@ class Span:
             weights: The weight of each row in the objective, (N, 1), float64.
         """
         self.problem, self._labels, self._weights = problem, labels, weights
-        zeros = problem.zeros()
-        k, n, self._free = len(zeros), len(labels), int(problem.intercept)
-        self._dual_coef, self._logits = zeros.new_zeros(k, n, self._free), zeros.new_ones(k, n, self._free)
-        self._position = zeros.new_zeros(k, self._free)
-        self._penalty = self._position  # l2 by each direction
-        self._current = self._evaluate_at(self._position)
+        k, n, self._free = problem.num_outputs, len(labels), int(problem.intercept)
+        self._dual_coef: Array = np.zeros((k, self._free, n))
+        self._logits: Array = np.ones((k, self._free, n))
+        self._position: Array = np.zeros((k, self._free))
+        self._penalty: Array = np.zeros(self._free)  # l2 by each direction
+        self._now = self._terms_at(self._position)
 
     @property
     def point(self) -> tuple[Tensor, Tensor]:
         """Dual coefficients, (N, K), and intercepts, (K,), of the current position."""
-        intercept = self._position[:, 0] if self._free else self._dual_coef.new_zeros(len(self._position))
-        return linear_combination(self._dual_coef, self._position), intercept
+        intercept = self._position[:, 0] if self._free else np.zeros(len(self._position))
+        return self._tensor(_combination(self._dual_coef, self._position)), self._tensor(intercept)
 
+    @np.errstate(all="ignore")
     def orthogonal_part(self, dual_coef: Tensor) -> Tensor:
         """The part of a direction (N, K) that is orthogonal to the span, so that its logits keep their digits.
 
         It is 0 where the direction lies within the span but for rounding.
         """
-        left = dual_coef - linear_combination(self._dual_coef, self._projections(dual_coef))
-        return left.where(left.norm(dim=0) > ORTHOGONAL_PART_ROUNDING * dual_coef.norm(dim=0), 0.0)
+        whole = _columns(dual_coef)
+        left = whole - _combination(self._dual_coef, self._projections(whole))
+        is_outside = np.linalg.norm(left, axis=1) > ORTHOGONAL_PART_ROUNDING * np.linalg.norm(whole, axis=1)
+        return self._tensor(np.where(is_outside[:, None], left, 0.0))
 
+    @np.errstate(all="ignore")
     def add(self, dual_coef: Tensor, logits: Tensor) -> None:
         """Adds a direction, orthonormalized: its dual coefficients and its logits, both (N, K)."""
-        shared = self._projections(dual_coef)  # what rounding left of them
-        dual_coef = dual_coef - linear_combination(self._dual_coef, shared)
-        logits = logits - linear_combination(self._logits, shared)
-        size = (dual_coef * logits).sum(0).clamp(min=0).sqrt()
-        by = torch.where(size > 0, 1 / size, 0.0)
+        of_rows = _columns(dual_coef)
+        shared = self._projections(of_rows)  # what rounding left of them
+        added = [
+            new - _combination(before, shared)
+            for before, new in ((self._dual_coef, of_rows), (self._logits, _columns(logits)))
+        ]
+        size = np.sqrt(np.maximum((added[0] * added[1]).sum(1), 0))
+        by = np.where(size > 0, 1 / size, 0.0)[:, None]
         self._dual_coef, self._logits = (
-            torch.cat([before, (new * by).T.unsqueeze(2)], dim=2)
-            for before, new in ((self._dual_coef, dual_coef), (self._logits, logits))
+            np.concatenate([before, (new * by)[:, None]], axis=1)
+            for before, new in zip((self._dual_coef, self._logits), added, strict=True)
         )
-        self._position = F.pad(self._position, (0, 1))
-        self._penalty = F.pad(self._penalty, (0, 1), value=self.problem.objective.l2)
+        self._position = np.concatenate([self._position, np.zeros((len(by), 1))], axis=1)
+        self._penalty = np.append(self._penalty, self.problem.objective.l2)
 
-    def _projections(self, dual_coef: Tensor) -> Tensor:
-        """Inner products of the coefficients X' a with those of each direction, (K, M); 0 for the intercept."""
-        shared = (self._logits.mT @ dual_coef.T.unsqueeze(2))[..., 0]
+    def _projections(self, dual_coef: Array) -> Array:
+        """Inner products of the coefficients X' a, of a (K, N), with those of each direction; 0 for the intercept."""
+        shared: Array = (self._logits @ dual_coef[:, :, None])[..., 0]
         shared[:, : self._free] = 0
         return shared
 
+    @np.errstate(all="ignore")
     def minimize(self) -> SpanEvaluation:
         """Moves to the optimum on the span, by Newton's method with halved steps."""
-        current, first = self._current, 0.0  # a new direction does not change it
-        for iteration in range(MAX_SPAN_STEPS if self._position.numel() else 0):
-            step, decrease = self._newton_step(current)
+        now, first = self._now, 0.0  # a new direction does not change it
+        for iteration in range(MAX_SPAN_STEPS if self._position.size else 0):
+            step, decrease = self._newton_step(now)
             first = first if iteration else decrease
             for halvings in range(MAX_HALVINGS):
                 position = self._position - step / 2**halvings
-                there = self._evaluate_at(position)
-                if there.value <= current.value * (1 + VALUE_ROUNDING[torch.float64]):
-                    error = current.value - there.value - decrease
-                    self._position, current = position, there
+                there = self._terms_at(position)
+                if there.value <= now.value * (1 + VALUE_ROUNDING[torch.float64]):
+                    error = now.value - there.value - decrease
+                    self._position, now = position, there
                     break
             else:
                 break
             is_exact = self.problem.num_outputs == 1 and error**2 <= LAST_SPAN_STEP_RATIO * decrease**2
             if decrease <= LAST_SPAN_STEP_RATIO * first or is_exact:
                 break
-        self._current = current
-        return current
+        self._now = now
+        return self._evaluation(now, self.point[0])
 
     def evaluate(self, logits: Tensor, dual_coef: Tensor) -> SpanEvaluation:
         """The objective at any logits and dual coefficients, (N, K).
 
         Its value is without the penalty, its dual gradient with the penalty.
         """
+        return self._evaluation(self._terms(logits), dual_coef)
+
+    def _evaluation(self, now: _Terms, dual_coef: Tensor) -> SpanEvaluation:
+        gradient = now.residuals + self.problem.objective.l2 * dual_coef
+        return SpanEvaluation(self.problem, now.value, self._weights, now.row_curvature, now.residuals, gradient)
+
+    def _terms(self, logits: Tensor, penalty: float = 0.0) -> _Terms:
+        """The terms of the rows at logits (N, K), and f with a penalty in nats."""
         values, residuals, curvature = self.problem.loss.evaluate(logits, self._labels)
-        residuals = residuals * self._weights
-        gradient = residuals + self.problem.objective.l2 * dual_coef
         value = float(values @ self._weights[:, 0])
-        return SpanEvaluation(self.problem, value, self._weights, curvature, residuals, gradient)
+        return _Terms(value + penalty, curvature, residuals * self._weights)
 
-    def _evaluate_at(self, position: Tensor) -> SpanEvaluation:
+    def _terms_at(self, position: Array) -> _Terms:
         """The objective at a position (K, M)."""
-        logits = linear_combination(self._logits, position)
-        current = self.evaluate(logits, linear_combination(self._dual_coef, position))
-        penalty = float((self._penalty * position.square()).sum()) / 2
-        return current._replace(value=current.value + penalty)
+        penalty = float((self._penalty * np.square(position)).sum()) / 2
+        return self._terms(self._tensor(_combination(self._logits, position)), penalty)
 
-    def _newton_step(self, current: SpanEvaluation) -> tuple[Tensor, float]:
+    def _newton_step(self, now: _Terms) -> tuple[Array, float]:
         """The step within the span to be subtracted, (K, M), and the predicted decrease of f."""
-        k, m = self._position.shape
-        residuals = current.residuals.T.unsqueeze(2)
-        gradient = (self._logits.mT @ residuals)[..., 0].addcmul_(self._penalty, self._position)
-        own = self._logits.mT @ (current.curvature.T.unsqueeze(2) * self._logits)
-        own.diagonal(dim1=1, dim2=2).add_(self._penalty)
+        (k, m), rounding = self._position.shape, SPAN_CURVATURE_ROUNDING[torch.float64]
+        weights, by_row = _columns(self._weights), _columns(now.row_curvature)
+        gradient = (self._logits @ _columns(now.residuals)[:, :, None])[..., 0] + self._penalty * self._position
+        own = (self._logits * (weights * by_row)[:, None]) @ self._logits.swapaxes(1, 2)
+        own.reshape(k, -1)[:, :: m + 1] += self._penalty
         if not self.problem.coupled:
-            roots, failed = torch.linalg.cholesky_ex(own)
-            pivots = roots.diagonal(dim1=1, dim2=2).square() / own.diagonal(dim1=1, dim2=2)
-            if not bool(failed.any()) and float(pivots.min()) > MIN_PIVOT:
-                step = torch.cholesky_solve(gradient.unsqueeze(2), roots)[..., 0]
-                return step, float((step * gradient).sum()) / 2
-            return newton_step_pinv(own, gradient, SPAN_CURVATURE_ROUNDING[torch.float64])
-        by = (current.row_curvature.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
-        hessian = torch.block_diag(*own) - by.T @ (self._weights * by)
-        step, decrease = newton_step_pinv(hessian, gradient.flatten(), SPAN_CURVATURE_ROUNDING[torch.float64])
-        return step.view(k, m), decrease
+            step = _step_by_cholesky(own, gradient)
+            if step is None:
+                tensor, decrease = newton_step_pinv(torch.from_numpy(own), torch.from_numpy(gradient), rounding)
+                return tensor.numpy(), decrease
+            return step, float(np.vdot(step, gradient)) / 2
+        by = (by_row[:, None] * self._logits).reshape(k * m, -1)
+        hessian = torch.block_diag(*torch.from_numpy(own)) - torch.from_numpy((weights * by) @ by.T)
+        tensor, decrease = newton_step_pinv(hessian, torch.from_numpy(gradient.ravel()), rounding)
+        return tensor.numpy().reshape(k, m), decrease
+
+    def _tensor(self, columns: Array) -> Tensor:
+        """Numbers (K,) as they are, or (K, N) as (N, K), on the device of the rows."""
+        return torch.from_numpy(columns.T).to(self._weights.device)
 
 
-def linear_combination(directions: Tensor, position: Tensor) -> Tensor:
-    """The combination of directions (K, N, M) with factors (K, M) for each output: shape (N, K)."""
-    return (directions @ position.unsqueeze(2))[..., 0].T
+def _columns(rows: Tensor) -> Array:
+    """Numbers (N, K) as (K, N)."""
+    return rows.cpu().numpy().T
+
+
+def _combination(directions: Array, position: Array) -> Array:
+    """The combination of directions (K, M, N) with factors (K, M) for each output: shape (K, N)."""
+    return np.asarray((position[:, None] @ directions)[:, 0])
+
+
+def _step_by_cholesky(hessians: Array, gradient: Array) -> Array | None:
+    """The solutions (K, M) for Hessians (K, M, M); ``None`` where a pivot of their Cholesky factors is small."""
+    try:
+        pivots = np.square(np.linalg.cholesky(hessians).diagonal(axis1=1, axis2=2))
+    except np.linalg.LinAlgError:
+        return None
+    if not float((pivots / hessians.diagonal(axis1=1, axis2=2)).min()) > MIN_PIVOT:
+        return None
+    return np.asarray(np.linalg.solve(hessians, gradient[:, :, None])[..., 0])
