@@ -83,7 +83,14 @@ MISTAKES: dict[str, str] = {
         "`cuts.csv` must be written as key=value, brackets and quotes in pairs. "
         "For data of your own set dataset=table dataset.path=cuts.csv dataset.target=COLUMN."
     ),
-    "lr": "`lr` must be written as key=value, brackets and quotes in pairs.",
+    "lr": (
+        "`lr` must be written as key=value, brackets and quotes in pairs. "
+        "No blanks stand around =, and a setting that has blanks stands in quotes."
+    ),
+    '"dataset.target=it\'s"': (
+        "`dataset.target=it's` must be written as key=value, brackets and quotes in pairs. "
+        "Text that has quotes stands in quotes: 'dataset.target=\"it'\\''s\"'."
+    ),
 }
 """Mistakes that are found before torch is imported, and the one line that answers each."""
 
