@@ -232,6 +232,7 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(run_train: Call
         r"`trainer\.max_step` must be an argument of Lightning's Trainer\.( Did you mean trainer\.\w+\?)?\n", answer.err
     )
     assert (answer.code, answer.out, answer.left) == (2, "", [])
+    assert "trainer.self" not in run_train("trainer.sel=3").err
 
 
 @pytest.mark.parametrize(
