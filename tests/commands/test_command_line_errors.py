@@ -83,7 +83,14 @@ MISTAKES: dict[str, str] = {
         "`cuts.csv` must be written as key=value, brackets and quotes in pairs. "
         "For data of your own set dataset=table dataset.path=cuts.csv dataset.target=COLUMN."
     ),
-    "lr": "`lr` must be written as key=value, brackets and quotes in pairs.",
+    "lr": (
+        "`lr` must be written as key=value, brackets and quotes in pairs. "
+        "No blanks stand around =, and a setting that has blanks stands in quotes."
+    ),
+    '"dataset.target=it\'s"': (
+        "`dataset.target=it's` must be written as key=value, brackets and quotes in pairs. "
+        "Text that has quotes stands in quotes: 'dataset.target=\"it'\\''s\"'."
+    ),
 }
 """Mistakes that are found before torch is imported, and the one line that answers each."""
 
@@ -225,6 +232,7 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(run_train: Call
         r"`trainer\.max_step` must be an argument of Lightning's Trainer\.( Did you mean trainer\.\w+\?)?\n", answer.err
     )
     assert (answer.code, answer.out, answer.left) == (2, "", [])
+    assert "trainer.self" not in run_train("trainer.sel=3").err
 
 
 @pytest.mark.parametrize(

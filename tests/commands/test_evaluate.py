@@ -96,8 +96,7 @@ def test_a_class_that_the_model_does_not_know_is_named(
     answer = run_command(here, "evaluate", "dataset.path=new.csv")
     assert answer.code == 2
     assert answer.err == (
-        f"`dataset=table` must hold classes that the model knows, high, very, low, mid, got '{name}' [in train]. "
-        f"{advice}\n"
+        f"`dataset=table` must hold classes that the model knows, high, very, low, mid, got '{name}'. {advice}\n"
     )
 
 

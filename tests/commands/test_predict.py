@@ -307,7 +307,8 @@ FAULTS = {
     "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
     **{
         file: (
-            f"`input` must hold numbers where the model learned from numbers, got '{word}' [in {file}]. "
+            f"`input` must hold numbers where the model learned from numbers, got '{word}' in column "
+            f"'size' [in {file}]. "
             "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
         )
         for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
@@ -316,6 +317,10 @@ FAULTS = {
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
     "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
+    "gone*.csv": (
+        "`input` must be there, and gone*.csv is missing. "
+        "It is no pattern: name one file, or a folder of files with output=FOLDER."
+    ),
     "matrix.npz": ("`input` must be a table with the columns size, color, wet, as in training, got matrix.npz."),
 }
 
@@ -365,7 +370,7 @@ def test_a_fault_in_the_last_block_leaves_nothing(
     (here / "late.csv").write_text("\n".join(lines) + "\n")
     answer = run_command(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
     assert answer.code == 2
-    assert "got 'soup' [in late.csv]" in answer.err
+    assert "got 'soup' in column 'size' [in late.csv]" in answer.err
     assert [path for path in here.iterdir() if "late_out" in path.name] == []
 
 

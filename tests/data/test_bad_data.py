@@ -79,6 +79,10 @@ BAD: dict[str, Bad] = {
     "an unknown kind of file": Bad(
         "dataset.path=t.xlsx dataset.target=y", {"t.xlsx": b"PK"}, r"`dataset\.path` .*\.csv.*\.parquet.*'t\.xlsx'"
     ),
+    "a workbook of Excel under another name": Bad(
+        FILE, b"PK\x03\x04\x14\x00\x06\x00\x08,x\n", r"`dataset\.path` .*t\.csv is a ZIP archive, .*Save it as CSV"
+    ),
+    "UTF-16 without a mark": Bad(FILE, GOOD.decode().encode("utf-16-le"), r"`dataset\.path` .*UTF-8.*-f utf-16 "),
     "one file and files for each split": Bad(
         f"{FILE} dataset.train_path=t.csv", GOOD, r"`dataset\.path`.*`dataset\.train_path`"
     ),

@@ -88,7 +88,10 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
                 parsed.append(parser.parse_override(line))
                 break
         else:
-            raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.")
+            has_quotes = value[:1] not in ("[", "{", "'", '"') and not {"'", '"'}.isdisjoint(value)
+            in_quotes = f'{key}="{escaped(value, chr(34))}"'.replace("'", "'\\''")
+            advice = f" Text that has quotes stands in quotes: '{in_quotes}'." if has_quotes else ""
+            raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.{advice}")
     return parsed
 
 

@@ -132,8 +132,8 @@ def _read_options(options: Sequence[str]) -> argparse.Namespace:
     if len(chosen) > 1:
         raise ConfigError(f"`{chosen[0]}` must not go with {chosen[1]}. Type one of them.")
     for word in read.overrides:
-        near = file_as_dataset(word)
-        raise ConfigError(f"`{word}` must be written as key=value, brackets and quotes in pairs. {near}".rstrip())
+        near = file_as_dataset(word) or "No blanks stand around =, and a setting that has blanks stands in quotes."
+        raise ConfigError(f"`{word}` must be written as key=value, brackets and quotes in pairs. {near}")
     return read
 
 

@@ -125,9 +125,10 @@ class NewRowsReader:
         """
         file = Path(path)
         if path != STANDARD_INPUT and not file.exists():
-            raise DatasetNotFoundError(
-                f"`input` must be there, and {path} is missing. Relative paths start at the current folder."
-            )
+            advice = "Relative paths start at the current folder."
+            if set(path) & set("*?["):
+                advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
+            raise DatasetNotFoundError(f"`input` must be there, and {path} is missing. {advice}")
         is_image_file = file.suffix.lower() in IMAGE_SUFFIXES
         if self.facts.image_shape or self.facts.backbone:
             if file.is_dir() or is_image_file:

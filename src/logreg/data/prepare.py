@@ -193,7 +193,7 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
             if class_names[label] not in known:
                 raise DataError(
                     f"`dataset={name}` must hold classes that the model knows, {name_list(known, MOST_NAMES)}, "
-                    f"got {shortened(class_names[label])!r} [in {split}]. "
+                    f"got {shortened(class_names[label])!r}{f' [in {split}]' if len(tables) > 1 else ''}. "
                     f"{_spelling_advice(class_names[label], known, 'leave those rows out.')}"
                 )
     new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])

@@ -437,15 +437,15 @@ class UnfinishedSummary:
     epochs: int | None = None
 
 
-def have_same_rows(one: Summary | UnfinishedSummary, other: Summary | UnfinishedSummary) -> bool:
+def have_same_rows(summary: Summary | UnfinishedSummary, other_summary: Summary | UnfinishedSummary) -> bool:
     """Whether two finished runs have the same rows, labels and splits, so that they can be compared row by row."""
-    if not isinstance(one, Summary) or not isinstance(other, Summary):
+    if not isinstance(summary, Summary) or not isinstance(other_summary, Summary):
         return False
-    settings, others = (each.config.get("dataset", {}) for each in (one, other))
+    settings, others = (one.config.get("dataset", {}) for one in (summary, other_summary))
     return (
-        all(getattr(one.dataset, key) == getattr(other.dataset, key) for key in SAME_DATA)
+        all(getattr(summary.dataset, key) == getattr(other_summary.dataset, key) for key in SAME_DATA)
         and all(settings.get(key) == others.get(key) for key in ROW_SETTINGS)
-        and one.config.get("seed") == other.config.get("seed")
+        and summary.config.get("seed") == other_summary.config.get("seed")
     )
 
 

@@ -173,7 +173,7 @@ def build_trainer(
     Raises:
         ConfigError: ``config.trainer``, or a variable of the environment, does not suit Lightning.
     """
-    known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *REFUSED_TRAINER_ARGUMENTS}
     for key in config.trainer:
         if key not in known:
             near = did_you_mean(f"trainer.{key}", [f"trainer.{name}" for name in sorted(known)])

@@ -74,7 +74,7 @@ def test_the_column_and_the_value_are_found(threads: bool) -> None:
     content, _, convert = CONTENTS["not UTF-8"]
     assert arrow_errors.invalid_utf8_column(error_of(content, threads, convert=convert)) == 1
     content, _, convert = CONTENTS["not a number"]
-    assert arrow_errors.invalid_number(error_of(content, threads, convert=convert)) == "?"
+    assert arrow_errors.invalid_number(error_of(content, threads, convert=convert)) == Unconverted(0, "double", "?")
     whole = pyarrow.csv.ConvertOptions(column_types={"b": pa.int64()})
     error = error_of(b"a,b\n1,2\n3,4.5\n", threads, convert=whole)
     assert arrow_errors.unconverted(error) == Unconverted(1, "int64", "4.5")

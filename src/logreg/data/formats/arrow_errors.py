@@ -94,10 +94,10 @@ def unconverted(error: Exception) -> Unconverted | None:
     return Unconverted(int(match[1]), match[2], match[3]) if match else None
 
 
-def invalid_number(error: Exception) -> str | None:
+def invalid_number(error: Exception) -> Unconverted | None:
     """The value that is not a number in a column of numbers; ``None`` for another error."""
     found = unconverted(error)
-    return found.value if found is not None and found.type == "double" else None
+    return found if found is not None and found.type == "double" else None
 
 
 def is_only_header(error: Exception) -> bool:

@@ -35,7 +35,7 @@ from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, Header, read_text, text_layout
 from logreg.data.memory import Allocate, mapped_array
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, name_list
+from logreg.errors import MAX_VALUE_LENGTH, ConfigError, DataError, DatasetNotFoundError, name_list, shortened
 from logreg.files import place_name, unfinished
 from logreg.hardware import usable_cores
 
@@ -647,6 +647,8 @@ def _width(kind: Any) -> int:
 
 def _unreachable(key: str, path: str, error: Exception) -> DatasetNotFoundError:
     reason, advice = arrow_errors.reason_of(error, path), "Check the address, the network and the credentials"
+    if "://" not in path:
+        reason, advice = shortened(reason, MAX_VALUE_LENGTH), "Name a folder whose files you may read"
     if "libhdfs" in reason or "libjvm" in reason:
         reason, advice = "Hadoop's libhdfs or Java cannot be loaded", "Install them, or copy the files"
     return DatasetNotFoundError(f"`{key}` must name files that can be read, and {path} cannot: {reason}. {advice}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ def explained_read(path: str, key: str, read: Callable[[], Any]) -> Any:
         raise unreadable_error(path, key, error) from error
 
 
-def explained_batches(path: str, key: str, batches: Iterator[Any], earlier_lines: int = 0) -> Iterator[Any]:
+def explained_batches(
+    path: str, key: str, batches: Iterator[Any], earlier_lines: int = 0, header: Sequence[str] = ()
+) -> Iterator[Any]:
     """The batches of a reader that have rows.
 
     Args:
@@ -37,6 +39,7 @@ def explained_batches(path: str, key: str, batches: Iterator[Any], earlier_lines
         key: The key that the user typed to name the file.
         batches: Arrow record batches.
         earlier_lines: Lines of a text file that were read before Arrow began to count.
+        header: Names of all columns of a text file.
 
     Raises:
         DataError: A batch cannot be read.
@@ -47,7 +50,7 @@ def explained_batches(path: str, key: str, batches: Iterator[Any], earlier_lines
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _block_error(path, key, error, earlier_lines) from error
+            raise _block_error(path, key, error, earlier_lines, header) from error
         if batch is None:
             return
         if batch.num_rows:
@@ -72,12 +75,14 @@ def encoding_error(path: str, key: str, part: str) -> DataError:
     """The error for text that is not in UTF-8, in ``part`` of the file; the next step depends on the first bytes."""
     is_compressed = Path(path).suffix.lower() in COMPRESSED_SUFFIXES
     with open_text(path, key) as file:
-        first_bytes = bytes(file.read(2))
-    if first_bytes == b"\x1f\x8b":
+        first_bytes = bytes(file.read(4))
+    if first_bytes == b"PK\x03\x04":
+        return DataError(f"`{key}` must be text, and {path} is a ZIP archive, as Excel's files are. Save it as CSV.")
+    if first_bytes[:2] == b"\x1f\x8b":
         if is_compressed:
             return DataError(f"`{key}` must be text, and {path} is compressed by gzip twice. Decompress it once.")
         return DataError(f"`{key}` must be text, and {path} is compressed by gzip. Call it {Path(path).name}.gz.")
-    encoding = "utf-16" if first_bytes in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    encoding = "utf-16" if first_bytes[:2] in (b"\xff\xfe", b"\xfe\xff") or 0 in first_bytes else "latin1"
     convert = f"iconv -f {encoding} -t utf-8 old.csv > new.csv"
     return DataError(
         f"`{key}` must be in UTF-8, and {part} of {path} is not. "
@@ -95,12 +100,12 @@ def unreadable_error(path: str, key: str, error: Exception) -> DataError:
     return DataError(f"`{key}` must be a complete file, and {path} could not be read: {reason}. Write it again.")
 
 
-def _block_error(path: str, key: str, error: Exception, earlier_lines: int) -> DataError:
+def _block_error(path: str, key: str, error: Exception, earlier_lines: int, header: Sequence[str]) -> DataError:
     """The error for a block that cannot be read; Arrow's line numbers do not count ``earlier_lines``."""
-    if (value := arrow_errors.invalid_number(error)) is not None:
+    if (found := arrow_errors.invalid_number(error)) is not None:
         return DataError(
-            f"`{key}` must hold numbers where the model learned from numbers, got {value!r} [in {path}]. "
-            f"{NUMBER_ADVICE}"
+            f"`{key}` must hold numbers where the model learned from numbers, got {found.value!r} in column "
+            f"{header[found.column].strip()!r} [in {path}]. {NUMBER_ADVICE}"
         )
     if arrow_errors.is_ragged(error):
         return ragged_error(path, key, error, earlier_lines)

@@ -176,6 +176,7 @@ def _check_file(path: str, key: str) -> None:
     known = [*SEPARATORS, *BINARY_SUFFIXES]
     if suffix_of(path) not in known:
         compressed = f"(text files also in {', '.join(COMPRESSED_SUFFIXES)})"
-        raise ConfigError.broken(key, f"end in one of {', '.join(known)} {compressed}", path)
+        advice = "Convert it: programs for spreadsheets save CSV."
+        raise ConfigError.broken(key, f"end in one of {', '.join(known)} {compressed}", path, advice)
     if not Path(path).stat().st_size:
         raise DataError(f"`{key}` must have a header and rows, and {path} is empty.")

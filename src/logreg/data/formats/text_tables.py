@@ -135,7 +135,7 @@ def text_layout(path: str, key: str, separator: str | None) -> TextLayout:
     usual = SEPARATORS[suffix_of(path)]
     known = separator or (stated[1].decode("latin1") if stated else None)
     mark, names = explained_read(path, key, lambda: (known, header(known)) if known else _separated(header, usual))
-    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+    if any("\udc80" <= letter <= "\udcff" or letter < "\t" for name in names for letter in name):
         raise encoding_error(path, key, "the header")
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
@@ -568,7 +568,7 @@ def _read_blocks(
                 yield _text_to_numbers(rest, number_names, missing_values, error) if retry_as_text else rest
 
     shown_path = "standard input" if path == "-" else path
-    for batch in explained_batches(shown_path, key, batches(), earlier_lines):
+    for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header):
         table = pa.Table.from_batches([batch]).select(list(header_names))
         yield table.rename_columns(list(header_names.values()))
 
