@@ -54,6 +54,10 @@ HESSIAN_PASSES = {False: 2, True: 4}
 It saves more where rows are so many that a sample is a small part of them: then the Hessian of a sample bounds no gap,
 and quasi-Newton steps go on until the gradient does."""
 
+EXPENSIVE_HESSIAN_PASSES = 20
+"""Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
+step takes a few products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
+
 MAX_ROWS_PER_SAMPLED = 8
 """Rows for each row of the largest sample, above which the sample is a small part of them."""
 
@@ -246,6 +250,12 @@ def avoids_hessian(problem: Problem) -> bool:
         return False
     many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
     return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
+
+
+def has_expensive_hessian(problem: Problem) -> bool:
+    """Whether a Hessian can be held, but conjugate gradients take less time for a step than it takes."""
+    is_expensive = hessian_seconds(problem) > EXPENSIVE_HESSIAN_PASSES * pass_seconds(problem)
+    return holds_hessian(problem) and avoids_hessian(problem) and is_expensive
 
 
 def is_wide(problem: Problem) -> bool:

@@ -16,15 +16,13 @@ from logreg.solvers.bounds.curvature import (
     diagonal_roots,
     inverse_hessian_norms,
 )
-from logreg.solvers.choose import avoids_hessian, holds_hessian, uses_descent
-from logreg.solvers.costs import hessian_seconds, pass_seconds
+from logreg.solvers.choose import has_cheap_hessian, has_expensive_hessian, holds_hessian, uses_descent
 from logreg.solvers.methods.quasi_newton import FAR_TOL, quasi_newton_steps
 from logreg.solvers.methods.subspace_descent import BACKTRACKING_RATIO, descend
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
-from logreg.solvers.problem import Problem
 from logreg.solvers.starting_point import start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.steps.conjugate_gradients import conjugate_gradients
@@ -62,10 +60,6 @@ MAX_STALLED_NEWTON_STEPS = 12
 """Consecutive stalled or rejected steps after which passes continue in float64; in float64 the solver ends."""
 
 # Hessians
-
-EXPENSIVE_HESSIAN_PASSES = 20
-"""Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
-step takes a few products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
 
 NEAR_TOL = 0.003
 """Predicted decrease, relative to f, below which conjugate gradients follow slow quasi-Newton steps where a Hessian is
@@ -116,13 +110,13 @@ certificate with a Hessian of its own."""
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
-    Where the Hessian H cannot be held (see `holds_hessian`), or costs more than the passes it saves (see
-    `avoids_hessian`), other ways come first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method
-    follows where they end without a certificate.
+    Where the Hessian H cannot be held, or costs more than the passes it saves (see `has_cheap_hessian`), others come
+    first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method follows where they end without a
+    certificate.
 
     The step solves `H @ step = gradient`, and is subtracted.  Where H can be held it is factored.  Where it cannot, or
-    costs more than `EXPENSIVE_HESSIAN_PASSES`, preconditioned conjugate gradients solve for the step; each product with
-    H takes a pass.  Each iteration:
+    takes too long (see `has_expensive_hessian`), preconditioned conjugate gradients solve for the step; each product
+    with H takes a pass.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -162,7 +156,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     dtype = yield from start(state, newton)
     if state.converged:
         return None
-    if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
+    if not (state.plain or has_cheap_hessian(problem)):
         if (yield from _without_hessian(state, dtype, rough)):
             return None
         dtype = dtype if rough else torch.float64
@@ -195,7 +189,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
     """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
     descends = uses_descent(state.problem) and not rough
-    slow_tol = FAR_TOL if descends else NEAR_TOL if _is_expensive(state.problem) and not rough else 0.0
+    slow_tol = FAR_TOL if descends else NEAR_TOL if has_expensive_hessian(state.problem) and not rough else 0.0
     if (yield from quasi_newton_steps(state, dtype, rough, slow_tol)):
         return True
     # Close to the optimum the Hessian bounds the gap at once, where it can be held.
@@ -203,15 +197,6 @@ def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> Pa
     if not descends or is_close:
         return False
     return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
-
-
-def _is_expensive(problem: Problem) -> bool:
-    """Whether a Hessian can be held, but conjugate gradients take less time for a step than it takes."""
-    return (
-        holds_hessian(problem)
-        and avoids_hessian(problem)
-        and hessian_seconds(problem) > EXPENSIVE_HESSIAN_PASSES * pass_seconds(problem)
-    )
 
 
 Path = Callable[[float], Tensor]
@@ -254,7 +239,7 @@ class _Iteration:
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
-        self.holds_hessian = holds_hessian(problem) and (state.plain or not _is_expensive(problem))
+        self.holds_hessian = state.plain or (holds_hessian(problem) and not has_expensive_hessian(problem))
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
         self.base: Derivatives | None = None

@@ -407,8 +407,7 @@ def _fit_path(
 
 def _fit_small(problem: Problem, rows: RowSource, start: Tensor, tolerance: float) -> PathPoint | None:
     """The optimum of a small problem, from a start (K, D + 1); ``None`` where it is not small, or not certified."""
-    is_alone = rows.processes is None
-    if not isinstance(rows, MemoryRows) or not is_alone or rows.is_sparse or not is_small(problem, rows):
+    if not isinstance(rows, MemoryRows) or rows.processes is not None or not is_small(problem, rows):
         return None
     state, (l2, l1) = SolverState(problem, start, tolerance), (problem.objective.l2, problem.objective.l1)
     passes = (solve_small_l1 if l1 else solve_small)(state, rows, MAX_PASSES_PER_STRENGTH)
