@@ -19,8 +19,9 @@ from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import SUM_ROWS, Array
-from logreg.solvers.methods import medium
+from logreg.solvers.methods import medium, medium_rows
 from logreg.solvers.methods.medium import solve_medium
+from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
@@ -181,14 +182,14 @@ def test_the_bound_is_at_least_the_gap(solved: list[bool], tolerance: float, l2:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(medium, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
     features, labels = drawn()
     weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))
     memory, stored = stored_rows(features + 2, labels, weight)
     problem = problem_of(memory, Objective("bce", l2=0.1), 2, (2.0, 0.7), stored=stored)
     at = Coordinates(torch.full((120,), 2.0, dtype=torch.float64), torch.linspace(0.5, 2, 120, dtype=torch.float64))
     point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    rows = medium._Rows(problem, memory, at)
+    rows = MediumRows(problem, memory, at)
     rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
     one, other = rows.evaluate(point[0].numpy(), dtype), drive(request(Evaluate(problem, at, point, dtype)), memory)
     rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
@@ -217,7 +218,7 @@ def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> No
     features, labels = drawn(rows=3 * SUM_ROWS + 100, dtype=torch.float64)
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, Objective("bce", l2=1e-2))
-    rows = medium._Rows(problem, memory, problem.model)
+    rows = MediumRows(problem, memory, problem.model)
     rows._features = rows._features.view(_Watched)
     _Watched.lengths.clear()
     evaluated = rows.evaluate(np.zeros(121), torch.float64).derivatives
@@ -234,7 +235,7 @@ def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> No
 def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool, intercept: bool
 ) -> None:
-    monkeypatch.setattr(medium, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
     features, labels = drawn(dtype=dtype)
     features[:, 1] += 3
     features[:, 2], features[:, 3] = 7.1, 0.0
@@ -242,7 +243,7 @@ def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
     class_weight = (2.0, 0.7) if weighted else ()
     memory, stored = stored_rows(features, labels, weight)
     problem = problem_of(memory, Objective("bce", l2=0.1), 2, class_weight, intercept=intercept, stored=stored)
-    zero = medium._Zero(problem, memory)
+    zero = ZeroStart(problem, memory)
     of_rows = torch.ones(3000) if weight is None else weight * torch.tensor(class_weight, dtype=torch.float64)[labels]
     mean = (of_rows.double() @ features.double() / of_rows.double().sum()) * intercept
     deviation = (of_rows.double() @ (features.double() - mean).square() / of_rows.double().sum()).sqrt()
@@ -266,7 +267,7 @@ def test_features_whose_deviation_is_lost_in_rounding_count_as_far_from_zero() -
     features[:, 60] = 5.0
     memory = MemoryRows(features, labels)
     with np.errstate(all="ignore"):
-        at = medium._Zero(problem_of(memory, Objective("bce", l2=0.1)), memory).coordinates
+        at = ZeroStart(problem_of(memory, Objective("bce", l2=0.1)), memory).coordinates
     is_far = at.center.abs() > MAX_FOLDED_MEAN[torch.float32] * at.scale
     assert is_far[:60].all()
     assert not is_far[60:].any()
@@ -308,7 +309,7 @@ def test_the_point_to_be_certified_is_evaluated_once(
     made: list[tuple[Array, torch.dtype]] = []
     evaluate = medium._Steps.evaluate
 
-    def watched(steps: medium._Steps, point: Array, dtype: torch.dtype) -> medium._Evaluation:
+    def watched(steps: medium._Steps, point: Array, dtype: torch.dtype) -> MediumEvaluation:
         made.append((point, dtype))
         return evaluate(steps, point, dtype)
 
