@@ -320,6 +320,12 @@ class DataFacts:
             torch.tensor(self.unit, dtype=torch.float64) if self.unit else plain.unit,
         )
 
+    def of_bytes(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Stored features in a floating type; pixels may come as bytes, which are `white_byte` times as large."""
+        if features.dtype == torch.uint8:
+            return features.to(dtype).mul_(1 / self.white_byte)
+        return features.to(dtype)
+
     @property
     def standardization(self) -> tuple[Tensor, Tensor] | None:
         """Center and scale of the features that the coefficients multiply, (stored - center) / scale.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,12 +12,11 @@ from torch import Tensor
 
 from logreg.config import SETTINGS
 from logreg.constraints import check, number
-from logreg.csr import StandardizedRows, converted, is_sparse
 from logreg.errors import ConfigError, DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
-from logreg.losses import default_loss, one_vs_rest
+from logreg.losses import default_loss
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
     LOOSE_RELATIVE_GAP,
@@ -31,8 +29,8 @@ from logreg.optimality.certificate import (
     objective_in_words,
     train_problem,
 )
-from logreg.processes import Accumulators, Processes
-from logreg.rows import RowSource, batches_of_block, chosen_rows, logit_rows, own_part, row_weights, with_offset_apart
+from logreg.processes import Processes
+from logreg.rows import RowSource, batches_of_block, with_offset_apart
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds.bound import GOOD_RELATIVE_GAP, forms_hessian
 from logreg.solvers.bounds.intercepts import has_many_coupled_outputs
@@ -43,6 +41,7 @@ from logreg.solvers.passes.base import Pass, PassRequests, drive, finish_pass, r
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import first_point
 from logreg.solvers.state import SolverState
+from logreg.training.batch_steps import BatchSteps
 from logreg.training.model import Init, LogisticModel
 from logreg.training.optimizers import build_optimizer
 from logreg.training.schedules import lr_factor
@@ -251,7 +250,7 @@ class LogisticModule(pl.LightningModule):
         return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
 
     def on_train_start(self) -> None:
-        """Allocates the gradients, which each batch overwrites in place; balances large offsets by the intercept."""
+        """Prepares the steps of a first-order optimizer; balances large offsets by the intercept."""
         if self.exact and not self.polish:
             return
         if self.facts.largest_offset is not None and not any(bool(one.any()) for one in self.model.parameters()):
@@ -259,13 +258,10 @@ class LogisticModule(pl.LightningModule):
             self.start_at(drive(first_point(self.problem(self.device)), rows))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        # torch's own optimizer, since the bookkeeping of Lightning's wrapper takes longer than a batch.  Its step is
-        # unwrapped: torch wraps it with hooks of the profiler, which take a fifth of a step, and with a call that
-        # imports the compiler, which takes over a second.  Gradients are off already.
-        self._optimizer, self._step = optimizer, inspect.unwrap(type(optimizer).step)
-        self._steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for parameter in self.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        self._steps = BatchSteps(
+            self.model, self.objective, self.facts, optimizer, self.scorers["train"], progress, self.processes
+        )
 
     def on_validation_model_zero_grad(self) -> None:
         """Keeps the gradients: Lightning's default would free them before each validation."""
@@ -283,7 +279,7 @@ class LogisticModule(pl.LightningModule):
             return
         assert self.lr is not None
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
-        for group in self._optimizer.param_groups:
+        for group in self._steps.optimizer.param_groups:
             group["lr"] = lr
 
     def training_step(self, block: Batch, batch_idx: int) -> None:
@@ -291,107 +287,19 @@ class LogisticModule(pl.LightningModule):
         with torch.no_grad():
             block = with_offset_apart(block) if self.model.has_offset else block
             if self.is_stochastic_now:
-                self._walk_through(block, batch_idx)
+                self._steps.walk_through(block, self._batches(block, batch_idx))
             else:
                 self._gather(block)
 
-    def _walk_through(self, block: Batch, number: int) -> None:
-        """Makes one step for each batch of block ``number`` of the epoch; of several processes each has its own part.
-
-        The number of steps is the same on all processes: a part may be empty.
-        """
+    def _batches(self, block: Batch, number: int) -> list[range]:
+        """The rows of each batch of block ``number`` of the epoch, as positions in those of all processes."""
         if self.processes is None:
             rows = len(block.labels)
-            batches = batches_of_block(rows, self.batch_size or rows, block=0, blocks=1)
-        else:
-            loader = self.trainer.train_dataloader
-            assert loader is not None
-            rows = self.facts.rows["train"]
-            batches = batches_of_block(rows, self.batch_size or rows, number, blocks=len(loader))
-        totals, sizes = map(len, batches), [len(own_part(batch, self.processes)) for batch in batches]
-        at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype, self.device)
-        together, of_rows, first = max(1, at_once // max(*sizes, 1)), list(totals), 0
-        for place in range(0, len(sizes), together):
-            few = slice(place, place + together)
-            end = first + sum(sizes[few])
-            if end - first <= at_once:
-                self._descend(chosen_rows(block, slice(first, end)), sizes[few], of_rows[few])
-            else:  # one batch, whose logits are too many to be computed at once
-                for part in range(first, end, at_once):
-                    rows = min(at_once, end - part)
-                    is_first, is_last = part == first, part + rows == end
-                    self._descend(chosen_rows(block, slice(part, part + rows)), [rows], of_rows[few], is_first, is_last)
-            first = end
-
-    def _descend(
-        self, block: Batch, sizes: list[int], totals: list[int], is_first: bool = True, is_last: bool = True
-    ) -> None:
-        """Makes one step for each batch of some rows, and scores them.
-
-        Args:
-            block: The rows of this process: of whole batches; or a part of one batch, which ``is_first``, ``is_last``
-                or neither.
-            sizes: Rows of each batch that are here.
-            totals: Rows of each batch, of all its parts and of all processes.
-            is_first: Whether the gradient is set, not added to.
-            is_last: Whether a step is made.
-        """
-        model, rows, dtype, processes = self.model, self.facts.rows["train"], self.model.coef.dtype, self.processes
-        features = self._as_multiplied(block.features)
-        # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
-        targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
-        logits = torch.empty_like(targets)
-        weights = row_weights(block, self.facts.class_weight, dtype)
-        offset = None if block.offset is None else block.offset.to(dtype)
-        batches = features.split(sizes), targets.split(sizes), logits.split(sizes)
-        extras = [[None] * len(sizes) if one is None else one.split(sizes) for one in (weights, offset)]
-        mean_weight, is_penalized = self.facts.mean_weight, processes is None or processes.rank == 0
-        for x, y, z, weight, known, of_rows in zip(*batches, *extras, totals, strict=True):
-            if isinstance(x, Tensor) and x.dtype == torch.uint8:  # a batch stays in the cache, a block would not
-                x = self._standardized(x)
-            self.objective.gradient_(
-                x,
-                y,
-                model.coef,
-                model.intercept,
-                of_rows / rows,
-                z,
-                weight,
-                mean_weight,
-                of_rows,
-                is_first,
-                is_penalized,
-                known,
-            )
-            if is_last:
-                if processes is not None:
-                    self._add_up_gradients(processes)
-                self._step(self._optimizer)
-                self._steps.increment_ready()
-                self._steps.increment_completed()
-        self.scorers["train"].update(logits, block.labels, block.sample_weight)
-
-    def _add_up_gradients(self, processes: Processes) -> None:
-        """Replaces the gradient of this process's part of a batch by that of the batch, the same on all processes."""
-        gradients = {name: part.grad for name, part in self.model.named_parameters() if part.grad is not None}
-        for name, total in processes.reduce(Accumulators(gradients, {}, {})).sums.items():
-            gradients[name].copy_(total)
-
-    def _as_multiplied(self, features: Tensor) -> Tensor | StandardizedRows:
-        """Features of a block as the coefficients multiply them, in the type of the parameters; bytes unchanged."""
-        if is_sparse(features):
-            return StandardizedRows(converted(features, self.model.coef.dtype), self.model.mean, self.model.std)
-        return features if features.dtype == torch.uint8 else self._standardized(features)
-
-    def _standardized(self, features: Tensor) -> Tensor:
-        """Features of a block as the coefficients multiply them, in the type of the parameters."""
-        return self.model.standardize(self._of_bytes(features, self.model.coef.dtype))
-
-    def _of_bytes(self, features: Tensor, dtype: torch.dtype) -> Tensor:
-        """Stored features in a floating type; pixels may come as bytes."""
-        if features.dtype == torch.uint8:
-            return features.to(dtype).mul_(1 / self.facts.white_byte)
-        return features.to(dtype)
+            return batches_of_block(rows, self.batch_size or rows, block=0, blocks=1)
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        rows = self.facts.rows["train"]
+        return batches_of_block(rows, self.batch_size or rows, number, blocks=len(loader))
 
     def _begin_exact(self) -> None:
         """Starts the exact optimizer at the current parameters."""
@@ -413,7 +321,7 @@ class LogisticModule(pl.LightningModule):
         if self._requested is None or not len(block.labels):
             return
         if block.features.dtype == torch.uint8:
-            block = block._replace(features=self._of_bytes(block.features, self.dtype_of_arithmetic))
+            block = block._replace(features=self.facts.of_bytes(block.features, self.dtype_of_arithmetic))
         self._requested.add(block)
 
     def _end_pass(self) -> None:
@@ -455,7 +363,7 @@ class LogisticModule(pl.LightningModule):
                 f"loss/train became {scores['loss']} in epoch {self.current_epoch + 1}. `lr={self.lr}` is too high "
                 f"for these features: try lr={self.lr / 10:g}, or standardize them with dataset.standardize=true."
             )
-        self._log("train", scores, lr=float(self._optimizer.param_groups[0]["lr"]))
+        self._log("train", scores, lr=float(self._steps.optimizer.param_groups[0]["lr"]))
 
     def certify(self, rows: RowSource, epochs: int, seconds: float, last: bool) -> bool:
         """Certifies the current parameters, and keeps the certificate in ``certificate``.
