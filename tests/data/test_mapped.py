@@ -22,8 +22,8 @@ import torch
 from logreg.csr import arrays_of, is_sparse
 from logreg.data import TensorDataModule
 from logreg.data.blocks import WINDOW_RUNS, BlockDataset, BlockSampler
+from logreg.data.formats.find_shards import find_shards, first_file
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.shards import find_shards, first_file
 from logreg.data.row_source import SplitRows
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError

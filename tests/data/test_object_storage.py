@@ -241,7 +241,7 @@ def test_an_object_of_google_that_changes_under_way(
 def test_addresses_that_cannot_be_read(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, address: str, sentence: str
 ) -> None:
-    monkeypatch.setattr("logreg.data.formats.shards.GCS_SECONDS", 1)
+    monkeypatch.setattr("logreg.data.formats.file_systems.GCS_SECONDS", 1)
     if address.startswith("hdfs") and find_library("hdfs"):
         pytest.skip("Hadoop is installed here, and would look for the server")
     message = refusal_in(run_command, tmp_path, address)

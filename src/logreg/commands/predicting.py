@@ -265,7 +265,7 @@ def _tasks(
     Raises:
         LogregError: There is no file, two have one output, or an output is older than its input or the model.
     """
-    from logreg.data.formats.shards import folder_values
+    from logreg.data.formats.find_shards import folder_values
 
     names = reader.files(source)
     values = dict(zip(names, folder_values(names), strict=True))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from logreg.data.formats.shards import first_file, is_sharded
+from logreg.data.formats.find_shards import first_file, is_sharded
 from logreg.errors import LogregError, shell_line
 from logreg.evaluation.held_out import BINS
 from logreg.invocation import command_words

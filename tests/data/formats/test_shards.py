@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logreg.data.formats.shards import folder_values
+from logreg.data.formats.find_shards import folder_values
 
 
 def test_columns_that_some_folders_lack_have_one_order() -> None:

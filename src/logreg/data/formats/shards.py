@@ -1,22 +1,12 @@
-"""Tables in many files (shards): a folder, a pattern such as ``rows/*.parquet``, or objects such as ``s3://bucket/rows``.
+"""Tables in many files (shards), local or in object storage, read in the order of the files' names.
 
-Folders named ``column=value`` (hive partitions) become columns.  The rows of all files follow one another, in the order
-of the files' names.
-
-References:
-    Apache Arrow, file systems, https://arrow.apache.org/docs/python/filesystems.html
-    Apache Hive, partitioned tables (folders named column=value).
+`logreg.data.formats.find_shards` finds the files that a path names.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import glob
-import os
-import re
 import shutil
 import tempfile
-import urllib.parse
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,42 +20,23 @@ from logreg.data.encoding.labels import plain_values
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.folders import files_with, is_hidden
+from logreg.data.formats.file_systems import unreachable_error, version_of
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
 from logreg.data.formats.text_tables import SEPARATORS, Header, read_text, text_layout
 from logreg.data.memory import Allocate, mapped_array
-from logreg.errors import MAX_VALUE_LENGTH, ConfigError, DataError, DatasetNotFoundError, name_list, shortened
+from logreg.errors import DataError, DatasetNotFoundError
 from logreg.files import place_name, unfinished
 from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 SHARD_SUFFIXES = (*PARQUET_SUFFIXES, *SEPARATORS)
 """Suffixes of files that may be shards."""
 
 TEXT_EXPANSION = 3
 """Size of a text table in memory, relative to its file, about: numbers of a few digits become eight bytes."""
-
-MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""Value in the name of a folder that means a missing one."""
-
-WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
-"""A value in the name of a folder that is a number and no code such as 01."""
-
-S3_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 60.0}
-"""Seconds until a server that does not answer counts as unreachable."""
-
-S3_ATTEMPTS = 3
-"""Number of times that a request is sent."""
-
-GCS_SECONDS = 20
-"""Seconds until a server of Google's kind counts as unreachable; Arrow tries for a quarter of an hour otherwise."""
-
-SCHEMES = ("s3", "gs", "hdfs", "file")
-"""Beginnings of addresses that messages name; pyarrow knows a few more."""
 
 
 @dataclass(frozen=True)
@@ -375,7 +346,7 @@ class Shards:
 
             def state(path: str = shard.path) -> tuple[int | None, str]:
                 now = self.filesystem.get_file_info(path)
-                return now.size, _version(self.filesystem, now)
+                return now.size, version_of(self.filesystem, now)
 
             if self._explained(shard, state) != (shard.size, shard.version):
                 raise DataError(f"`{self.key}` must not change while it is read, and {shard.path} did. Run again.")
@@ -394,100 +365,10 @@ class Shards:
             ) from error
         except OSError as error:
             if arrow_errors.is_of_server(error):
-                raise _unreachable(self.key, shard.path, error) from error
+                raise unreachable_error(self.key, shard.path, error) from error
             raise unreadable_error(shard.path, self.key, error) from error
         except pa.ArrowException as error:
             raise unreadable_error(shard.path, self.key, error) from error
-
-
-def is_sharded(path: str) -> bool:
-    """Whether a path names several files: a folder, a pattern, or an address of another file system."""
-    is_pattern = any(mark in path for mark in "*?[") and not Path(path).exists()
-    return "://" in path or is_pattern or Path(path).is_dir()
-
-
-def first_file(path: str) -> str | None:
-    """A single file among those that a local path names; ``None`` where there is none that has all columns."""
-    if "://" in path:
-        return None
-    root = Path(path)
-    if root.is_dir():
-        names = files_with((*SHARD_SUFFIXES, ".safetensors", ".npy"), root)
-        return str(root / names[0]) if names and "=" not in names[0] else None
-    files = [name for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  # any root
-    return files[0] if files and "=" not in files[0] else None
-
-
-def find_shards(path: str, key: str) -> Shards:
-    """The files that a folder, a pattern or an address names.
-
-    Args:
-        path: A folder, all of whose files are read, those in inner folders too; a pattern with ``*``, ``?``, ``[...]``
-            or ``**``; or an address that begins with ``s3://``, ``gs://``, ``hdfs://`` or ``file://``.
-        key: The key that the user typed to name it.
-
-    Raises:
-        DatasetNotFoundError: There is no such folder or object, or the server cannot be reached.
-        DataError: There are no files that can be read, or they have several formats.
-    """
-    import pyarrow as pa
-    from pyarrow import fs
-
-    filesystem, root = _file_system(path, key)
-    parts = root.split("/")
-    marked = [] if Path(path).exists() else [place for place, part in enumerate(parts) if set(part) & set("*?[")]
-    plain = marked[0] if marked else len(parts)
-    base = "/".join(parts[:plain]) or ("/" if root.startswith("/") else ".")
-    try:
-        info = filesystem.get_file_info(base)
-        if info.type == fs.FileType.File:
-            found = [info]
-        else:
-            found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
-    except (OSError, pa.ArrowException) as error:
-        if not arrow_errors.is_missing(error):
-            raise _unreachable(key, path, error) from error
-        expected = "match files" if marked else "be a file or a folder"
-        fault = f"the pattern {path} matches none, since {base} is missing" if marked else f"{path} is missing"
-        raise DatasetNotFoundError(
-            f"`{key}` must {expected}, and {fault}. "
-            f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
-        ) from error
-    is_one = info.type == fs.FileType.File
-    files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
-    if marked:
-        matches = re.compile(_regex(parts[plain:]))
-        others = sorted(_below(one.path, base) for one in files)
-        files = [one for one in files if matches.fullmatch(_below(one.path, base))]
-        if not files:
-            place = "the current folder" if base == "." else base
-            advice = f"It has {name_list(others, 3)}: correct the pattern." if others else "Name another folder."
-            raise DataError(
-                f"`{key}` must match files that end in {', '.join(SHARD_SUFFIXES)}, and the pattern {path} matches "
-                f"none in {place}. {advice}"
-            )
-    if not files:
-        raise DataError(
-            f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "
-            "Name another folder."
-        )
-    files.sort(key=lambda one: one.path.split("/"))
-    kinds = {suffix_of(one.path): one.path for one in reversed(files)}
-    if len(kinds) > 1:
-        one, other = list(kinds.values())[:2]
-        raise DataError(
-            f"`{key}` must hold files of one format, and {path} has {other} and {one}. "
-            f"Name those to read, such as {path.rstrip('/')}/*{suffix_of(other)}."
-        )
-    empty = next((one.path for one in files if not one.size), None)
-    if empty is not None:
-        raise DataError(f"`{key}` must hold complete files, and {empty} is empty. Write it again.")
-    values = folder_values([_below(one.path, base) for one in files])
-    shards = [
-        Shard(one.path, one.size, _version(filesystem, one), of_file)
-        for one, of_file in zip(files, values, strict=True)
-    ]
-    return Shards(key, path, filesystem, tuple(shards))
 
 
 def type_family(arrow_type: Any) -> str:
@@ -502,88 +383,6 @@ def type_family(arrow_type: Any) -> str:
         return "any"
     is_text = types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type)
     return "text" if is_text else str(arrow_type)
-
-
-def _file_system(path: str, key: str) -> tuple[Any, str]:
-    """The file system of an address or a local path, and the path in it."""
-    import pyarrow as pa
-    from pyarrow import fs
-
-    if "://" not in path:
-        return fs.LocalFileSystem(), path.rstrip("/") or "/"
-    scheme, _, rest = path.partition("://")
-    try:
-        if scheme in ("s3", "s3a"):
-            # S3FileSystem.from_uri asks a server of Amazon for the region, also where another server is named.
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            protocol, _, server = (endpoint or "").rpartition("://")
-            system = fs.S3FileSystem(
-                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-                endpoint_override=server or None,
-                scheme=protocol or "https",
-                retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-                **S3_TIMEOUTS,
-            )
-            return system, rest.rstrip("/")
-        is_patient = scheme in ("gs", "gcs") and "retry_limit_seconds=" not in path
-        limit = f"{'&' if '?' in path else '?'}retry_limit_seconds={GCS_SECONDS}" if is_patient else ""
-        found: tuple[Any, str] = fs.FileSystem.from_uri(path + limit)
-        return found
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem" not in str(error):
-            raise _unreachable(key, path, error) from error
-        schemes = ", ".join(f"{one}://" for one in SCHEMES)
-        raise ConfigError.broken(
-            key, f"be a path or begin with one of {schemes}", path, "Download the files, and name their folder."
-        ) from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _unreachable(key, path, error) from error
-
-
-def _version(filesystem: Any, info: Any) -> str:
-    """What changes when a file is written again."""
-    version = str(info.mtime_ns)
-    if filesystem.type_name == "s3":  # its times are whole seconds
-        with filesystem.open_input_stream(info.path, compression=None) as stream:
-            version += stream.metadata()["ETag"].decode()
-    return version
-
-
-def _is_shard(path: str, base: str) -> bool:
-    """Whether a file below ``base`` may be a shard; names that begin with a dot or an underscore are those of tools."""
-    hidden = any(is_hidden(part) or part.startswith("_") for part in _below(path, base).split("/"))
-    return not hidden and suffix_of(path) in SHARD_SUFFIXES
-
-
-def _below(path: str, base: str) -> str:
-    """The part of a path below ``base``, or the name of a file that is ``base`` itself."""
-    if path == base:
-        return PurePosixPath(path).name
-    return path.removeprefix("./") if base == "." else path[len(base) + (base != "/") :]
-
-
-def _regex(parts: Sequence[str]) -> str:
-    """The regular expression of a pattern, given by the parts between its slashes; a folder stands for its files."""
-    pieces = ["(?:.*/)?" if part == "**" else fnmatch.translate(part)[4:-3].replace(".*", "[^/]*") for part in parts]
-    pattern = ""
-    for piece, part in zip(pieces, parts, strict=True):
-        pattern += piece if part == "**" else piece + "/"
-    return f"{pattern.removesuffix('/')}(?:/.*)?" if parts[-1] != "**" else pattern + ".*"
-
-
-def folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """The values that the folders of each path state, whole numbers where all values of a column are."""
-    found: list[dict[str, Any]] = []
-    for path in paths:
-        pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
-        texts = {urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs}
-        found.append({name: None if value == MISSING_PARTITION else value for name, value in texts.items()})
-    for name in dict.fromkeys(name for values in found for name in values):  # a set has another order in each process
-        given = {values[name] for values in found if values.get(name) is not None}
-        if all(WHOLE_NUMBER.fullmatch(value) for value in given):
-            for values in found:
-                values[name] = None if values.get(name) is None else int(values[name])
-    return found
 
 
 def _common_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> pa.Schema:
@@ -643,12 +442,3 @@ def _width(kind: Any) -> int:
     import pyarrow.types as types
 
     return max(4, kind.bit_width // 8) if types.is_primitive(kind) or types.is_decimal(kind) else 4
-
-
-def _unreachable(key: str, path: str, error: Exception) -> DatasetNotFoundError:
-    reason, advice = arrow_errors.reason_of(error, path), "Check the address, the network and the credentials"
-    if "://" not in path:
-        reason, advice = shortened(reason, MAX_VALUE_LENGTH), "Name a folder whose files you may read"
-    if "libhdfs" in reason or "libjvm" in reason:
-        reason, advice = "Hadoop's libhdfs or Java cannot be loaded", "Install them, or copy the files"
-    return DatasetNotFoundError(f"`{key}` must name files that can be read, and {path} cannot: {reason}. {advice}.")

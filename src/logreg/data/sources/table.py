@@ -24,7 +24,8 @@ from logreg.data.encoding.columns import Columns, finite_numbers, ngrams_of, not
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
-from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
+from logreg.data.formats.find_shards import find_shards, is_sharded
+from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, type_family
 from logreg.data.formats.tables import (
     check_text_options,
     index_columns,

@@ -13,8 +13,9 @@ from typing import Any
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
 from logreg.data.formats.binary_tables import TABLE_BATCH_ROWS
+from logreg.data.formats.find_shards import is_sharded
 from logreg.data.formats.folders import list_folder, split_folders
-from logreg.data.formats.shards import TableFiles, is_sharded
+from logreg.data.formats.shards import TableFiles
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import FOLDER_COLUMNS, TextFolder
 from logreg.data.sources.table import ROLE_KEYS, TableFile

@@ -1,0 +1,157 @@
+"""The files of a table that a path names: a folder, a pattern such as ``rows/*.parquet``, or an address.
+
+Folders named ``column=value`` (hive partitions) become columns.
+
+References:
+    Apache Hive, partitioned tables (folders named column=value).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from logreg.data.formats import arrow_errors
+from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.file_systems import file_system_of, unreachable_error, version_of
+from logreg.data.formats.folders import files_with, is_hidden
+from logreg.data.formats.shards import SHARD_SUFFIXES, Shard, Shards
+from logreg.errors import DataError, DatasetNotFoundError, name_list
+
+MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""Value in the name of a folder that means a missing one."""
+
+WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
+"""A value in the name of a folder that is a number and no code such as 01."""
+
+
+def is_sharded(path: str) -> bool:
+    """Whether a path names several files: a folder, a pattern, or an address of another file system."""
+    is_pattern = any(mark in path for mark in "*?[") and not Path(path).exists()
+    return "://" in path or is_pattern or Path(path).is_dir()
+
+
+def first_file(path: str) -> str | None:
+    """A single file among those that a local path names; ``None`` where there is none that has all columns."""
+    if "://" in path:
+        return None
+    root = Path(path)
+    if root.is_dir():
+        names = files_with((*SHARD_SUFFIXES, ".safetensors", ".npy"), root)
+        return str(root / names[0]) if names and "=" not in names[0] else None
+    files = [name for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  # any root
+    return files[0] if files and "=" not in files[0] else None
+
+
+def find_shards(path: str, key: str) -> Shards:
+    """The files that a folder, a pattern or an address names.
+
+    Args:
+        path: A folder, all of whose files are read, those in inner folders too; a pattern with ``*``, ``?``, ``[...]``
+            or ``**``; or an address that begins with ``s3://``, ``gs://``, ``hdfs://`` or ``file://``.
+        key: The key that the user typed to name it.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder or object, or the server cannot be reached.
+        DataError: There are no files that can be read, or they have several formats.
+    """
+    import pyarrow as pa
+    from pyarrow import fs
+
+    filesystem, root = file_system_of(path, key)
+    parts = root.split("/")
+    marked = [] if Path(path).exists() else [place for place, part in enumerate(parts) if set(part) & set("*?[")]
+    plain = marked[0] if marked else len(parts)
+    base = "/".join(parts[:plain]) or ("/" if root.startswith("/") else ".")
+    try:
+        info = filesystem.get_file_info(base)
+        if info.type == fs.FileType.File:
+            found = [info]
+        else:
+            found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+    except (OSError, pa.ArrowException) as error:
+        if not arrow_errors.is_missing(error):
+            raise unreachable_error(key, path, error) from error
+        expected = "match files" if marked else "be a file or a folder"
+        fault = f"the pattern {path} matches none, since {base} is missing" if marked else f"{path} is missing"
+        raise DatasetNotFoundError(
+            f"`{key}` must {expected}, and {fault}. "
+            f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
+        ) from error
+    is_one = info.type == fs.FileType.File
+    files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
+    if marked:
+        matches = re.compile(_regex(parts[plain:]))
+        others = sorted(_below(one.path, base) for one in files)
+        files = [one for one in files if matches.fullmatch(_below(one.path, base))]
+        if not files:
+            place = "the current folder" if base == "." else base
+            advice = f"It has {name_list(others, 3)}: correct the pattern." if others else "Name another folder."
+            raise DataError(
+                f"`{key}` must match files that end in {', '.join(SHARD_SUFFIXES)}, and the pattern {path} matches "
+                f"none in {place}. {advice}"
+            )
+    if not files:
+        raise DataError(
+            f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "
+            "Name another folder."
+        )
+    files.sort(key=lambda one: one.path.split("/"))
+    kinds = {suffix_of(one.path): one.path for one in reversed(files)}
+    if len(kinds) > 1:
+        one, other = list(kinds.values())[:2]
+        raise DataError(
+            f"`{key}` must hold files of one format, and {path} has {other} and {one}. "
+            f"Name those to read, such as {path.rstrip('/')}/*{suffix_of(other)}."
+        )
+    empty = next((one.path for one in files if not one.size), None)
+    if empty is not None:
+        raise DataError(f"`{key}` must hold complete files, and {empty} is empty. Write it again.")
+    values = folder_values([_below(one.path, base) for one in files])
+    shards = [
+        Shard(one.path, one.size, version_of(filesystem, one), of_file)
+        for one, of_file in zip(files, values, strict=True)
+    ]
+    return Shards(key, path, filesystem, tuple(shards))
+
+
+def _is_shard(path: str, base: str) -> bool:
+    """Whether a file below ``base`` may be a shard; names that begin with a dot or an underscore are those of tools."""
+    hidden = any(is_hidden(part) or part.startswith("_") for part in _below(path, base).split("/"))
+    return not hidden and suffix_of(path) in SHARD_SUFFIXES
+
+
+def _below(path: str, base: str) -> str:
+    """The part of a path below ``base``, or the name of a file that is ``base`` itself."""
+    if path == base:
+        return PurePosixPath(path).name
+    return path.removeprefix("./") if base == "." else path[len(base) + (base != "/") :]
+
+
+def _regex(parts: Sequence[str]) -> str:
+    """The regular expression of a pattern, given by the parts between its slashes; a folder stands for its files."""
+    pieces = ["(?:.*/)?" if part == "**" else fnmatch.translate(part)[4:-3].replace(".*", "[^/]*") for part in parts]
+    pattern = ""
+    for piece, part in zip(pieces, parts, strict=True):
+        pattern += piece if part == "**" else piece + "/"
+    return f"{pattern.removesuffix('/')}(?:/.*)?" if parts[-1] != "**" else pattern + ".*"
+
+
+def folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The values that the folders of each path state, whole numbers where all values of a column are."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
+        texts = {urllib.parse.unquote(name): urllib.parse.unquote(value) for name, _, value in pairs}
+        found.append({name: None if value == MISSING_PARTITION else value for name, value in texts.items()})
+    for name in dict.fromkeys(name for values in found for name in values):  # a set has another order in each process
+        given = {values[name] for values in found if values.get(name) is not None}
+        if all(WHOLE_NUMBER.fullmatch(value) for value in given):
+            for values in found:
+                values[name] = None if values.get(name) is None else int(values[name])
+    return found
