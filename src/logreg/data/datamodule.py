@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from logreg.csr import arrays_of, converted, csr, is_sparse, num_bytes
+from logreg.csr import converted, is_sparse, num_bytes
 from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
 from logreg.data.base import BayesClassifier, ColumnSource, Dataset, MappedSource, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader, run_rows
 from logreg.data.encoding.columns import Columns
-from logreg.data.formats.cache import ArrayFiles, load_arrays, load_or_write_arrays, referenced
+from logreg.data.formats.cache import load_arrays, load_or_write_arrays
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.memory import Allocate, mapped_array
 from logreg.data.prepare import (
@@ -43,6 +41,7 @@ from logreg.data.prepare import (
     select_rows,
     split_rows,
 )
+from logreg.data.prepared import PREPARED_VERSION, Prepared
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
@@ -52,84 +51,8 @@ from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 from logreg.terminal import counted
 
-PREPARED_VERSION = 2
-"""Version of prepared rows in the cache: raise it when rows are read, split, encoded or measured in another way."""
-
 CONVERTED_BYTES = 2**30
 """Size of converted features, in bytes, up to which an exact optimizer keeps them, to convert them only once."""
-
-
-@dataclass
-class _Prepared:
-    """Result of ``setup``, kept so that a second call changes nothing."""
-
-    raw: RawData
-    """The content of the source, without its tables."""
-    tables: dict[Split, Table]
-    """The encoded rows of each split."""
-    facts: DataFacts
-    notes: tuple[str, ...]
-    to_store: StoredForm | None = None
-    """Takes the features of the tables to the stored form of the blocks; ``None`` where they have that form."""
-    leaks: Leaks = field(default_factory=Leaks)
-    notes_for_model: tuple[str, ...] = ()
-    """The notes without those on what was learned of the rows, for a model that has learned it already."""
-    datasets: dict[Split, BlockDataset] = field(default_factory=dict)
-    """The splits as they are served; made when they are first needed."""
-    converted: BlockDataset | None = None
-    """The train rows, converted and put in order, for an exact optimizer, which reads them many times."""
-    is_mapped: bool = False
-    """Whether the features lie in files, because they do not fit into memory."""
-
-    def content(self, files: ArrayFiles) -> dict[str, Any]:
-        """Plain values and tensors from which `of_content` makes the same again; large arrays are in ``files``."""
-        raw = {one.name: getattr(self.raw, one.name) for one in dataclasses.fields(self.raw) if one.name != "tables"}
-        tables = {
-            split: {
-                "features": [files.reference(part) for part in arrays_of(table.matrix)],
-                "width": table.matrix.shape[1],
-                **{name: getattr(table, name) for name in ("labels", "index", "sample_weight", "groups")},
-            }
-            for split, table in self.tables.items()
-        }
-        stored = None if self.to_store is None else tuple(self.to_store)
-        leaks = {"target": self.leaks.target, "duplicates": dict(self.leaks.duplicates), "advice": self.leaks.advice}
-        facts = self.facts.as_dict()
-        notes = {"notes": self.notes, "notes_for_model": self.notes_for_model}
-        return {"raw": raw, "tables": tables, "facts": facts, "stored": stored, "leaks": leaks, **notes}
-
-    @classmethod
-    def of_content(cls, path: Path, content: Mapping[str, Any]) -> _Prepared:
-        """The rows of the entry ``path`` of the cache."""
-        tables: dict[Split, Table] = {}
-        shared: dict[str, Tensor] = {}  # splits that share their features go on sharing them
-        for split, plain in content["tables"].items():
-            name = repr([part if isinstance(part, dict) else id(part) for part in plain["features"]])
-            if name not in shared:
-                parts = [referenced(path, part) for part in plain["features"]]
-                shared[name] = parts[0] if len(parts) == 1 else csr(parts[0], parts[1], parts[2], plain["width"])
-            others = {key: plain[key] for key in ("labels", "index", "sample_weight", "groups")}
-            tables[split] = Table(shared[name], **others)
-        return cls(
-            RawData(tables={}, **content["raw"]),
-            tables,
-            DataFacts.from_dict(content["facts"]),
-            tuple(content["notes"]),
-            None if content["stored"] is None else StoredForm(*content["stored"]),
-            Leaks(**content["leaks"]),
-            tuple(content["notes_for_model"]),
-        )
-
-    def standardized(self) -> _Prepared:
-        """The same rows, whose facts hold mean and standard deviation of each feature over train."""
-        if self.facts.mean:
-            return self
-        facts, train, columns = self.facts, self.tables["train"], self.facts.columns
-        found = moments_of_columns(train, facts.stored, columns) if columns else moments_of(train, self.raw.scale)
-        if found is None:
-            return self
-        mean, std = facts.stored.standardization(found)
-        return dataclasses.replace(self, facts=dataclasses.replace(facts, mean=tuple(mean), std=tuple(std)))
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -191,7 +114,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.augmentation, self.copies = Augmentation(augment or {}), copies if augment else 0
         self.processes = processes
         self.device: torch.device | None = None
-        self._ready: _Prepared | None = None
+        self._ready: Prepared | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits, selects, encodes and checks the rows, and learns the facts from train; only once.
@@ -228,21 +151,21 @@ class TensorDataModule(pl.LightningDataModule):
         )
         return is_cached if processes is None else any(processes.gather(is_cached))
 
-    def _read(self) -> _Prepared:
+    def _read(self) -> Prepared:
         """The prepared rows."""
         found = self._left_or_prepared()
         return dataclasses.replace(found, is_mapped=isinstance(self.dataset, MappedSource) and self.dataset.is_mapped)
 
-    def _left_or_prepared(self) -> _Prepared:
+    def _left_or_prepared(self) -> Prepared:
         """The rows in memory, or mapped from the cache, into which the first process that comes writes."""
         if not isinstance(self.dataset, MappedSource) or (key := self.dataset.cache_key) is None:
             return self._prepare(mapped_array)
         place = self.dataset.cache, self.dataset.name
 
-        def left(standardize: bool | None) -> _Prepared | None:
+        def left(standardize: bool | None) -> Prepared | None:
             """The rows as a fit has left them."""
             settings = [PREPARED_VERSION, key, self._settings(None, standardize)]
-            return load_arrays(*place, settings, _Prepared.of_content)
+            return load_arrays(*place, settings, Prepared.of_content)
 
         if self.model is not None and not self.augmentation.strengths:
             # The rows that the model was trained on, as they were encoded for its fit, are encoded for the model.
@@ -255,7 +178,7 @@ class TensorDataModule(pl.LightningDataModule):
             *place,
             [PREPARED_VERSION, key, self._settings(self.model, self.standardize)],
             lambda files: self._prepare(files.allocate).content(files),
-            _Prepared.of_content,
+            Prepared.of_content,
         )
 
     def _settings(self, model: DataFacts | None, standardize: bool | None) -> list[Any]:
@@ -272,7 +195,7 @@ class TensorDataModule(pl.LightningDataModule):
             *(checksum, self.shifts, self.copies, self.augmentation.strengths),
         ]
 
-    def _prepare(self, allocate: Allocate) -> _Prepared:
+    def _prepare(self, allocate: Allocate) -> Prepared:
         """Reads, splits, selects, encodes and checks the rows; ``allocate`` makes the arrays of the features."""
         if self.model is not None:
             return self._prepare_for(self.model, allocate)
@@ -345,7 +268,7 @@ class TensorDataModule(pl.LightningDataModule):
         notes = (*raw.notes, *learned, *unseen, *leaks.notes(len(train)))
         del self.raw, self.selected  # the columns take more memory than the features
         raw = dataclasses.replace(raw, tables={})
-        return _Prepared(raw, tables, facts, notes, to_store, leaks, notes_for_model=(*raw.notes, *unseen))
+        return Prepared(raw, tables, facts, notes, to_store, leaks, notes_for_model=(*raw.notes, *unseen))
 
     def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
         """The train rows, with their copies where there are any, and a note on the changes.
@@ -372,7 +295,7 @@ class TensorDataModule(pl.LightningDataModule):
             f"train counts {counted(len(train), 'row')} and {copies} of each, {len(enlarged):,} in all: {words}",
         )
 
-    def _prepare_for(self, model: DataFacts, allocate: Allocate) -> _Prepared:
+    def _prepare_for(self, model: DataFacts, allocate: Allocate) -> Prepared:
         """Prepares the rows for a trained model."""
         is_alone = "raw" not in self.__dict__
         raw, (tables, class_names) = self.raw, self.selected
@@ -400,7 +323,7 @@ class TensorDataModule(pl.LightningDataModule):
         to_store = None if encoded is not None or model.stored.is_plain else model.stored
         if is_alone:
             del self.raw, self.selected
-        return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *unseen), to_store)
+        return Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *unseen), to_store)
 
     @cached_property
     def raw(self) -> RawData:
@@ -646,7 +569,7 @@ class TensorDataModule(pl.LightningDataModule):
         )
 
     @property
-    def _prepared(self) -> _Prepared:
+    def _prepared(self) -> Prepared:
         self.setup()
         assert self._ready is not None
         return self._ready
