@@ -13,9 +13,9 @@ import torch
 from scipy.stats import binomtest, chi2
 
 from logreg.commands.compare import MAX_NAME_LENGTH, shortened_names
-from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
+from logreg.evaluation.predicted import Predicted
 from models import Models, write_table
 from whole_runs import Answer, train
 

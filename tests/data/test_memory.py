@@ -27,7 +27,8 @@ import pyarrow.compute, pyarrow.csv, pyarrow.parquet
 import torch
 from logreg.data.datamodule import TensorDataModule
 from logreg.data.sources.table import TableFile
-from logreg.evaluation.held_out import Predicted, evaluate
+from logreg.evaluation.held_out import evaluate
+from logreg.evaluation.predicted import Predicted
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()

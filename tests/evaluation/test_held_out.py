@@ -14,20 +14,14 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from logreg.evaluation import held_out, ranking
-from logreg.evaluation.held_out import (
-    BINS,
-    MAX_UNITS,
-    Predicted,
-    are_counts,
-    best_threshold,
-    draws,
-    effective_rows,
-    evaluate,
-    frequent_mistakes,
-    wilson,
-)
+from logreg.evaluation import predicted as predicted_rows
+from logreg.evaluation import threshold as decision
+from logreg.evaluation.held_out import BINS, evaluate, frequent_mistakes
+from logreg.evaluation.intervals import MAX_UNITS, draws, wilson
 from logreg.evaluation.measured import ClassScores, Measured, RowWeights, notable_classes
+from logreg.evaluation.predicted import Predicted, are_counts, effective_rows
 from logreg.evaluation.ranking import Ranking
+from logreg.evaluation.threshold import best_threshold
 
 
 def made(rows: int, classes: int, seed: int = 0, weighted: bool = False) -> Predicted:
@@ -155,7 +149,7 @@ def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, g
 def test_counts_that_are_too_many_to_repeat_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     weighted, repeated = (dataclasses.replace(each, groups=None) for each in counted(1500, 2, 30))
     expected = scored(repeated)
-    monkeypatch.setattr("logreg.evaluation.held_out.MAX_REPEATED_CELLS", 1000)
+    monkeypatch.setattr("logreg.evaluation.predicted.MAX_REPEATED_CELLS", 1000)
     found = scored(weighted)
     assert found.metrics["accuracy"] == pytest.approx(expected.metrics["accuracy"], rel=1e-12)
     for name, one in expected.metrics.items():
@@ -228,7 +222,7 @@ def test_samples_are_the_same_however_many_are_drawn_at_once(monkeypatch: pytest
     rows = made(200, 2, seed=3)
     for predicted in (rows, dataclasses.replace(rows, sample_weight=rows.labels + 1.0, counts=True)):
         at_once = torch.cat(list(draws(predicted, 200, seed=1)))
-        monkeypatch.setattr("logreg.evaluation.held_out.DRAWS_AT_ONCE", 700)
+        monkeypatch.setattr("logreg.evaluation.intervals.DRAWS_AT_ONCE", 700)
         assert torch.equal(torch.cat(list(draws(predicted, 200, seed=1))), at_once)
 
 
@@ -361,7 +355,8 @@ def test_rows_that_are_summed_some_at_a_time_have_the_scores_of_all_at_once(
 ) -> None:
     predicted = made(100, classes, seed=seed, weighted=weighted)
     whole = scored(predicted, cost_ratio=3.0)
-    monkeypatch.setattr(held_out, "ROWS_AT_ONCE", 7)  # fewer than the cells of the confusion matrix of 12 classes, too
+    for place in (held_out, predicted_rows, decision):
+        monkeypatch.setattr(place, "ROWS_AT_ONCE", 7)  # fewer than the cells of the confusion matrix of 12 classes
     monkeypatch.setattr(ranking, "STEPS_AT_ONCE", 9)
     parts = scored(predicted, cost_ratio=3.0)
     assert torch.equal(parts.confusion.to_dense(), whole.confusion.to_dense())

@@ -11,9 +11,12 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from logreg.evaluation.held_out import Predicted, Z, evaluate, ranked_interval, wilson
+from logreg.evaluation.held_out import evaluate
+from logreg.evaluation.intervals import Z, wilson
 from logreg.evaluation.measured import Measured
+from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.ranking import Ranking, Steps
+from logreg.evaluation.ranking_scores import ranked_interval
 
 
 def made(
@@ -118,7 +121,7 @@ def test_counts_and_repeated_rows_have_the_same_interval(monkeypatch: pytest.Mon
     scores, labels = made(90, levels=3)
     times = torch.arange(90) % 4
     repeated = intervals(scores.repeat_interleave(times), labels.repeat_interleave(times))
-    monkeypatch.setattr("logreg.evaluation.held_out.MAX_REPEATED_CELLS", 0)
+    monkeypatch.setattr("logreg.evaluation.predicted.MAX_REPEATED_CELLS", 0)
     counted = intervals(scores, labels, times.double(), counts=True)
     for name, measured in repeated.items():
         assert counted[name] == pytest.approx(measured, rel=1e-12), name
@@ -164,7 +167,7 @@ def truth(levels: int, rate: float) -> dict[str, float]:
 def test_nineteen_of_twenty_intervals_hold_the_true_value(
     rows: int, rate: float, levels: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.evaluation.held_out.RESAMPLES", 1)  # the bootstrap is for the other scores
+    monkeypatch.setattr("logreg.evaluation.intervals.RESAMPLES", 1)  # the bootstrap is for the other scores
     true, held, samples = truth(levels, rate), np.zeros(2), 200
     for seed in range(samples):
         scores, labels = made(rows, seed + 2, levels, 2.0, rate)

@@ -60,7 +60,10 @@ from parso.python.tree import Keyword, Name
 FILES = (
     "src/logreg/rows.py",
     "src/logreg/losses/*.py",
-    *(f"src/logreg/evaluation/{name}.py" for name in ("scores", "held_out", "temperature")),
+    *(
+        f"src/logreg/evaluation/{name}.py"
+        for name in ("scores", "held_out", "predicted", "intervals", "ranking_scores", "threshold", "temperature")
+    ),
     "src/logreg/optimality/*.py",
     "src/logreg/optimality/separation/*.py",
     "src/logreg/solvers/*.py",

@@ -19,8 +19,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatterSciNotation
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from logreg.evaluation import held_out
-from logreg.evaluation.held_out import Evaluation, Predicted, best_threshold, evaluate
+from logreg.evaluation.held_out import Evaluation, evaluate
+from logreg.evaluation.predicted import Predicted
+from logreg.evaluation.threshold import best_threshold
 from logreg.facts import DataFacts
 from logreg.reports.diagnostic_plots import (
     coefficient_bars,
@@ -185,7 +186,7 @@ def test_mistakes_and_reliability_of_rows_in_parts_are_those_of_all_rows(
     wrong = ((decided != predicted.labels) & (weight > 0)).nonzero()[:, 0]
     order = wrong[sure[wrong].argsort(descending=True, stable=True)]
     whole = reliability(predicted, evaluation, facts_of(classes), "made")
-    monkeypatch.setattr(held_out, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("logreg.evaluation.predicted.ROWS_AT_ONCE", 7)
     assert [one.position for one in confident_mistakes(predicted, 40)] == order[:40].tolist()
     parts = reliability(predicted, evaluation, facts_of(classes), "made")
     for one, other in zip(whole.axes[0].lines, parts.axes[0].lines, strict=True):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from logreg.evaluation.held_out import Predicted
+from logreg.evaluation.predicted import Predicted
 from logreg.reports.mistakes import Mistake, confident_mistakes
 
 

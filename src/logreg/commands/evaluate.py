@@ -118,9 +118,9 @@ class EvaluateOutput:
 
 def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     """Scores a trained model on its own splits, or on other rows."""
-    from logreg.evaluation.held_out import best_threshold
     from logreg.evaluation.held_out import evaluate as evaluate_rows
     from logreg.evaluation.measured import MAX_LISTED_CLASSES
+    from logreg.evaluation.threshold import best_threshold
     from logreg.reports.summary import summarize_evaluation
     from logreg.run.scoring import predict, score, with_auroc
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from logreg.config import SELECT
-from logreg.evaluation.held_out import CONFIDENCE
+from logreg.evaluation.intervals import CONFIDENCE
 from logreg.evaluation.measured import CrossValidated
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import HeldOutScores, path_row, score_points

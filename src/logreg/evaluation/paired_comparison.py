@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from logreg.evaluation.held_out import CONFIDENCE, Predicted, draws, interval, units_of
+from logreg.evaluation.intervals import CONFIDENCE, draws, interval, units_of
 from logreg.evaluation.measured import Measured
+from logreg.evaluation.predicted import Predicted
 from logreg.terminal import counted
 
 ALPHA = 1 - CONFIDENCE

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logreg.evaluation.held_out import Z, effective_rows
+from logreg.evaluation.intervals import Z
+from logreg.evaluation.predicted import effective_rows
 from logreg.losses import LOSSES, decided
 from logreg.terminal import counted
 

@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Locator, MaxNLocator
 from torch import Tensor
 
-from logreg.evaluation.held_out import BINS, Evaluation, Predicted, frequent_mistakes, wilson
+from logreg.evaluation.held_out import BINS, Evaluation, frequent_mistakes
+from logreg.evaluation.intervals import wilson
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
+from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.ranking import Steps
 from logreg.facts import DataFacts
 from logreg.inference.results import CoefficientTable

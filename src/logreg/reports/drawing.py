@@ -8,9 +8,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_row import varied
+from logreg.evaluation.predicted import Predicted
 from logreg.files import write_whole
 from logreg.reports.fast_matplotlib import import_matplotlib
 from logreg.reports.mistakes import confident_mistakes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from logreg.evaluation.held_out import Predicted
+from logreg.evaluation.predicted import Predicted
 
 
 class Mistake(NamedTuple):

@@ -20,10 +20,12 @@ import torch
 from logreg.config import RunConfig
 from logreg.data import BayesClassifier, TensorDataModule
 from logreg.errors import shell_line
-from logreg.evaluation.held_out import CONFIDENCE, Evaluation, Predicted
+from logreg.evaluation.held_out import Evaluation
+from logreg.evaluation.intervals import CONFIDENCE
 from logreg.evaluation.measured import MAX_LISTED_CLASSES, notable_classes
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import alarm, simplest_of
+from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split, keeping_scale
 from logreg.files import shown

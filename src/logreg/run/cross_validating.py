@@ -12,7 +12,7 @@ from logreg.data import TensorDataModule
 from logreg.data.folds import cross_validation_folds
 from logreg.data.row_source import SplitRows
 from logreg.evaluation.cross_validation import FoldScores, cross_validated, held_out_rows
-from logreg.evaluation.held_out import CONFIDENCE
+from logreg.evaluation.intervals import CONFIDENCE
 from logreg.evaluation.path_selection import HeldOutScores, score_points
 from logreg.facts import Split
 from logreg.reports.summary_schema import CrossValidationSummary

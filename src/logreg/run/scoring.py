@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from logreg.data import TensorDataModule
-from logreg.evaluation.held_out import Evaluation, Predicted, RowSummary, are_counts, are_kept
+from logreg.evaluation.held_out import Evaluation
+from logreg.evaluation.predicted import Predicted, RowSummary, are_counts, are_kept
 from logreg.evaluation.ranking import log_odds
 from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration, fit_calibration

@@ -17,8 +17,10 @@ from lightning.pytorch.callbacks import Callback
 from logreg.config import SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
-from logreg.evaluation.held_out import Predicted, best_threshold, evaluate
+from logreg.evaluation.held_out import evaluate
+from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.temperature import Calibration
+from logreg.evaluation.threshold import best_threshold
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
