@@ -308,7 +308,8 @@ def _maximum_of(request: InferenceRequest, rows: TrainRows) -> tuple[Likelihood,
     likelihood = Likelihood(*arguments)
     if request.firth:
         point = torch.zeros(design.shape, dtype=torch.float64)
-        point[:, -1:] = drive(first_point(rows.problem), rows.source)[:, -1:]
+        if facts.largest_offset is not None:
+            point[:, -1:] = drive(first_point(rows.problem), rows.source)[:, -1:]
     else:
         point = _start(request.trained, design, facts, rows.mean, rows.std)
     start = likelihood.evaluate(point)
