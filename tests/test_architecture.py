@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "csr",
         "errors",
         "constraints",
+        "fast_import",
         "hardware",
         "invocation",
         "launchers",

@@ -31,6 +31,7 @@ from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.data.formats.images import ImageDecoder, ImageListing, ImageSplit
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
+from logreg.fast_import import import_torchvision
 from logreg.files import write_whole
 from logreg.terminal import format_bytes
 
@@ -250,9 +251,7 @@ class Vision:
     @property
     def _reader(self) -> Any:
         """The class of torchvision that reads the files."""
-        import torchvision  # takes two seconds to import, and tables do not need it
-
-        return getattr(torchvision.datasets, self._info.reader)
+        return getattr(import_torchvision().datasets, self._info.reader)
 
     @property
     def _typed_root(self) -> str:
