@@ -247,6 +247,10 @@ def test_only_losses_know_the_names_of_losses(trees: dict[str, ast.Module]) -> N
     assert named == []
 
 
+def test_torchvision_is_imported_without_the_compiler(imports: list[Import]) -> None:
+    assert {found.by for found in imports if found.of.partition(".")[0] == "torchvision"} == {"fast_import"}
+
+
 ACROSS = {
     "commands/command_line_errors": "what each command says to each mistake",
     "commands/many_levels": "tables with a column of many levels, from training to predictions and exported models",

@@ -141,16 +141,15 @@ class Backbone:
 
     def prepare(self, image: Image) -> Tensor:
         """Resizes and crops an image of any size: shape (3, crop, crop), uint8."""
-        from torchvision.transforms import InterpolationMode, functional
-
-        mode = InterpolationMode(self.facts["interpolation"])
+        transforms = import_torchvision().transforms
+        functional = transforms.functional
+        mode = transforms.InterpolationMode(self.facts["interpolation"])
         image = functional.resize(image.convert("RGB"), [self.facts["resize"]], mode)
         return image_to_tensor(functional.center_crop(image, [self.facts["crop"]]))
 
     def features(self, prepared: Iterable[Tensor], batch_size: int = 64) -> Iterator[Tensor]:
         """The features of prepared images, batch by batch: float32 on the CPU, shape (<= batch_size, F)."""
-        from torchvision.transforms import functional
-
+        functional = import_torchvision().transforms.functional
         images = iter(prepared)
         # Without TF32 a GPU agrees with a CPU up to rounding: a model may be trained on one and used on the other.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):

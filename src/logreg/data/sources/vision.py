@@ -337,8 +337,7 @@ class Vision:
             DatasetNotFoundError: The archive is broken.
             OSError: The files cannot be written.
         """
-        from torchvision.datasets.utils import check_integrity
-
+        check_integrity = import_torchvision().datasets.utils.check_integrity
         path, archive = self._path(file), self._archive(file)
         checksum = remotes[archive.name].digest
         if not check_integrity(str(archive), checksum):
@@ -400,8 +399,7 @@ class Vision:
         IDX header states: four bytes with the number of axes in the last one, the length of each axis as a big-endian
         uint32, and the values.
         """
-        from torchvision.datasets.utils import check_integrity
-
+        check_integrity = import_torchvision().datasets.utils.check_integrity
         remotes = _remote_files(self._reader)
         for file in self._info.files:
             path = self._path(file)
