@@ -110,7 +110,7 @@ def print_versions() -> None:
 
 def silence_lightning() -> None:
     """Silences what Lightning warns of when a fit is short."""
-    from logreg.training.fast_import import import_lightning
+    from logreg.fast_import import import_lightning
 
     warnings.filterwarnings("ignore")
     import_lightning()

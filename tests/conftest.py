@@ -45,10 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
         return  # it only starts the processes that run the tests
-    from logreg.training.fast_import import import_lightning
+    from logreg.fast_import import import_lightning, import_torchvision
 
     gc.disable()  # of the millions of objects that imports and the collection of tests make, nearly all stay
     import_lightning()  # as every script does, which also starts the tests seconds sooner
+    import_torchvision()
 
 
 LONGEST = (

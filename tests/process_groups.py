@@ -24,9 +24,9 @@ from torch.multiprocessing.spawn import start_processes
 
 from logreg.__main__ import COMMANDS
 from logreg.commands import several_processes
+from logreg.fast_import import import_lightning
 from logreg.processes import Accumulators, ProcessGroup, share
 from logreg.rows import MemoryRows
-from logreg.training.fast_import import import_lightning
 
 import_lightning()  # before all else in the process that the others are forked from, which saves seconds
 

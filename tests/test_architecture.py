@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "csr",
         "errors",
         "constraints",
+        "fast_import",
         "hardware",
         "invocation",
         "launchers",
@@ -244,6 +245,10 @@ def test_only_losses_know_the_names_of_losses(trees: dict[str, ast.Module]) -> N
         if isinstance(node, ast.Constant) and node.value in ("bce", "cross_entropy")
     ]
     assert named == []
+
+
+def test_torchvision_is_imported_without_the_compiler(imports: list[Import]) -> None:
+    assert {found.by for found in imports if found.of.partition(".")[0] == "torchvision"} == {"fast_import"}
 
 
 ACROSS = {

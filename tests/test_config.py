@@ -22,7 +22,7 @@ from logreg.config import (
 )
 from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 from logreg.errors import ConfigError, LogregError, did_you_mean
-from logreg.training.fast_import import import_lightning
+from logreg.fast_import import import_lightning
 
 
 def a_run(**changes: Any) -> dict[str, Any]:

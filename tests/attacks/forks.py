@@ -263,7 +263,7 @@ def _run_command() -> None:
     """Reads lines of JSON from standard input, forks for each, and says on standard output what became of it."""
     from importlib import import_module
 
-    from logreg.training.fast_import import import_lightning
+    from logreg.fast_import import import_lightning
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import_lightning()

@@ -25,7 +25,7 @@ import os
 
 from logreg.commands.process import run_process
 from logreg.commands.train import main
-from logreg.training.fast_import import import_lightning
+from logreg.fast_import import import_lightning
 
 import_lightning()
 

@@ -163,7 +163,7 @@ def disturbed(*_):
 
 
 if {in_training}:
-    from logreg.training.fast_import import import_lightning
+    from logreg.fast_import import import_lightning
 
     import_lightning()
     from logreg.training.callbacks import Certificates

@@ -153,7 +153,7 @@ def _close_stdout() -> None:
 def importing_libraries() -> Iterator[None]:
     """Imports torch and Lightning, which takes seconds, for the imports inside; a terminal shows a line meanwhile."""
     show_status("importing torch and lightning ...")
-    from logreg.training.fast_import import import_lightning, without_collector
+    from logreg.fast_import import import_lightning, without_collector
 
     with without_collector():
         import_lightning()

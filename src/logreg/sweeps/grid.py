@@ -89,7 +89,7 @@ def _share_the_cores() -> None:
     workers = cores if workers < 0 else workers
     threads = max(1, cores // workers)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    from logreg.training.fast_import import import_lightning
+    from logreg.fast_import import import_lightning
 
     import_lightning()
     import torch

@@ -39,6 +39,7 @@ from logreg.data.formats.images import (
 )
 from logreg.errors import ConfigError
 from logreg.facts import SPLITS, Split
+from logreg.fast_import import import_torchvision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,8 +85,7 @@ class Backbone:
             ConfigError: There is no such model or no such weights; the file is broken or of another model; the
                 download failed.
         """
-        import torchvision
-
+        torchvision = import_torchvision()
         names = torchvision.models.list_models(module=torchvision.models)
         if name not in names:
             raise ConfigError.not_a_choice("backbone", names, name)
@@ -141,16 +141,15 @@ class Backbone:
 
     def prepare(self, image: Image) -> Tensor:
         """Resizes and crops an image of any size: shape (3, crop, crop), uint8."""
-        from torchvision.transforms import InterpolationMode, functional
-
-        mode = InterpolationMode(self.facts["interpolation"])
+        transforms = import_torchvision().transforms
+        functional = transforms.functional
+        mode = transforms.InterpolationMode(self.facts["interpolation"])
         image = functional.resize(image.convert("RGB"), [self.facts["resize"]], mode)
         return image_to_tensor(functional.center_crop(image, [self.facts["crop"]]))
 
     def features(self, prepared: Iterable[Tensor], batch_size: int = 64) -> Iterator[Tensor]:
         """The features of prepared images, batch by batch: float32 on the CPU, shape (<= batch_size, F)."""
-        from torchvision.transforms import functional
-
+        functional = import_torchvision().transforms.functional
         images = iter(prepared)
         # Without TF32 a GPU agrees with a CPU up to rounding: a model may be trained on one and used on the other.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
@@ -329,8 +328,6 @@ def new_model(name: str, crop: int) -> nn.Module:
         name: A classification model of torchvision.
         crop: Side of the model's images, in pixels.
     """
-    import torchvision
-
     arguments: dict[str, Any] = {}
     if name.startswith("vit"):
         arguments["image_size"] = crop
@@ -338,7 +335,7 @@ def new_model(name: str, crop: int) -> nn.Module:
         arguments = {"aux_logits": False, "init_weights": False, "transform_input": True}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+        model: nn.Module = import_torchvision().models.get_model(name, weights=None, **arguments)
     return model
 
 
@@ -358,8 +355,6 @@ def remove_head(model: nn.Module) -> tuple[str, int]:
 
 def _load_pretrained(name: str, weights: str, member: Any) -> nn.Module:
     """A model with weights of torchvision, which are downloaded if their file is missing."""
-    import torchvision
-
     file = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
     key = f"`backbone.weights={weights}`"
     try:
@@ -375,7 +370,7 @@ def _load_pretrained(name: str, weights: str, member: Any) -> nn.Module:
             "`backbone.weights` to a file with a state dict, or to none for random weights."
         ) from error
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=member, progress=False)
+        model: nn.Module = import_torchvision().models.get_model(name, weights=member, progress=False)
     except Exception as error:  # unpickling a broken file raises exceptions of many kinds
         raise ConfigError(f"{key} must be a complete file, and {file} is broken. Remove it.") from error
     return model

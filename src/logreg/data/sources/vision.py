@@ -31,6 +31,7 @@ from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.data.formats.images import ImageDecoder, ImageListing, ImageSplit
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
+from logreg.fast_import import import_torchvision
 from logreg.files import write_whole
 from logreg.terminal import format_bytes
 
@@ -250,9 +251,7 @@ class Vision:
     @property
     def _reader(self) -> Any:
         """The class of torchvision that reads the files."""
-        import torchvision  # takes two seconds to import, and tables do not need it
-
-        return getattr(torchvision.datasets, self._info.reader)
+        return getattr(import_torchvision().datasets, self._info.reader)
 
     @property
     def _typed_root(self) -> str:
@@ -338,8 +337,7 @@ class Vision:
             DatasetNotFoundError: The archive is broken.
             OSError: The files cannot be written.
         """
-        from torchvision.datasets.utils import check_integrity
-
+        check_integrity = import_torchvision().datasets.utils.check_integrity
         path, archive = self._path(file), self._archive(file)
         checksum = remotes[archive.name].digest
         if not check_integrity(str(archive), checksum):
@@ -401,8 +399,7 @@ class Vision:
         IDX header states: four bytes with the number of axes in the last one, the length of each axis as a big-endian
         uint32, and the values.
         """
-        from torchvision.datasets.utils import check_integrity
-
+        check_integrity = import_torchvision().datasets.utils.check_integrity
         remotes = _remote_files(self._reader)
         for file in self._info.files:
             path = self._path(file)

@@ -1,4 +1,4 @@
-"""Imports Lightning without packages that a linear model never uses, which take most of the time.
+"""Imports Lightning and torchvision without what a linear model never uses, which takes most of the time.
 
 Lightning imports torchmetrics for two class names, and torchmetrics imports all of its metrics,
 image and audio ones too, with torchvision's models, SciPy's signal processing and matplotlib.  It
@@ -11,7 +11,10 @@ compile, and so do torch's optimizers; and it imports Triton, for a class whose 
 Nothing is compiled here, so small stand-ins replace both until Lightning is imported; a later import
 gets the real ones.
 
-Where a release of Lightning does not come with less, it is imported whole.
+torchvision imports the compiler for one function, which asks whether the compiler works here, and for one that it must
+not compile.
+
+Where a release of Lightning or torchvision does not come with less, it is imported whole.
 """
 
 from __future__ import annotations
@@ -66,6 +69,19 @@ def import_lightning() -> None:
     import lightning.pytorch  # noqa: F401  # for its effect: later imports find it
 
 
+def import_torchvision() -> Any:
+    """Imports ``torchvision``, and returns it.
+
+    Nothing stays changed but ``sys.modules``, and that ``torchvision.tv_tensors.wrap`` may be compiled.
+    """
+    try:
+        with without_compiler():
+            import torchvision
+    except Exception:  # of a release that has other parts; Python has removed those whose import failed
+        import torchvision
+    return torchvision
+
+
 def _import_less() -> None:
     """Imports ``lightning.pytorch`` without what a linear model never uses; raises anything where that is needed."""
     if "torchmetrics" not in sys.modules:
@@ -100,7 +116,7 @@ def without_compiler() -> Iterator[bool]:
         return
     import torch  # noqa: F401  # torch itself must not see the empty module
 
-    with _replaced({COMPILER: _empty_compiler()}):
+    with _replaced(_compiler()):
         yield True
 
 
@@ -136,14 +152,22 @@ def _keep_away() -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
 
-def _empty_compiler() -> Any:
+def _compiler() -> dict[str, Any]:
+    """By name, what stands in for the compiler: the package, and its module of tools."""
+
     def disable(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
         return (lambda decorated: decorated) if function is None else function
 
-    compiler = _empty(COMPILER)
+    def is_compile_supported(device: Any) -> Any:
+        from torch._dynamo.utils import is_compile_supported  # the compiler's own, for who calls this later
+
+        return is_compile_supported(device)
+
+    compiler, tools = _empty(COMPILER), _empty(f"{COMPILER}.utils")
     compiler.OptimizedModule = type("OptimizedModule", (), {})  # of which there are none
     compiler.disable = disable
-    return compiler
+    tools.is_compile_supported = is_compile_supported
+    return {COMPILER: compiler, tools.__name__: tools}
 
 
 def _empty(name: str) -> Any:
