@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
@@ -15,6 +16,7 @@ from logreg.solvers.l1_model import minimize_for_strengths, minimize_model
 from logreg.solvers.paths import small_l1_path
 from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.paths.small_l1_path import fit_small_l1_path, fits_several_at_once
+from logreg.solvers.paths.strength_models import Points, StrengthModels
 
 
 def table(classes: int, size: float = 2.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,7 +49,7 @@ def test_each_point_is_as_near_to_its_optimum_as_its_bound(
     values = {"descending": values, "ascending": values[::-1][:10], "one": values[-1:]}[order]
     strengths = [Strength((1 - ratio) * one, ratio * one) for one in values.tolist()]
     assert fits_several_at_once(problem, rows, tolerance)
-    points = fit_small_l1_path(problem, rows, strengths, tolerance)
+    points = fit_small_l1_path(problem, rows, strengths, tolerance, problem.zeros())
     assert [Strength(point.l2, point.l1) for point in points] == strengths
     for point in points:
         assert point.converged
@@ -68,21 +70,62 @@ def test_each_point_is_as_near_to_its_optimum_as_its_bound(
         assert float(loss + penalty) == pytest.approx(point.bound.value, rel=1e-10)
 
 
+@pytest.mark.parametrize("ratio", [1.0, 0.6])
+def test_offsets_are_known_terms_of_the_logits(ratio: float) -> None:
+    x, y, weights = table(2)
+    offset = torch.linspace(-6, 5, len(y), dtype=torch.float64)[torch.arange(len(y)) * 7 % len(y)]
+    rows = MemoryRows(x, y, weights, offset)
+    problem = problem_of(rows, Objective("bce"))
+    strengths = [Strength((1 - ratio) * one, ratio * one) for one in np.geomspace(10, 1e-2, 20).tolist()]
+    assert fits_several_at_once(problem, rows, 1e-7)
+    for point in fit_small_l1_path(problem, rows, strengths, 1e-7, problem.zeros()):
+        assert point.converged
+        assert point.bound.rigorous
+        objective = Objective("bce", l1=point.l1, l2=point.l2)
+        alone = fit(x, y, objective, 2, weights, tolerance=1e-10, offset=offset)
+        excess = point.bound.value - alone.bound.value
+        assert -2e-10 * alone.bound.value <= excess
+        assert excess <= point.bound.gap + point.bound.rounding + 1e-10 * alone.bound.value
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_coefficients_and_objectives_are_those_of_scikit_learn_and_of_each_fit_alone(ratio: float) -> None:
+    draw = np.random.default_rng(4)
+    x = draw.normal(size=(120, 6)) @ (np.eye(6) + 0.3)
+    y = (x[:, :3].sum(1) + 2 * draw.logistic(size=120) > 0).astype(int)
+    rows = MemoryRows(torch.from_numpy(x), torch.from_numpy(y))
+    problem, values = problem_of(rows, Objective("bce")), np.geomspace(0.3, 3e-3, 12)
+    strengths = [Strength((1 - ratio) * one, ratio * one) for one in values.tolist()]
+    points = fit_small_l1_path(problem, rows, strengths, 1e-9, problem.zeros())
+    for size, point in zip(values, points, strict=True):
+        objective = Objective("bce", l1=point.l1, l2=point.l2)
+        theirs = LogisticRegression(C=1 / (120 * size), l1_ratio=ratio, solver="saga", tol=1e-13, max_iter=200_000)
+        theirs.fit(x, y)
+        coef, intercept = torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_)
+        value = float(objective.value(rows.features, rows.labels.double().unsqueeze(1), coef, intercept))
+        assert point.bound.value == pytest.approx(value, rel=1.1e-9)
+        torch.testing.assert_close(point.point[:, :-1], coef, rtol=0, atol=2e-5)
+        assert torch.equal(point.point[:, :-1] == 0, coef == 0)
+        alone = fit(rows.features, rows.labels, objective, tolerance=1e-9)
+        assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-9)
+        torch.testing.assert_close(point.point[:, :-1], alone.coef, rtol=0, atol=1e-4)
+
+
 def test_a_loose_tolerance_takes_few_models(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, _ = table(2)
-    rows, models, minima = MemoryRows(x, y), [], small_l1_path._Path._minima
+    rows, models, minima = MemoryRows(x, y), [], StrengthModels.minima
     problem = problem_of(rows, Objective("bce"))
 
-    def counted(self: small_l1_path._Path, now: small_l1_path._Points, center: int, which: np.ndarray) -> np.ndarray:
+    def counted(self: StrengthModels, now: Points, center: int, which: np.ndarray) -> np.ndarray:
         models.append(len(which))
         return minima(self, now, center, which)
 
-    monkeypatch.setattr(small_l1_path._Path, "_minima", counted)
+    monkeypatch.setattr(StrengthModels, "minima", counted)
     strengths = [Strength(l1=one) for one in np.geomspace(10, 0.1, 60).tolist()]
     numbers = {}
     for tolerance in (1e-3, 1e-8):
         models.clear()
-        fit_small_l1_path(problem, rows, strengths, tolerance)
+        fit_small_l1_path(problem, rows, strengths, tolerance, problem.zeros())
         numbers[tolerance] = len(models)
     assert numbers[1e-3] <= 20
     assert numbers[1e-8] >= 2 * numbers[1e-3]
@@ -93,9 +136,9 @@ def test_bounds_are_the_same_whether_computed_together_or_not(monkeypatch: pytes
     rows = MemoryRows(x, y)
     problem = problem_of(rows, Objective("bce"), 3)
     strengths = [Strength(l1=one) for one in np.geomspace(10, 0.01, 20).tolist()]
-    together = fit_small_l1_path(problem, rows, strengths, 1e-6)
+    together = fit_small_l1_path(problem, rows, strengths, 1e-6, problem.zeros())
     monkeypatch.setattr(small_l1_path, "MAX_BOUND_NUMBERS", 1)
-    for one, other in zip(together, fit_small_l1_path(problem, rows, strengths, 1e-6), strict=True):
+    for one, other in zip(together, fit_small_l1_path(problem, rows, strengths, 1e-6, problem.zeros()), strict=True):
         torch.testing.assert_close(other.point, one.point)
         assert other.bound.gap == pytest.approx(one.bound.gap, rel=1e-6, abs=1e-14)
 
@@ -103,14 +146,14 @@ def test_bounds_are_the_same_whether_computed_together_or_not(monkeypatch: pytes
 def test_a_step_that_increases_f_is_halved() -> None:
     x, y, _ = table(2)
     rows = MemoryRows(x, y)
-    path = small_l1_path._Path(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)], 1e-6)
-    which = np.zeros(1, dtype=np.int64)
-    start = path._evaluate(np.zeros((1, 1, 13)))
-    far = path._evaluate(100 * path._minima(start, 0, which))
-    end = path._lower(start, far, which)
-    value, before, beyond = (float(path._values(one.loss, one.point, which)[0]) for one in (end, start, far))
+    models = StrengthModels(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)])
+    which, passes = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    start = models.evaluate(np.zeros((1, 1, 13)))
+    far = models.evaluate(100 * models.minima(start, 0, which))
+    end = models.lowered(start, far, which, passes)
+    value, before, beyond = (float(models.values(one, which)[0]) for one in (end, start, far))
     assert value < before < beyond
-    assert path.passes[0] >= 1
+    assert passes[0] >= 1
 
 
 def test_minima_of_one_model_for_several_strengths_are_those_of_each() -> None:

@@ -96,7 +96,8 @@ def batch_bound(
     coef = point[..., :d]
     summed = accumulated(len(rows.features))
     reach = rows.squares.sqrt()
-    logits_error = (d + 10) * UNIT_ROUNDOFF * (point.abs() * reach).sum(-1)
+    largest_logits = (point.abs() * reach).sum(-1) + (problem.largest_offset or 0.0) * totals.sqrt()
+    logits_error = (d + 10) * UNIT_ROUNDOFF * largest_logits
     steepest = 2 * loss.max_curvature
 
     # The dual point: the residuals, moved until they sum to 0, and with l1 alone scaled until it is feasible.

@@ -1,7 +1,8 @@
 """Regularization paths over rows that are at hand: of all rows, of parts of them, and without each fold.
 
-Small problems are fitted in a batch (`logreg.solvers.paths.small_folds`), or with l1 by models that serve several
-strengths (`logreg.solvers.paths.small_l1_path`); the general solvers fit the others, and what these do not certify.
+Small problems with l2 alone are fitted in a batch (`logreg.solvers.paths.small_folds`), those with l1 by models that
+serve several strengths (`logreg.solvers.paths.small_l1_path`); the general solvers fit the others, and what these do
+not certify.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
@@ -127,14 +128,12 @@ def _fit_batch(
     near: Sequence[Sequence[PathPoint]],
 ) -> list[list[PathPoint]]:
     """The fits of each problem that a batch makes; empty where none can.  Arguments as of `fit_ridge_folds`."""
-    if fits_several_at_once(problem, rows, tolerance):
-        strengths = [one for one in strengths if not one.l1]
-    if strengths and fits_in_batch(problem, rows, folds):
-        found = fit_small_folds(problem, rows, folds, without, strengths, tolerance)
-        return [found.of_problem(number, strengths, tolerance) for number in range(len(without))]
-    with_l2 = [one for one in strengths if not one.l1]
-    if with_l2 and fits_in_ridge_batch(problem, rows, folds):
-        return fit_ridge_folds(problem, rows, folds, without, with_l2, tolerance, near)
+    ridge = [one for one in strengths if not one.l1]
+    if ridge and fits_in_batch(problem, rows, folds):
+        found = fit_small_folds(problem, rows, folds, without, ridge, tolerance)
+        return [found.of_problem(number, ridge, tolerance) for number in range(len(without))]
+    if ridge and fits_in_ridge_batch(problem, rows, folds):
+        return fit_ridge_folds(problem, rows, folds, without, ridge, tolerance, near)
     return []
 
 
@@ -354,7 +353,7 @@ def _completed(
     The arguments are those of `_fit_path`; ``order`` has all strengths, and ``path`` the fits so far.
     """
     missing = [one for one in order if one not in path or not path[one].converged]
-    starts = [one for one in (*path.values(), *near) if not one.l1]
+    starts = [*path.values(), *near]
     found = dict(zip(missing, _fit_path(problem, rows, missing, tolerance, seed, starts), strict=True))
     better = {
         one: point
@@ -374,14 +373,16 @@ def _fit_path(
 ) -> list[PathPoint]:
     """Finds the optimum for every strength with warm starts; those with l1 must come first.
 
-    ``near`` has points of the same rows with l2 alone, from which fits may start.
+    ``near`` has points from which fits may start: those with l1 from the first one with l1, those with l2 alone from
+    the nearest one with l2 alone.
     """
-    with_l1, start = [one for one in strengths if one.l1], problem.zeros()
+    with_l1 = [one for one in strengths if one.l1]
+    start = next((one.point for one in near if one.l1), problem.zeros())
     small: dict[Strength, PathPoint] = {}
     if isinstance(rows, MemoryRows) and fits_several_at_once(problem, rows, tolerance):
         for has_l2 in (False, True):
             alike = [one for one in with_l1 if (one.l2 > 0) == has_l2]
-            fitted = fit_small_l1_path(problem, rows, alike, tolerance) if alike else []
+            fitted = fit_small_l1_path(problem, rows, alike, tolerance, start) if alike else []
             small |= {one: point for one, point in zip(alike, fitted, strict=True) if point.converged}
     for strength in with_l1:
         found = small[strength] if strength in small else _fit_small(strength.of(problem), rows, start, tolerance)
@@ -391,7 +392,7 @@ def _fit_path(
     others = dict(zip(left, drive(fit_elastic_net_path(problem, left, tolerance, seed), rows), strict=True))
     points = [(small | others)[one] for one in with_l1]
     fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
-    fitter.points.extend(near)
+    fitter.points.extend(one for one in near if not one.l1)
     for strength in strengths:
         if strength.l1:
             continue

@@ -1,4 +1,4 @@
-"""Paths of many small problems at once: all rows, and all rows but a fold, in one batch of tensor operations.
+"""Many small problems at once, in one batch of tensor operations: ridge paths without each fold, and bootstraps.
 
 The problems share their rows, so their logits are one matrix product, and so are their gradients.  Each strength starts
 from an extrapolation of the optima before it, and takes Newton steps.  The Hessian of a problem without a fold is
@@ -192,7 +192,7 @@ def fit_small_folds(
         rows: The rows.
         folds: The fold of each row, (N,).
         without: For each of the B problems the fold that it is without, or ``None`` for all rows.
-        strengths: In the order of the fits, best from the strongest to the weakest.
+        strengths: Each with l2 alone; in the order of the fits, best from the strongest to the weakest.
         tolerance: The relative gap to end each fit at.
     """
     work = 4.0 * problem.rows * problem.num_parameters * len(without)
@@ -291,7 +291,7 @@ class _Batch:
         """The optimum for the last strength, and the evaluation there."""
 
     def fit(self, strengths: Sequence[Strength]) -> BatchPaths:
-        """Finds the optimum for each strength; see `fit_small_folds`."""
+        """Finds the optimum for each strength: of l2 alone, or for one with l1; see `fit_small_folds`."""
         optima: list[tuple[float, Tensor]] = []
         waiting: list[_Fitted] = []
         found: list[BatchBound] = []
@@ -299,16 +299,12 @@ class _Batch:
         limit = torch.full((self.number,), self.tolerance, dtype=torch.float64)
         for number, strength in enumerate(strengths):
             at = math.log(strength.l2 + strength.l1)
-            if number and strengths[number - 1].kind != strength.kind:
-                optima = []
             self._set(strength)
-            fitted = _Fitted(number, *self._minimize(self._extrapolated(optima, at), passes[number], limit))
+            start = polynomial_at(at, optima) if optima else self._start
+            fitted = _Fitted(number, *self._minimize(start, passes[number], limit))
             waiting.append(fitted)
             optima = [*(one for one in optima[1 - EXTRAPOLATED :] if one[0] != at), (at, fitted.point)]
-            if number + 1 == len(strengths) or (
-                strengths[number + 1].kind != strength.kind
-                or len(waiting) * self.rows.weights.numel() >= MIN_BOUND_LOGITS
-            ):
+            if number + 1 == len(strengths) or len(waiting) * self.rows.weights.numel() >= MIN_BOUND_LOGITS:
                 found.append(self._certify(waiting, strengths, passes))
                 waiting = []
         return BatchPaths(BatchBound(*(torch.cat(field) for field in zip(*found, strict=True))), passes)
@@ -349,16 +345,6 @@ class _Batch:
         self._strength, self._age = strength, _STALE
         l2, l1 = strength.l2 * self._ratio.square(), strength.l1 * self._ratio
         self._l2, self._l1 = (F.pad(one, (0, 1)) if self.problem.intercept else one for one in (l2, l1))
-
-    def _extrapolated(self, optima: Sequence[tuple[float, Tensor]], at: float) -> Tensor:
-        """The value at ``at`` of the polynomial through the optima; coefficients of 0, and of a new sign, are 0."""
-        if not optima:
-            return self._start if self._last is None else self._last[0]
-        point = polynomial_at(at, optima)
-        if self._strength.l1:
-            last = optima[-1][1]
-            point = torch.where((last * point > 0) | (self._l1 == 0), point, 0.0)
-        return point
 
     def _evaluate(self, point: Tensor, columns: Tensor | slice = ALL) -> BatchEvaluation:
         """F and its derivatives at points of some columns."""

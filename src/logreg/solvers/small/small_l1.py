@@ -167,6 +167,25 @@ class _SmallL1(Protocol):
         """
 
 
+def clipped_dual(problem: Problem, q: Array, minus_sign: Array, weights: Array) -> Array:
+    """Dual points of separate logistic losses, clipped to probabilities q of the wrong class.
+
+    Args:
+        problem: The problem; with an intercept the sums over the rows, which are 0, stay 0.
+        q: Shape (..., K, n).
+        minus_sign: -1 where the target is 1, else 1; (K, n).
+        weights: Weight of each row in f, (n,).
+    """
+    clipped: Array = np.clip(q, 0.0, 1.0)
+    if problem.intercept and np.count_nonzero(clipped != q):
+        curvature = clipped * (
+            1 - clipped
+        )  # in proportion to which a move leaves none out of range, if it is at most 1
+        length = (clipped * (minus_sign * weights)).sum(-1) / (curvature @ weights)
+        clipped -= np.clip(length, -1.0, 1.0)[..., None] * minus_sign * curvature
+    return clipped
+
+
 class LogisticL1(SmallLogistic):
     """Separate logistic losses, in NumPy."""
 
@@ -191,8 +210,7 @@ class LogisticL1(SmallLogistic):
         problem, loss = self.problem, self.problem.loss
         # The dual point as a probability q of the wrong class; its conjugate is minus the entropy.
         q = before.wrong + before.wrong * (1 - before.wrong) * (now.negated - before.negated)
-        if not (q.min() >= 0 and q.max() <= 1):
-            q = self._feasible(q)
+        q = clipped_dual(problem, q, self._minus_sign, self.weights)
         sums = (q * self.signed_weights) @ self.columns.T
         scale, features = 1.0, problem.num_features
         if features and not problem.objective.l2:
@@ -213,15 +231,6 @@ class LogisticL1(SmallLogistic):
         # What rounding leaves of the sums of theta is moved in proportion to the curvatures at q, not at the point.
         at_dual = now._replace(spread=q * other * self.weights)
         return self.bound_at(point, at_dual, sums * scale, max(excess, 0.0), rounding)
-
-    def _feasible(self, q: Array) -> Array:
-        """Numbers (K, n) clipped to probabilities, whose sums over the rows stay 0 where there is an intercept."""
-        q = np.clip(q, 0.0, 1.0)
-        if self.problem.intercept:
-            curvature = q * (1 - q)  # in proportion to which a move leaves none out of range, if it is at most 1
-            length = (q * self.signed_weights).sum(1) / (curvature @ self.weights)
-            q -= np.clip(length, -1.0, 1.0)[:, None] * self._minus_sign * curvature
-        return q
 
     def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
         """See `SmallLogistic.penalty_terms`."""
