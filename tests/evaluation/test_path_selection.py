@@ -32,9 +32,11 @@ from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.passes.base import PassRequests, drive
+from logreg.solvers.passes.base import PassRequests, drive, request
+from logreg.solvers.passes.evaluate import Evaluate, KnownPoint
 from logreg.solvers.paths import l2_path
 from logreg.solvers.paths.l2_path import PathFitter, PathPoint, Strength, default_strengths, fit_path, nearest_start
+from logreg.solvers.problem import Coordinates
 from whole_runs import Answer, newest, train
 
 STRENGTHS = [1.0, 1e-1, 1e-2, 1e-3]
@@ -547,3 +549,42 @@ def test_one_row_of_val_with_a_slip_of_the_pen_does_not_choose() -> None:
     by_that_row = min(rows, key=lambda each: each.loss_val)
     assert by_that_row.l2 >= 10 * usual.l2
     assert usual.l2 / 4 < chosen.l2 < 4 * usual.l2
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_rough_fit_starts_from_the_derivatives_that_the_last_one_left(classes: int) -> None:
+    memory = MemoryRows(*rows_of(classes, 3000))
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1.0)
+    problem = problem_of(memory, objective, classes)
+    fitter = PathFitter(problem, 1e-3, rough=True)
+    last = drive(fitter.fit(1e-5), memory)
+    near = drive(fitter.fit(1e-6), memory)
+    assert (last.passes > 0, near.passes) == (True, 0)
+    far = drive(fitter.fit(1.0), memory)
+    alone = drive(PathFitter(problem, 1e-3, rough=True).fit(1.0), memory)
+    for point in (near, far, alone):
+        (optimum,) = drive(fit_path(problem, [point.l2], 1e-9), memory)
+        value = drive(bound(Strength(point.l2).of(problem), point.point, cheaply=True), memory).value
+        assert point.bound.value == pytest.approx(value, rel=1e-9)
+        assert value - optimum.bound.value <= 2e-3 * value
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_derivatives_for_another_strength_are_those_of_its_problem(classes: int) -> None:
+    memory = MemoryRows(*rows_of(classes))
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1.0)
+    problem, weaker = (Strength(l2).of(problem_of(memory, objective, classes)) for l2 in (1.0, 0.1))
+    point = torch.arange(7.0 * problem.num_outputs, dtype=torch.float64).view(-1, 7) / 10
+    coordinates = Coordinates(torch.arange(6.0).double(), torch.arange(1.0, 7.0).double())
+    of_first, of_second = (
+        drive(request(Evaluate(one, coordinates, point, torch.float64, torch.float64)), memory)
+        for one in (problem, weaker)
+    )
+    known = KnownPoint(problem, coordinates, point, of_first)
+    found = known.at(weaker, coordinates, point)
+    assert found is not None
+    assert found.value == pytest.approx(of_second.value, rel=1e-12)
+    torch.testing.assert_close(found.gradient, of_second.gradient)
+    torch.testing.assert_close(found.hessian, of_second.hessian)
+    assert known.at(weaker, coordinates, point + 1e-3) is None
+    assert known.at(weaker, problem.model, point) is None

@@ -20,7 +20,7 @@ from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, KnownPoint
 from logreg.solvers.passes.precise import RowNormBounds
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
@@ -58,6 +58,8 @@ class SolverState:
         value: f at the point, in nats; infinite until it is known.
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
         gap: The optimizer's current estimate of f - f*, in nats.
+        evaluated: A point where f is known, such as the start, which is then not evaluated again; after a rough end of
+            Newton's method its last point.
         row_sizes: Units of the coordinates, (D + 1,), and the norms of the rows in these units; ``None`` until known.
         sample: Rows of a sample, each at most once, whose Newton step bounds the gap; ``None`` where there is none.
         bound: The best bound of f - f* so far; the optimizer ends with it.
@@ -74,6 +76,7 @@ class SolverState:
     value: float = math.inf
     predicted_decrease: float = math.inf
     gap: float = math.inf
+    evaluated: KnownPoint | None = None
     row_sizes: tuple[Tensor, RowNormBounds] | None = None
     sample: Batch | None = None
     bound: Bound | None = None

@@ -21,7 +21,7 @@ from logreg.solvers.methods.quasi_newton import FAR_TOL, quasi_newton_steps
 from logreg.solvers.methods.subspace_descent import BACKTRACKING_RATIO, descend
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.evaluate import Derivatives, Evaluate
+from logreg.solvers.passes.evaluate import Derivatives, Evaluate, KnownPoint
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.starting_point import start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
@@ -118,7 +118,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     takes too long (see `has_expensive_hessian`), preconditioned conjugate gradients solve for the step; each product
     with H takes a pass.  Each iteration:
 
-    1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
+    1. Evaluate f and its gradient at the trial point, and H where the last one is not used again; at a start where
+       they are known, take these (see `SolverState.evaluated`).
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
     3. Solve for the step and the decrease of f that it predicts.
     4. Where the predicted decrease is at most `STOP_FRACTION` of the tolerance, certify the point: by the factored
@@ -177,6 +178,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         if not (yield from loop.solve()):
             continue
         if rough and state.predicted_decrease < rough:
+            state.evaluated = loop.known_point()
             return loop.null_space
         yield from loop.prepare_cheap_bound()
         if (yield from loop.ends_by_certificate()) or loop.gives_up():
@@ -213,6 +215,7 @@ class _Iteration:
         dtype: Floating type in which f and its gradient are evaluated at the trial point.
         refresh_hessian: Whether the Hessian is computed at the trial point.
         hessian_dtype: Floating type in which Hessians are computed.
+        known: f and its derivatives at the start, if they are known.
         base: f and its derivatives at the last accepted point, the point of the state; ``None`` while it is evaluated
             again.
         exact: Whether ``base`` was evaluated in float64.
@@ -223,6 +226,7 @@ class _Iteration:
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
         last_predicted_decrease: Predicted decrease of the step before the current one.
         factored_hessian: The last Hessian that was computed, if there is one.
+        hessian: The same before it was made positive definite, where the end is rough.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
@@ -242,12 +246,16 @@ class _Iteration:
         self.holds_hessian = state.plain or (holds_hessian(problem) and not has_expensive_hessian(problem))
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
+        evaluated, state.evaluated = state.evaluated, None
+        self.known = None if evaluated is None else evaluated.at(problem, state.coordinates, state.point)
         self.base: Derivatives | None = None
         self.exact = False
         self.slope, self.estimated_gap = self.point, math.inf
         self.path: Path | None = None
         self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
 
+        self.is_rough = rough > 0
+        self.hessian: Tensor | None = None
         self.factored_hessian: FactoredHessian | None = None
         self.hessian_point = self.point
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
@@ -268,11 +276,20 @@ class _Iteration:
         return min(self.stop_limit, self.cheap_bound_limit)
 
     def evaluate(self) -> PassRequests[Derivatives]:
-        """Evaluates f and its derivatives at the trial point, in one pass."""
+        """Evaluates f and its derivatives at the trial point, in one pass; without a pass where they are known."""
+        if self.known is not None:
+            known, self.known = self.known, None
+            return known
         hessian = self.hessian_dtype if self.refresh_hessian else None
         measures_change = self.row_norms is not None and self.dtype == torch.float64 and not self.refresh_hessian
         since = self.hessian_point if measures_change else None
-        return request(Evaluate(self.problem, self.coordinates, self.point, self.dtype, hessian, since))
+        return (yield from request(Evaluate(self.problem, self.coordinates, self.point, self.dtype, hessian, since)))
+
+    def known_point(self) -> KnownPoint | None:
+        """The accepted point with the last Hessian, which may be that of a point nearby; ``None`` without one."""
+        if self.hessian is None:
+            return None
+        return KnownPoint(self.problem, self.coordinates, self.point, self._now()._replace(hessian=self.hessian))
 
     def is_worse(self, now: Derivatives) -> bool:
         """Whether the trial point is the end of a step and f is larger there, beyond rounding, or undefined."""
@@ -373,6 +390,7 @@ class _Iteration:
                 self.hessian_dtype, self.path = torch.float64, None
                 return False
         self.factored_hessian, self.hessian_point = found, self.point
+        self.hessian = hessian if self.is_rough else None
         return True
 
     def _factor_hessian(self, hessian: Tensor) -> FactoredHessian:

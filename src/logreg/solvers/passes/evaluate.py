@@ -302,6 +302,39 @@ def penalty_at(point: Tensor, l2: Tensor, l1: Tensor) -> float:
     return total
 
 
+class KnownPoint(NamedTuple):
+    """f and its derivatives at a point, with the Hessian, from which those with another strength of l2 follow."""
+
+    problem: Problem
+    coordinates: Coordinates
+    point: Tensor
+    """Shape (K, D + 1), in ``coordinates``."""
+    derivatives: Derivatives
+
+    def at(self, problem: Problem, coordinates: Coordinates, point: Tensor) -> Derivatives | None:
+        """The derivatives of the same problem with another l2; ``None`` at another point or in other coordinates.
+
+        Args:
+            problem: The problem.
+            coordinates: Coordinates of the point.
+            point: Shape (K, D + 1); it may differ by rounding.
+        """
+        same = all(torch.equal(mine, its) for mine, its in zip(self.coordinates, coordinates, strict=True))
+        if not (same and torch.allclose(point, self.point, rtol=1e-9)):
+            return None
+        known = self.derivatives
+        assert known.hessian is not None
+        l2, l1 = problem.penalties(coordinates)
+        change, hessian = l2 - self.problem.penalties(coordinates)[0], known.hessian.clone()
+        diagonal = diagonal_of(hessian) if problem.coupled else hessian.diagonal(dim1=1, dim2=2)
+        diagonal += change
+        return known._replace(
+            value=known.loss + penalty_at(point, l2, l1),
+            gradient=known.gradient + change * point,
+            hessian=hessian,
+        )
+
+
 def additions_of_penalty(shape: tuple[int, ...]) -> int:
     """Largest number of additions from the term of a coefficient to the penalty of a point (K, D + 1)."""
     parts = [part.stop - part.start for part in column_parts(shape)]

@@ -2,7 +2,8 @@
 
 The optima lie on a smooth curve in log l2.  Each fit starts from the optimum of the nearest strength, or where the line
 through the two nearest optima, as a function of log l2, leads (a secant predictor).  The approximate inverse of the
-Hessian that one fit ends with serves the next one, since only the known penalty of it changes.
+Hessian that one fit ends with serves the next one, since only the known penalty of it changes.  So it is with f, its
+gradient and its Hessian themselves, which a rough fit leaves: the next one begins with a step, without a pass.
 
 Weak strengths take the most passes, and change f the least.  The minimum of f is a concave function of l2, so bounds at
 two strengths bound it between them: where f at a point between the two optima is near enough, that strength needs no
@@ -33,6 +34,7 @@ from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.newton import newton
 from logreg.solvers.optimizers import EXACT, FITS_IF_NOT_CONVEX
 from logreg.solvers.passes.base import PassRequests
+from logreg.solvers.passes.evaluate import KnownPoint
 from logreg.solvers.problem import Coordinates, Problem, is_standardized
 from logreg.solvers.starting_point import stable_step
 from logreg.solvers.state import SolverState, within
@@ -173,6 +175,8 @@ class PathFitter:
         self._inverse: LimitedMemoryInverse | None = None
         self._inverse_l2 = math.inf
         """The strength that the inverse was made for."""
+        self._evaluated: KnownPoint | None = None
+        """The last point, where f is known for any strength after a rough fit."""
         self._passes_left = 0
 
     def fit(self, l2: float) -> PassRequests[PathPoint]:
@@ -198,7 +202,9 @@ class PathFitter:
             self._tolerance,
             self._seed,
             inverse=inverse,
+            evaluated=self._evaluated if self.points and start is self.points[-1].point else None,
         )
+        self._evaluated = None
         passes = 0
         self._passes_left += self._max_passes * (1 if problem.loss.is_convex else FITS_IF_NOT_CONVEX)
         self._inverse = inverse = None  # the solver frees its memory when it makes another one
@@ -214,6 +220,7 @@ class PathFitter:
         if state.bound is None:
             state.bound = yield from bound(problem, state.solution, enough=self._tolerance)
         self._inverse, self._passes_left = state.inverse, max(self._passes_left - passes, 0)
+        self._evaluated = state.evaluated if uses_model else None
         l1 = problem.objective.l1
         self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2, l1))
         return self.points[-1]
