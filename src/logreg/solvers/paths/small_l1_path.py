@@ -178,7 +178,7 @@ class _Path:
             now, center, first = new.at(place), int(which[place]), first + found
 
     def _gaps(self, now: _Points, new: _Points, which: Array) -> tuple[Array, Array]:
-        """The duality gaps at the minima of models up to rounding, (M,), and their dual points.
+        """The duality gaps at the minima of models up to rounding, (M,), infinite where unknown; and their dual points.
 
         A dual point is that which the model predicts, as a probability q of the wrong class, (M, K, n); clipped where
         it is none, and scaled down until it is feasible.
@@ -189,7 +189,7 @@ class _Path:
         if self._problem.intercept and np.count_nonzero(clipped != dual):
             # Their sums over the rows stay 0 by a move in proportion to q (1 - q), which leaves the range nowhere.
             curvature = clipped * (1 - clipped)
-            length = (clipped * self._signed).sum(2) / (curvature @ self._weights)
+            length = (clipped * self._signed).sum(2) / np.maximum(curvature @ self._weights, TINY)
             clipped -= np.clip(length, -1.0, 1.0)[:, :, None] * self._minus_sign * curvature
         dual = clipped
         sums = (dual * self._signed).reshape(-1, dual.shape[2]) @ self._columns.T
@@ -207,7 +207,8 @@ class _Path:
         q, other = np.maximum(dual, TINY), np.maximum(1 - dual, TINY)
         conjugate = q * np.log(q) + other * np.log(other)  # minus the entropy
         excess = new.loss.sum(1) + ((conjugate - new.negated * dual) @ self._weights).sum(1)
-        return excess + terms, dual
+        gap = excess + terms
+        return np.where(np.isfinite(gap), gap, np.inf), dual
 
     def _lower(self, now: _Points, new: _Points, which: Array) -> _Points:
         """The end of a step, which is halved until f does not increase."""
