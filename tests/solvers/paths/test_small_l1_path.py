@@ -113,6 +113,22 @@ def test_a_step_that_increases_f_is_halved() -> None:
     assert path.passes[0] >= 1
 
 
+def test_a_dual_point_that_is_nowhere_within_its_range_leaves_f_as_the_gap() -> None:
+    x, y, _ = table(2)
+    rows = MemoryRows(x, y)
+    path = small_l1_path._Path(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)], 1e-6)
+    which, start = np.zeros(1, dtype=np.int64), path._evaluate(np.zeros((1, 1, 13)))
+    far = start._replace(negated=start.negated - 8)  # each probability is predicted as 1 / 2 - 8 / 4
+    gap, dual = path._gaps(start, far, which)
+    assert not dual.any()
+    assert gap.tolist() == pytest.approx(path._values(far.loss, far.point, which).tolist())
+
+
+def test_a_minimum_that_is_not_finite_is_none() -> None:
+    h, g, u, l1 = np.full((1, 1), 1e-310), np.ones(1), np.zeros(1), np.full((2, 1), 0.5)
+    assert minimize_for_strengths(h, g, u, l1) is None
+
+
 def test_minima_of_one_model_for_several_strengths_are_those_of_each() -> None:
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(40, 15)) + draw.normal(size=(40, 1))

@@ -178,7 +178,7 @@ class _Path:
             now, center, first = new.at(place), int(which[place]), first + found
 
     def _gaps(self, now: _Points, new: _Points, which: Array) -> tuple[Array, Array]:
-        """The duality gaps at the minima of models up to rounding, (M,), infinite where unknown; and their dual points.
+        """The duality gaps at the minima of models up to rounding, (M,), and their dual points.
 
         A dual point is that which the model predicts, as a probability q of the wrong class, (M, K, n); clipped where
         it is none, and scaled down until it is feasible.
@@ -207,8 +207,7 @@ class _Path:
         q, other = np.maximum(dual, TINY), np.maximum(1 - dual, TINY)
         conjugate = q * np.log(q) + other * np.log(other)  # minus the entropy
         excess = new.loss.sum(1) + ((conjugate - new.negated * dual) @ self._weights).sum(1)
-        gap = excess + terms
-        return np.where(np.isfinite(gap), gap, np.inf), dual
+        return excess + terms, dual
 
     def _lower(self, now: _Points, new: _Points, which: Array) -> _Points:
         """The end of a step, which is halved until f does not increase."""
