@@ -124,6 +124,24 @@ def test_a_dual_point_that_is_nowhere_within_its_range_leaves_f_as_the_gap() -> 
     assert gap.tolist() == pytest.approx(path._values(far.loss, far.point, which).tolist())
 
 
+def test_predicted_dual_points_are_feasible() -> None:
+    x, y, _ = table(2)
+    rows = MemoryRows(x, y)
+    strengths = [Strength(l1=one) for one in (0.1, 0.01, 0.001)]
+    path = small_l1_path._Path(problem_of(rows, Objective("bce")), rows, strengths, 1e-6)
+    which, start = np.arange(3), path._evaluate(np.zeros((1, 1, 13)))
+    new = path._evaluate(path._minima(start, 0, which))
+    predicted = start.wrong + start.curvature * (new.negated - start.negated)
+    clipped = np.clip(predicted, 0.0, 1.0)
+    assert (clipped != predicted).any()
+    _, dual = path._gaps(start, new, which)
+    sums, before = ((one * path._signed) @ path._columns.T for one in (dual, clipped))
+    assert (np.abs(sums[..., :-1]) <= path._l1[:, None, :-1] * (1 + 1e-12)).all()
+    assert (np.abs(before[..., :-1]) > path._l1[:, None, :-1]).any()
+    # of the intercept: what is left is of second order
+    assert np.abs(sums[..., -1]).max() <= np.abs(before[..., -1]).max() / 10
+
+
 def test_a_minimum_that_is_not_finite_is_none() -> None:
     h, g, u, l1 = np.full((1, 1), 1e-310), np.ones(1), np.zeros(1), np.full((2, 1), 0.5)
     assert minimize_for_strengths(h, g, u, l1) is None
