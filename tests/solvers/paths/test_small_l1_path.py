@@ -139,7 +139,7 @@ def test_predicted_dual_points_are_feasible() -> None:
     assert (np.abs(sums[..., :-1]) <= path._l1[:, None, :-1] * (1 + 1e-12)).all()
     assert (np.abs(before[..., :-1]) > path._l1[:, None, :-1]).any()
     # of the intercept: what is left is of second order
-    assert np.abs(sums[..., -1]).max() <= np.abs(before[..., -1]).max() / 10
+    assert (np.abs(sums[..., -1]) / dual.sum(2)).max() <= (np.abs(before[..., -1]) / clipped.sum(2)).max() / 10
 
 
 def test_a_minimum_that_is_not_finite_is_none() -> None:
