@@ -229,4 +229,5 @@ def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = G
         rows: All rows of the problem.
         enough: The relative gap below which no better bound is looked for.
     """
-    return drive(bound(problem, point, enough=enough), rows)
+    with threads_for(4.0 * problem.numel * problem.num_outputs):
+        return drive(bound(problem, point, enough=enough), rows)

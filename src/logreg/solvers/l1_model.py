@@ -144,7 +144,8 @@ def minimize_for_strengths(h: Array, g: Array, u: Array, l1: Array) -> Array | N
     References:
         Osborne, Presnell and Turlach (2000), A new approach to variable selection in least squares problems.
     """
-    return _damped_pivots(h, g, u, l1, None)
+    found = _damped_pivots(h, g, u, l1, None)
+    return None if found is None or not np.isfinite(found).all() else found
 
 
 def _damped_pivots(h: Array, g: Array, u: Array, l1: Array, shift: Array | None) -> Array | None:

@@ -152,6 +152,16 @@ def test_large_dual_coefficients_that_cancel_are_combined_in_float64() -> None:
     assert found.passes <= 100
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_steps_in_all_dimensions_keep_their_digits_where_the_hessian_is_ill_conditioned(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    half = torch.randn(30, 400, generator=draw) * torch.logspace(-2, 4, 400)
+    labels = torch.randint(0, 2, (60,), generator=draw)
+    found = fit(torch.cat([half, half]), labels, Objective("bce", l2=1e-2))
+    assert found.converged
+    assert found.passes <= 10  # of float32 a hundred or more
+
+
 # Newton's steps
 
 

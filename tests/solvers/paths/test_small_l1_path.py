@@ -156,6 +156,40 @@ def test_a_step_that_increases_f_is_halved() -> None:
     assert passes[0] >= 1
 
 
+def test_a_dual_point_that_is_nowhere_within_its_range_leaves_f_as_the_gap() -> None:
+    x, y, _ = table(2)
+    rows = MemoryRows(x, y)
+    models = StrengthModels(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)])
+    which, start = np.zeros(1, dtype=np.int64), models.evaluate(np.zeros((1, 1, 13)))
+    far = start._replace(negated=start.negated - 8)  # each probability is predicted as 1 / 2 - 8 / 4
+    gap, dual = models.gaps(start, far, which)
+    assert not dual.any()
+    assert gap.tolist() == pytest.approx(models.values(far, which).tolist())
+
+
+def test_predicted_dual_points_are_feasible() -> None:
+    x, y, _ = table(2)
+    rows = MemoryRows(x, y)
+    strengths = [Strength(l1=one) for one in (0.1, 0.01, 0.001)]
+    models = StrengthModels(problem_of(rows, Objective("bce")), rows, strengths)
+    which, start = np.arange(3), models.evaluate(np.zeros((1, 1, 13)))
+    new = models.evaluate(models.minima(start, 0, which))
+    predicted = start.wrong + start.curvature * (new.negated - start.negated)
+    clipped = np.clip(predicted, 0.0, 1.0)
+    assert (clipped != predicted).any()
+    _, dual = models.gaps(start, new, which)
+    sums, before = (models._sums(one * models._signed) for one in (dual, clipped))
+    assert (np.abs(sums[..., :-1]) <= models._l1[:, None, :-1] * (1 + 1e-12)).all()
+    assert (np.abs(before[..., :-1]) > models._l1[:, None, :-1]).any()
+    # of the intercept: what is left is of second order
+    assert (np.abs(sums[..., -1]) / dual.sum(2)).max() <= (np.abs(before[..., -1]) / clipped.sum(2)).max() / 10
+
+
+def test_a_minimum_that_is_not_finite_is_none() -> None:
+    h, g, u, l1 = np.full((1, 1), 1e-310), np.ones(1), np.zeros(1), np.full((2, 1), 0.5)
+    assert minimize_for_strengths(h, g, u, l1) is None
+
+
 def test_minima_of_one_model_for_several_strengths_are_those_of_each() -> None:
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(40, 15)) + draw.normal(size=(40, 1))

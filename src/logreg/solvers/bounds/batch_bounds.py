@@ -65,7 +65,7 @@ class BatchBound(NamedTuple):
     point: Tensor
     """The points in the model's coordinates, (S, B, K, D + 1)."""
     gradient: Tensor
-    """Shape (S, B, K, D + 1)."""
+    """Shape (S, B, K, D + 1); of a predicted dual point that of f to within the prediction."""
     value: Tensor
     """Shape (S, B), as the others that follow."""
     gap: Tensor
@@ -175,7 +175,10 @@ def batch_bound(
     offsets = (coef.abs() / own.scale) @ (2 * own.center.abs() + model.center.abs())
     of_intercept = (d + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * point[..., -1].abs()
     rounding = rounding + gradient[..., -1].abs() * of_intercept + 4 * UNIT_ROUNDOFF * (gradient * point).abs().sum(-1)
-    rounding = rounding + second * (4 * logits_error + of_intercept * totals.sqrt()).square()
+    moved = 4 * logits_error + of_intercept * totals.sqrt()  # the logits, as the point is stored
+    rounding = rounding + second * moved.square()
+    if predicted:  # the gradient at the point is another one
+        rounding = rounding + distance * moved
     stored = own.to(model, point.flatten(0, 1)).view_as(point)
     slope = own.gradient_to(model, gradient.flatten(0, 1)).view_as(point)
     if has_l1:

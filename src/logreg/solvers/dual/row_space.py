@@ -266,12 +266,12 @@ class DualRows(Pass["DualRows"]):
         change = torch.finfo(self.dtype).eps * float((dual_coef.abs() * sizes).sum(0).max() * sizes.max())
         return self.dtype if change <= MAX_LOGIT_ROUNDING else torch.float64
 
-    def logits(self, coef: Tensor) -> Tensor:
-        """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
-        center, scale = self._fold
+    def logits(self, coef: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64; as of `combined`."""
+        (center, scale), dtype = self._fold, dtype or self.dtype
         coef = coef / scale
-        by = coef.to(self.dtype), -(coef @ center).to(self.dtype)
-        return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
+        by = coef.to(dtype), -(coef @ center).to(dtype)
+        return torch.cat([affine(converted(block.features, dtype), *by) for block in self._blocks]).double()
 
     def gram_matrix(self, dtype: torch.dtype | None = None) -> Tensor:
         """X X' in the coordinates: (N, N), float64, from products in ``dtype``, the problem's own where ``None``."""
@@ -410,7 +410,11 @@ class DualSolver:
 
 
 class WoodburyInverse:
-    """The inverse of the Hessian in all D dimensions, at the end of a dual solver, by the Woodbury identity."""
+    """The inverse of the Hessian in all D dimensions, at the end of a dual solver, by the Woodbury identity.
+
+    It is used where the dual solver has not found the optimum.  Its products are in float64: most of a gradient
+    cancels in a step, by a factor of the condition of the Hessian.
+    """
 
     def __init__(self, solver: DualSolver, coordinates: Coordinates) -> None:
         """``coordinates`` are those of the gradients and steps."""
@@ -426,8 +430,9 @@ class WoodburyInverse:
         """The Newton step to be subtracted, (K, D + 1) as the gradient is."""
         gradient = self._coordinates.gradient_to(self._rows.coordinates, gradient)
         coef, by_intercept = gradient[:, :-1], gradient[:, -1]
-        correction, intercept = self._current.woodbury_correction(self._rows.logits(coef), by_intercept, self._inverse)
-        step = (coef - self._rows.combined(correction)) / self._rows.problem.objective.l2
+        logits = self._rows.logits(coef, torch.float64)
+        correction, intercept = self._current.woodbury_correction(logits, by_intercept, self._inverse)
+        step = (coef - self._rows.combined(correction, torch.float64)) / self._rows.problem.objective.l2
         return self._rows.coordinates.to(self._coordinates, torch.cat([step, intercept.unsqueeze(1)], dim=1))
 
 

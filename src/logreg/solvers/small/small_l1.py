@@ -178,10 +178,8 @@ def clipped_dual(problem: Problem, q: Array, minus_sign: Array, weights: Array) 
     """
     clipped: Array = np.clip(q, 0.0, 1.0)
     if problem.intercept and np.count_nonzero(clipped != q):
-        curvature = clipped * (
-            1 - clipped
-        )  # in proportion to which a move leaves none out of range, if it is at most 1
-        length = (clipped * (minus_sign * weights)).sum(-1) / (curvature @ weights)
+        curvature = clipped * (1 - clipped)  # a move in proportion to it leaves no q out of range, if it is at most 1
+        length = (clipped * (minus_sign * weights)).sum(-1) / np.maximum(curvature @ weights, TINY)
         clipped -= np.clip(length, -1.0, 1.0)[..., None] * minus_sign * curvature
     return clipped
 
