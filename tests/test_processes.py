@@ -47,7 +47,11 @@ def _accumulators(rank: int) -> Accumulators:
             "largest": torch.tensor([[-1.0 - rank, 10.0 * rank], [float("-inf"), float("inf")]]),
             "flags": torch.tensor([rank == 1, False]).to(torch.int8),
         },
-        {"rows": [torch.full((rank, 2), float(rank))] * rank, "words": [f"rank {rank}"]},
+        {
+            "rows": [torch.full((rank, 2), float(rank))] * rank,
+            "some": [torch.arange(2 * rank).view(2, rank).T, torch.ones(rank) > 0],  # none, or not contiguous
+            "words": [f"rank {rank}"],
+        },
     )
 
 
@@ -98,6 +102,7 @@ def test_sums_maxima_and_samples_over_real_processes(max_slots: int, in_memory: 
         assert total.maxima["flags"].tolist() == [1, 0]
         assert total.maxima["flags"].dtype == torch.int8
         assert [row.tolist() for row in total.samples["rows"]] == [[[1.0] * 2]] + [[[2.0] * 2] * 2] * 2
+        assert [one.tolist() for one in total.samples["some"][:5]] == [[], [], [[0, 1]], [True], [[0, 2], [1, 3]]]
         assert total.samples["words"] == ["rank 0", "rank 1", "rank 2"]
         assert nothing == Accumulators({}, {}, {})
         assert squares == [0, 1, 4]

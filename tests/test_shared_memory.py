@@ -111,6 +111,21 @@ def test_tensors_of_several_types_and_shapes_are_added_up_in_their_place(monkeyp
         assert torch.equal(most, torch.maximum(first, second))
 
 
+@pytest.mark.parametrize("lengths", [(0, 0), (1, 0), (64, 65), (200, 3), (3, 128)])
+def test_bytes_of_any_length_are_gathered(lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot of 64 bytes takes them in parts; the second time shows that all have read the first."""
+    monkeypatch.setattr(module, "SLOT_NUMBERS", 8)
+    own = [bytes(range(length)) for length in lengths]
+
+    def gather(memory: SharedMemory) -> None:
+        memory.all_gather(own[1])
+        memory.all_gather(own[1][::-1])
+
+    with with_another(gather) as memory:
+        assert memory.all_gather(own[0]) == own
+        assert memory.all_gather(own[0][::-1]) == [one[::-1] for one in own]
+
+
 def test_a_process_that_is_killed_is_noticed_before_anyone_waits_for_it() -> None:
     with with_another(lambda memory: memory.all_reduce([torch.ones(3)])) as memory:
         numbers = torch.ones(3)
@@ -141,7 +156,7 @@ def test_a_process_that_is_stopped_is_waited_for() -> None:
     def stopping(memory: SharedMemory) -> None:
         memory.all_reduce([torch.tensor([float(os.getpid())], dtype=torch.float64)])
         os.kill(os.getpid(), signal.SIGSTOP)
-        memory.all_reduce([torch.ones(1)])
+        memory.all_reduce([torch.ones(1, dtype=torch.float64)])
 
     with with_another(stopping) as memory:
         number = torch.zeros(1, dtype=torch.float64)
@@ -156,7 +171,7 @@ def test_processes_that_add_up_something_else_are_noticed() -> None:
     def other(memory: SharedMemory) -> None:
         memory.all_reduce([torch.ones(3)])
 
-    with with_another(other) as memory, pytest.raises(RuntimeError, match=r"as many numbers each, got \[4, 3\]"):
+    with with_another(other) as memory, pytest.raises(RuntimeError, match=r"as many bytes each, got \[16, 12\]"):
         memory.all_reduce([torch.ones(4)])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from io import BytesIO
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from logreg.errors import ConfigError, LogregError, LostProcessError
 from logreg.hardware import also_on, core_numbers
 from logreg.launchers import ADDRESS, RESTARTS, Placement, placement
-from logreg.shared_memory import shared_memory
+from logreg.shared_memory import SharedMemory, shared_memory
 
 Value = TypeVar("Value")
 
@@ -28,6 +30,9 @@ MAX_SLOTS = 2**16
 
 LARGE_NUMBERS = 2**19
 """Numbers of a tensor, 4 MiB in float64, from which a second collective takes less time than copies of the tensor."""
+
+PLAIN = (torch.float32, torch.float64, torch.int64)
+"""Types of the numbers of samples."""
 
 PATIENCE = timedelta(days=1)
 """Longest time that torch lets a process wait for others: the first one may encode a table, or another one predict a
@@ -146,10 +151,11 @@ class ProcessGroup:
     def __init__(self) -> None:
         """All processes call it together."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._memory: SharedMemory | None = None
         self._memory = shared_memory(self.rank, self.size, self.gather)
 
     def reduce(self, own: Accumulators) -> Accumulators:
-        """One all-reduce in float64 of sums and maxima; the samples, where there are some, are gathered as objects."""
+        """One all-reduce of sums and maxima; the samples, where there are some, are gathered as objects."""
         tensors = [*own.sums.values(), *own.maxima.values()]
         if self._memory is not None and all(tensor.device.type == "cpu" for tensor in tensors):
             sums, maxima = ({name: one.contiguous() for name, one in of.items()} for of in (own.sums, own.maxima))
@@ -194,6 +200,8 @@ class ProcessGroup:
 
     def gather(self, own: Any) -> list[Any]:
         """A plain object of each process, in the order of the ranks; its tensors come back on this process's device."""
+        if self._memory is not None:  # gloo takes several times as long, which is felt with samples of some MiB
+            return _gathered(self._memory, own)
         parts: list[Any] = [None] * self.size
         with _noticing_the_lost():
             dist.all_gather_object(parts, own)
@@ -261,6 +269,30 @@ def _noticing_the_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(f"another process has ended: {str(error).splitlines()[0]}") from error
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles plain tensors as arrays, whose numbers travel apart: torch's own way copies them several times."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """How a plain tensor is made again; any other object is pickled as always."""
+        if type(obj) is Tensor and obj.layout == torch.strided and obj.device.type == "cpu" and obj.dtype in PLAIN:
+            return torch.from_numpy, (obj.detach().numpy(),)
+        return NotImplemented
+
+
+def _gathered(memory: SharedMemory, own: Any) -> list[Any]:
+    """An object of each process: its pickle, and then its arrays one by one."""
+    file, arrays = BytesIO(), list[pickle.PickleBuffer]()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append).dump(own)
+    pickled = [pickle.loads(part) for part in memory.all_gather(pickle.dumps((file.getvalue(), len(arrays))))]
+    raw = [array.raw() for array in arrays]
+    most = max(number for _, number in pickled)
+    parts = [memory.all_gather(raw[place] if place < len(raw) else b"") for place in range(most)]
+    return [
+        pickle.loads(head, buffers=[part[rank] for part in parts[:number]])
+        for rank, (head, number) in enumerate(pickled)
+    ]
 
 
 def _without_rest(sample: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The all-reduce of processes on one machine, through memory that they share, which takes less time than gloo's."""
+"""The collectives of processes on one machine, through memory that they share, which take less time than gloo's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import platform
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from logreg.errors import LostProcessError
 
 SLOT_NUMBERS = 2**17
-"""Numbers that each process adds up at once, 1 MiB: larger sums are added up in parts."""
+"""Numbers in float64 that each process adds up at once, 1 MiB: larger sums are added up in parts."""
 
 MARK_NUMBERS = 8
 """Numbers from one process's mark to the next: a line of the cache each, which no other process writes to."""
@@ -62,7 +62,9 @@ class SharedMemory:
         memory, marks = mmap.mmap(file, self.num_bytes(size)), 8 * MARK_NUMBERS * size
         self._marks = memoryview(memory)[:marks].cast("q")
         numbers = torch.frombuffer(memory, dtype=torch.float64, offset=marks).view(size + 1, SLOT_NUMBERS)
-        self._slots, self._sums = numbers[:size], numbers[size]
+        self._numbers = {dtype: numbers.view(dtype) for dtype in (torch.float32, torch.float64)}
+        """The slots of the processes, and one for the sums, for numbers of each type."""
+        self._bytes = memoryview(memory)[marks:]
         self._others = [other for other in range(size) if other != rank]
         self._lock(rank, shared=False)
 
@@ -75,29 +77,65 @@ class SharedMemory:
         """Replaces contiguous tensors of any types and shapes by their sums over all processes, the same on each.
 
         Args:
-            tensors: As many numbers in each process; they are on the CPU, and are added up in float64.
+            tensors: As many numbers of each type in each process; they are on the CPU, and are added up in float64,
+                those in float32 in their own type.
             combine: ``torch.amax`` for their elementwise maxima.
 
         Raises:
             LostProcessError: Another process has ended.
             RuntimeError: Another process adds up something else.
         """
-        pieces = [piece for tensor in tensors for piece in tensor.view(-1).split(SLOT_NUMBERS)]
-        self._marks[MARK_NUMBERS * self._rank + 1] = sum(map(len, pieces))
-        for some in _fitting(pieces):
+        of_type: dict[torch.dtype, list[Tensor]] = {torch.float32: [], torch.float64: []}
+        for tensor in tensors:
+            of_type[torch.float32 if tensor.dtype == torch.float32 else torch.float64].append(tensor.view(-1))
+        for dtype, some in of_type.items():
+            self._reduce(some, self._numbers[dtype], combine)
+
+    def _reduce(self, tensors: Sequence[Tensor], numbers: Tensor, combine: Callable[..., Tensor]) -> None:
+        """Adds up flat tensors in ``numbers``: the slots of the processes, and a last one for the sums."""
+        slots, sums = numbers[:-1], numbers[-1]
+        pieces = [piece for tensor in tensors for piece in tensor.split(len(sums))]
+        self._marks[MARK_NUMBERS * self._rank + 1] = numbers.itemsize * sum(map(len, pieces))
+        for some in _fitting(pieces, len(sums)):
             ends = list(accumulate(map(len, some)))
             places = [slice(*ends) for ends in pairwise([0, *ends])]
             own = slice(ends[-1] * self._rank // self._size, ends[-1] * (self._rank + 1) // self._size)
             for place, piece in zip(places, some, strict=True):
-                self._slots[self._rank, place] = piece
+                slots[self._rank, place] = piece
             self._meet()
-            lengths = self._marks[1::MARK_NUMBERS].tolist()
+            lengths = self._lengths()
             if len(set(lengths)) > 1:
-                raise RuntimeError(f"the processes must add up as many numbers each, got {lengths}")
-            combine(self._slots[:, own], dim=0, out=self._sums[own])
+                raise RuntimeError(f"the processes must add up as many bytes each, got {lengths}")
+            combine(slots[:, own], dim=0, out=sums[own])
             self._meet()
             for place, piece in zip(places, some, strict=True):
-                piece.copy_(self._sums[place])
+                piece.copy_(sums[place])
+
+    def all_gather(self, own: bytes | memoryview) -> list[bytearray]:
+        """The bytes of each process, in the order of the ranks, on each of them.
+
+        Raises:
+            LostProcessError: Another process has ended.
+        """
+        size, first, longest, parts = 8 * SLOT_NUMBERS, 0, 1, list[bytearray]()
+        self._marks[MARK_NUMBERS * self._rank + 1] = len(own)
+        while first < longest:
+            piece, place = own[first : first + size], size * self._rank
+            self._bytes[place : place + len(piece)] = piece
+            self._meet()
+            if not parts:
+                parts = [bytearray(length) for length in self._lengths()]
+                longest = max(map(len, parts))
+            for place, part in zip(count(step=size), parts, strict=False):
+                there = min(max(len(part) - first, 0), size)
+                part[first : first + there] = self._bytes[place : place + there]
+            self._meet()
+            first += size
+        return parts
+
+    def _lengths(self) -> list[int]:
+        """The number of bytes that each process brings to a collective; all of them have met since they said so."""
+        return self._marks[1::MARK_NUMBERS].tolist()
 
     def _meet(self) -> None:
         """Waits until all processes are here."""
@@ -135,11 +173,11 @@ class SharedMemory:
         fcntl.lockf(self._file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX), 1, rank)
 
 
-def _fitting(pieces: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Adjacent pieces together, which fit into a slot as each of them does."""
+def _fitting(pieces: Iterable[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Adjacent pieces together, which fit into a slot of so many numbers as each of them does."""
     some: list[Tensor] = []
     for piece in pieces:
-        if some and sum(map(len, some)) + len(piece) > SLOT_NUMBERS:
+        if some and sum(map(len, some)) + len(piece) > most:
             yield some
             some = []
         some.append(piece)

@@ -87,15 +87,18 @@ def stochastic_descent(problem: Problem, coordinates: Coordinates, sample: Batch
     decay = problem.penalties(coordinates)[0][:-1].to(dtype)
     center, invert = coordinates.center.to(dtype), (1 / coordinates.scale).to(dtype)
     batches, mean_weight = -(-len(sample.labels) // BATCH_SIZE), problem.total_weight / problem.rows
+    parts = []
+    for first in range(min(batches, steps)):  # prepared once, since each serves several steps
+        batch = chosen_rows(sample, slice(first, None, batches))
+        offset = None if batch.offset is None else batch.offset.to(dtype).unsqueeze(1)
+        weights = row_weights(batch, problem.class_weight, dtype)
+        x = (batch.features.to(dtype) - center).mul_(invert)
+        parts.append((x, one_vs_rest(batch.labels, outputs, dtype), weights, offset))
     for number in range(steps):
         length = step * (1 + math.cos(math.pi * number / steps)) / 2
-        batch = chosen_rows(sample, slice(number % batches, None, batches))
-        x, weights = (batch.features.to(dtype) - center).mul_(invert), row_weights(batch, problem.class_weight, dtype)
+        x, targets, weights, offset = parts[number % batches]
         logits = torch.addmm(intercept.unsqueeze(1), coef, x.T).T
-        residuals = loss.residual(
-            logits if batch.offset is None else logits + batch.offset.to(dtype).unsqueeze(1),
-            one_vs_rest(batch.labels, outputs, dtype),
-        )
+        residuals = loss.residual(logits if offset is None else logits + offset, targets)
         if weights is not None:
             residuals.mul_(weights.unsqueeze(1))
         scale = -length / (len(x) * mean_weight)
