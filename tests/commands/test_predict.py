@@ -287,6 +287,8 @@ NEW = {
     "extra.csv": "size,color,wet,weight\n1,red,true,5\n",
     "twice.csv": "size,color,wet,size\n1,red,true,5\n",
     "text.csv": "size,color,wet\n1,red,true\nlarge,red,true\n",
+    "hexadecimal.csv": "size,color,wet\n0x1F,red,true\nlarge,red,true\n",
+    "mixed.csv": "size,color,wet\n0x1F,red,true\n0.5,red,true\n",
     "comma.csv": 'size,color,wet\n1,red,true\n"7,25",red,true\n',
     "ragged.csv": "size,color,wet\n1,red,true\n1,red\n",
     "header.csv": "size,color,wet\n",
@@ -311,7 +313,12 @@ FAULTS = {
             f"'size' [in {file}]. "
             "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
         )
-        for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
+        for file, word in (
+            ("text.csv", "large"),
+            ("comma.csv", "7,25"),
+            ("hexadecimal.csv", "large"),
+            ("mixed.csv", "0x1F"),
+        )
     },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",

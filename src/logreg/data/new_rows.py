@@ -31,12 +31,12 @@ from logreg.data.formats.images import (
     open_image,
     to_8_bits,
 )
-from logreg.data.formats.table_errors import NUMBER_ADVICE
+from logreg.data.formats.table_errors import NUMBER_ADVICE, lacking_column
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
 from logreg.data.formats.text_tables import LIKELY_SEPARATORS, SEPARATORS, mark_missing
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
 from logreg.rows import BLOCK_ROWS
 from logreg.terminal import counted
@@ -315,14 +315,11 @@ class NewRowsReader:
         extra = [name for name in header if name not in expected]
         for name in names:
             if name not in present:
-                near = nearest(name, extra)
-                advice = f" Is it {near!r}? Rename that one." if near else ""
+                advice = ""
                 if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
                     whole = repr(SEPARATORS.get(suffix_of(source), ","))
-                    advice = f" Its header was split: separator={whole} keeps it whole."
-                raise DataError(
-                    f"`input` must have the column {name!r} that the model learned from [in {source}].{advice}"
-                )
+                    advice = f"Its header was split: separator={whole} keeps it whole."
+                raise lacking_column("input", name, source, [] if advice else extra, advice)
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))

@@ -25,6 +25,7 @@ from logreg.data.formats.table_errors import (
     encoding_error,
     explained_batches,
     explained_read,
+    number_error,
     ragged_error,
     unreadable_error,
 )
@@ -565,7 +566,7 @@ def _read_blocks(
             for batch in read(TEXT_BLOCK_BYTES, as_text) if retry_as_text else read(LONG_LINE_BYTES):
                 rest = batch.slice(min(rows_done, batch.num_rows))
                 rows_done = max(0, rows_done - batch.num_rows)
-                yield _text_to_numbers(rest, number_names, missing_values, error) if retry_as_text else rest
+                yield _text_to_numbers(rest, number_names, missing_values, path, key) if retry_as_text else rest
 
     shown_path = "standard input" if path == "-" else path
     for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header):
@@ -597,13 +598,11 @@ def _conversions(
     return as_typed, as_text
 
 
-def _text_to_numbers(
-    batch: Any, numbers: Collection[str], missing_values: Sequence[str], original_error: Exception
-) -> Any:
+def _text_to_numbers(batch: Any, numbers: Collection[str], missing_values: Sequence[str], path: str, key: str) -> Any:
     """A batch of text columns, with the columns ``numbers`` as float64.
 
     Raises:
-        Exception: ``original_error``, where a value is not a number.
+        DataError: A value is not a number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -616,7 +615,21 @@ def _text_to_numbers(
             except pa.ArrowInvalid:
                 try:
                     column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
-                except pa.ArrowInvalid:
-                    raise original_error from None
+                except pa.ArrowInvalid as error:
+                    raise number_error(path, key, _not_a_number(text), name.strip()) from error
             batch = batch.set_column(position, name, column)
     return batch
+
+
+def _not_a_number(texts: Any) -> str:
+    """The first text that is not a number; or else the first hexadecimal one, which fractions must not go with."""
+    import pyarrow as pa
+
+    def casts(word: Any, kind: Any) -> bool:
+        try:
+            return word.cast(kind) is not None
+        except pa.ArrowInvalid:
+            return False
+
+    words = [word for word in texts.unique() if word.is_valid and not casts(word, pa.float64())]
+    return str(next((word for word in words if not casts(word, pa.int64())), words[0]))

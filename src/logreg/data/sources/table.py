@@ -25,6 +25,7 @@ from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, enco
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, find_shards, is_sharded, type_family
+from logreg.data.formats.table_errors import lacking_column
 from logreg.data.formats.tables import (
     check_text_options,
     index_columns,
@@ -86,6 +87,7 @@ class TableFile:
         storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
             system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
         cache: Folder of these files.
+        model: Columns that a trained model learned from, for which the rows are read; empty for none.
     """
 
     path: str | None = None
@@ -112,6 +114,7 @@ class TableFile:
     separator: str | None = None
     storage: Literal["auto", "memory", "mapped"] = "auto"
     cache: str = "data/cache"
+    model: Collection[str] = ()
     name: str = "table"
 
     def __post_init__(self) -> None:
@@ -152,7 +155,7 @@ class TableFile:
         files = self._files()
         headers = {split: self._header(path, key) for split, (key, path) in files.items()}
         index = self._index_columns(files["train"][1], headers["train"])
-        wanted = self._feature_columns(headers["train"], files["train"][1], index)
+        wanted = self._feature_columns(headers["train"], *files["train"], index)
         roles = (self.target, self.weight, self.offset, self.split_column, self.group)
         with_role = [name for name in roles if name is not None]
         for split, header in headers.items():
@@ -232,7 +235,8 @@ class TableFile:
         """Plain values on which the rows in the cache depend; ``None`` where they are not kept there."""
         if not (self.is_mapped or self._is_shared):
             return None
-        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
+        not_of_rows = ("storage", "cache", "model")
+        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in not_of_rows}
         return [settings, [self._shards(path, key).identity for key, path in self._files().values()]]
 
     @cached_property
@@ -370,11 +374,12 @@ class TableFile:
             raise ConfigError("`dataset.split.column` must go with one file, `dataset.path`.")
         return {split: (f"dataset.{split}_path", path) for split in SPLITS if (path := paths[split]) is not None}
 
-    def _feature_columns(self, header: Sequence[str], path: str, index: Collection[str]) -> list[str]:
+    def _feature_columns(self, header: Sequence[str], path_key: str, path: str, index: Collection[str]) -> list[str]:
         """The columns of the features, without the columns ``index`` unless the user names them.
 
         Raises:
             ConfigError: A column that the user named is missing, is named twice or has two roles.
+            DataError: A column that a model learned from is missing.
         """
         available = f"{path} has {name_list(header)}."
         if self.target is None:
@@ -392,6 +397,9 @@ class TableFile:
         for key, columns in named.items():
             for column in columns:
                 if column is not None and str(column) not in in_file:
+                    if str(column) in self.model:  # the user may not have typed its name
+                        others = [name for name in header if name not in (*self.model, self.target)]
+                        raise lacking_column(path_key, str(column), path, others)
                     raise ConfigError.broken(
                         key, f"name a column of {path}", column, did_you_mean(column, header) or available
                     )
