@@ -142,6 +142,11 @@ def character(escaped_tab: bool = False) -> Constraint:
     )
 
 
+def decimal_mark() -> Constraint:
+    """The character before the decimals of a number."""
+    return Constraint("be '.' or ','", lambda value: value in (".", ","), is_text=True)
+
+
 def name() -> Constraint:
     """The name of a column, which may look like a number."""
     return Constraint("be a name", lambda value: isinstance(value, str | int | float) and value != "")
@@ -233,7 +238,7 @@ def check(key: str, value: Any, constraint: Constraint, next_step: str = "") -> 
         return
     if constraint.choices:
         raise ConfigError.not_a_choice(key, constraint.choices, value)
-    if constraint.is_text and _is_number(value):  # such as the name of a folder
+    if constraint.is_text and _is_number(value) and constraint.holds(str(value)):  # such as the name of a folder
         next_step = next_step or f"Put quotes around it: '{key}=\"{value}\"'."
     if typed := constraint.corrected(key, value):
         next_step = next_step or f"Set {typed}."

@@ -17,7 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
+from logreg.constraints import (
+    character,
+    check,
+    decimal_mark,
+    lengths,
+    listed,
+    name,
+    one_of,
+    optional,
+    power,
+    text,
+    whole,
+    whole_of,
+)
 from logreg.data.arrow_numbers import types_in_words
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, ngrams_of, not_a_number, read_columns
@@ -33,7 +46,7 @@ from logreg.data.formats.tables import (
     read_header,
     read_table,
 )
-from logreg.data.formats.text_tables import Header
+from logreg.data.formats.text_tables import Header, TextOptions
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, Split
@@ -84,6 +97,7 @@ class TableFile:
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        decimal: Character before the decimals of a number in text files, "." or ",".
         storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
             system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
         cache: Folder of these files.
@@ -112,6 +126,7 @@ class TableFile:
     split_column: str | None = None
     group: str | None = None
     separator: str | None = None
+    decimal: str = "."
     storage: Literal["auto", "memory", "mapped"] = "auto"
     cache: str = "data/cache"
     model: Collection[str] = ()
@@ -135,6 +150,7 @@ class TableFile:
         ngrams_of(self.word_ngrams, self.char_ngrams)
         check("dataset.min_df", self.min_df, whole(at_least=1))
         check("dataset.separator", self.separator, optional(character()))
+        check("dataset.decimal", self.decimal, decimal_mark())
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
         check("dataset.min_level_rows", self.min_level_rows, whole(at_least=1))
@@ -343,14 +359,19 @@ class TableFile:
 
         ``as_text`` and ``codes`` are as of `read_table`.
         """
-        words = [str(word) for word in self.missing_values]
+        options = self._text_options
         if not is_sharded(path) and self.cache_key is None:
-            table = read_table(path, key, columns, as_text, words, self.separator, codes)
+            table = read_table(path, key, columns, as_text, options, codes)
             return table, ((0, self._file_name(path)),)
         files = self._listed(path, key)
-        check_text_options(path, files.suffix in BINARY_SUFFIXES, words, self.separator)
+        check_text_options(path, files.suffix in BINARY_SUFFIXES, options)
         scratch = self.cache if self.is_mapped else None
-        return files.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
+        return files.read(columns, as_text, options, codes, self._allocate, scratch)
+
+    @property
+    def _text_options(self) -> TextOptions:
+        """What the user says of the values of text files."""
+        return TextOptions(tuple(map(str, self.missing_values)), self.separator, self.decimal)
 
     def _file_name(self, path: str) -> str:
         """Name of a file or folder, for messages."""
@@ -469,6 +490,7 @@ class TableFile:
             "buckets": whole_of(self.hash),
             "offset": self.offset or "",
             "is_temporary": True,
+            "decimal": self.decimal,
             "is_text": not any(self._suffix(path) in BINARY_SUFFIXES for _, path in files.values()),
             "allocate": self._allocate,
             "settings": {
