@@ -208,7 +208,8 @@ def uses_of_rows(name: str, tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Attribute) and node.attr in INSIDE_DATA:
             owner = ast.unparse(node.value)
             settings = node.attr == "dataset" and owner.endswith(("config", "summary"))  # a section of these
-            own = owner in ("self", "self.rows")  # `SeparationRows.raw` and other fields that share a name
+            # `SeparationRows.raw`, `pickle.PickleBuffer.raw` and other attributes that share a name
+            own = owner in ("self", "self.rows", "array")
             if not settings and not own:
                 found.append(f"{name}: {ast.unparse(node)}")
     return found

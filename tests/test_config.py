@@ -20,7 +20,20 @@ from logreg.config import (
     RunConfig,
     unknown_key,
 )
-from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
+from logreg.constraints import (
+    Constraint,
+    check,
+    decimal_mark,
+    flag,
+    labels,
+    listed,
+    number,
+    one_of,
+    optional,
+    text,
+    weights,
+    whole,
+)
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.fast_import import import_lightning
 
@@ -88,6 +101,7 @@ def whole_sentence(sentence: str) -> str:
         (one_of(("32", "64")), "be one of 32, 64", ["32", 32, "64", 64], [16, "16", None, "", 32.0, [32]]),
         (flag(), "be true or false", [True, False], [0, 1, "true", None]),
         (text(), "be text", ["x", " "], ["", None, True, ["x"]]),
+        (decimal_mark(), "be '.' or ','", [".", ","], ["", ";", 1, None]),
         (optional(whole(at_least=2)), "be a whole number >= 2 or null", [None, 2], [1, 2.0, "2", "null"]),
         (listed(), "be a list, such as [a,b]", [[], ["a", 1], ("a",)], ["a", None, {"a": 1}, [None], [["a"]]]),
         (

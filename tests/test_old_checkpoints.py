@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
 from whole_runs import Answer
 
@@ -52,22 +50,3 @@ def test_an_old_run_goes_on(tmp_path: Path, run_command: RunCommand) -> None:
     ends = [read(tmp_path / run / "metrics.csv")[-1] for run in ("longer", "whole")]
     assert ends[0]["epoch"] == ends[1]["epoch"] == "30"
     assert ends[0]["loss/train"] == ends[1]["loss/train"]
-
-
-def test_a_run_with_a_key_of_another_name_predicts_and_goes_on(tmp_path: Path, run_command: RunCommand) -> None:
-    for number in range(20):
-        folder = tmp_path / "pictures" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), (10 * number, 0, 0)).save(folder / f"{number}.png")
-    typed = ("dataset=image_folder", "dataset.path=pictures", "dataset.grayscale=true", "dataset.cache=null")
-    answer = run_command(tmp_path, "train", *typed, "max_epochs=1", "report=brief", "hydra.run.dir=run")
-    assert answer.code == 0, answer.err
-    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    held = torch.load(file, weights_only=True)
-    held["config"]["dataset"]["grey"] = held["config"]["dataset"].pop("grayscale")
-    torch.save(held, file)
-    lines = tmp_path / "run" / ".hydra" / "overrides.yaml"
-    lines.write_text(lines.read_text().replace("dataset.grayscale", "dataset.grey"))
-    for command in (["train", "max_epochs=2"], ["evaluate"], ["predict", "input=pictures/a"]):
-        answer = run_command(tmp_path, *command, "ckpt_path=run")
-        assert answer.code == 0, answer.err

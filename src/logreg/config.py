@@ -360,9 +360,6 @@ class RunConfig:
             if key not in known:
                 raise unknown_key(key, known)
         plain = {**ADDED_LATER, **plain}
-        if isinstance(plain.get("dataset"), Mapping):
-            of_now = {old.removeprefix("dataset."): new.removeprefix("dataset.") for old, new in RENAMED.items()}
-            plain["dataset"] = {of_now.get(key, key): value for key, value in plain["dataset"].items()}
         for key in known:
             if key not in plain:
                 raise ConfigError.broken(key, "be given", None)
@@ -428,9 +425,6 @@ ADDED_LATER = {
 }
 """Settings that the configs in older checkpoints lack, with the values that these runs had."""
 
-RENAMED = {"dataset.grey": "dataset.grayscale"}
-"""Keys of the dataset that older runs have, with their names of now."""
-
 
 def _separate_path(plain: Mapping[str, Any]) -> dict[str, Any]:
     """``l2`` and ``l2_path`` as `RunConfig` has them, of what was typed for them: ``l2=path`` is short for a path.
@@ -457,8 +451,6 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     inner = [one for one in known if one.endswith(f".{key}")]
     if key in ELSEWHERE:
         near = ELSEWHERE[key]
-    elif key in RENAMED:
-        near = f"It is {RENAMED[key]} now."
     elif len(inner) == 1:
         near = f"Did you mean {inner[0]}?"
     else:

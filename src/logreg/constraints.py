@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, as_typed
 
 MAX_POWER_DIGITS = 4
 """Digits of base and exponent up to which a power is computed: more of them may take forever."""
@@ -25,6 +25,8 @@ class Constraint:
     """The names to choose from, of a constraint to one of several names."""
     is_text: bool = False
     """Whether a value on the command line is text as typed, even where it looks like a number."""
+    corrected: Callable[[str, Any], str] = lambda key, value: ""
+    """What to type for a key in place of a value that does not hold; empty where that is not clear."""
 
 
 def _is_number(value: object) -> bool:
@@ -140,6 +142,11 @@ def character(escaped_tab: bool = False) -> Constraint:
     )
 
 
+def decimal_mark() -> Constraint:
+    """The character before the decimals of a number."""
+    return Constraint("be '.' or ','", lambda value: value in (".", ","), is_text=True)
+
+
 def name() -> Constraint:
     """The name of a column, which may look like a number."""
     return Constraint("be a name", lambda value: isinstance(value, str | int | float) and value != "")
@@ -191,11 +198,21 @@ def names_or_strengths(example: str) -> Constraint:
     )
 
 
-def listed(example: str = "[a,b]") -> Constraint:
-    """A list of names; ``example`` is one as the user writes it."""
+def listed(in_python: bool = False) -> Constraint:
+    """A list of names, as an argument in Python or on the command line."""
+
+    def is_name(value: object) -> bool:
+        return isinstance(value, str | int | float)
+
+    def corrected(key: str, value: Any) -> str:
+        if not is_name(value) or value == "":
+            return ""
+        return f"{key}={[value]}" if in_python else as_typed(key, [value])
+
     return Constraint(
-        f"be a list, such as {example}",
-        lambda value: isinstance(value, list | tuple) and all(isinstance(name, str | int | float) for name in value),
+        f"be a list, such as {['a', 'b'] if in_python else '[a,b]'}",
+        lambda value: isinstance(value, list | tuple) and all(map(is_name, value)),
+        corrected=corrected,
     )
 
 
@@ -221,6 +238,8 @@ def check(key: str, value: Any, constraint: Constraint, next_step: str = "") -> 
         return
     if constraint.choices:
         raise ConfigError.not_a_choice(key, constraint.choices, value)
-    if constraint.is_text and _is_number(value):  # such as the name of a folder
+    if constraint.is_text and _is_number(value) and constraint.holds(str(value)):  # such as the name of a folder
         next_step = next_step or f"Put quotes around it: '{key}=\"{value}\"'."
+    if typed := constraint.corrected(key, value):
+        next_step = next_step or f"Set {typed}."
     raise ConfigError.broken(key, constraint.description, value, next_step)

@@ -100,6 +100,17 @@ def test_a_class_that_the_model_does_not_know_is_named(
     )
 
 
+def test_a_column_of_the_model_that_a_file_lacks_is_named(models: Models, run_command: RunCommand) -> None:
+    here = models("table")
+    (here / "new.csv").write_text("kind,Size,color,wet\nlow,1,red,true\n")
+    answer = run_command(here, "evaluate", "dataset.path=new.csv")
+    assert answer.code == 2
+    assert answer.err == (
+        "`dataset.path` must have the column 'size' that the model learned from [in new.csv]. "
+        "Is it 'Size'? Rename that one.\n"
+    )
+
+
 def test_pictures_of_another_size_are_refused(models: Models, run_command: RunCommand) -> None:
     here = models("pictures")
     write_pictures(here / "large", number=2, size=9)

@@ -287,12 +287,40 @@ NEW = {
     "extra.csv": "size,color,wet,weight\n1,red,true,5\n",
     "twice.csv": "size,color,wet,size\n1,red,true,5\n",
     "text.csv": "size,color,wet\n1,red,true\nlarge,red,true\n",
+    "hexadecimal.csv": "size,color,wet\n0x1F,red,true\nlarge,red,true\n",
+    "mixed.csv": "size,color,wet\n0x1F,red,true\n0.5,red,true\n",
     "comma.csv": 'size,color,wet\n1,red,true\n"7,25",red,true\n',
     "ragged.csv": "size,color,wet\n1,red,true\n1,red\n",
     "header.csv": "size,color,wet\n",
     "empty.csv": "",
 }
 """Files that are no good."""
+
+
+def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: RunCommand) -> None:
+    rows = [f"{row / 8:.3f};{row % 7};{'yes' if row % 3 else 'no'}" for row in range(100)]
+    for name, old, new in (("dots", "", ""), ("commas", ".", ",")):
+        text = "\n".join(["x;n;y", *rows])
+        (tmp_path / f"{name}.csv").write_text(text.replace(old, new) if old else text)
+    typed = ("dataset=table", "dataset.target=y", "l2=0.1", "report=brief")
+    answers = {}
+    for name, more in (("dots", ()), ("commas", ("dataset.decimal=,",))):
+        answer = run_command(tmp_path, "train", *typed, f"dataset.path={name}.csv", *more)
+        assert answer.code == 0, answer.err
+        assert run_command(tmp_path, "evaluate", f"dataset.path={name}.csv").code == 0
+        answers[name] = [
+            run_command(tmp_path, "predict", *words).out
+            for words in (("x=1.5", "n=2"), (f"input={name}.csv", "drop=[y]"), (f"input={name}.csv", "keep=[n]"))
+        ]
+    assert answers["dots"] == answers["commas"]
+    assert run_command(tmp_path, "predict", "x=1,5", "n=2").out == answers["dots"][0]
+    assert run_command(tmp_path, "predict", "input=dots.csv", "decimal=.").out == answers["dots"][1]
+    answer = run_command(tmp_path, "predict", "input=dots.csv")
+    assert (answer.code, answer.err.partition(". ")[2]) == (
+        2,
+        "Write numbers with a comma before the decimals and nothing else around them; leave missing ones empty.\n",
+    )
+
 
 FAULTS = {
     "lacking.csv": "`input` must have the column 'color' that the model learned from [in lacking.csv].",
@@ -311,7 +339,12 @@ FAULTS = {
             f"'size' [in {file}]. "
             "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
         )
-        for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
+        for file, word in (
+            ("text.csv", "large"),
+            ("comma.csv", "7,25"),
+            ("hexadecimal.csv", "large"),
+            ("mixed.csv", "0x1F"),
+        )
     },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",

@@ -582,10 +582,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[dict[str, Any
         [{"drop": []}],
     ),
     "no list": (
-        {"x": NUMBERS},
+        {"x": NUMBERS, "y": NUMBERS},
         {"drop": "x"},
-        "`drop` must be a list, such as ['a', 'b'], got 'x'.",
-        [{"drop": []}],
+        "`drop` must be a list, such as ['a', 'b'], got 'x'. Set drop=['x'].",
+        [{"drop": ["x"]}],
     ),
     "few levels": ({"x": NUMBERS}, {"max_levels": 1}, "`max_levels` must be a whole number >= 2, got 1.", []),
     "one row": ({"x": [1.0]}, {}, "`X` must have at least 2 rows and 1 column, got shape (1, 1).", []),

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import urllib.request
 import weakref
@@ -516,9 +517,11 @@ def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest
     assert "must be a checkpoint of logreg" in capsys.readouterr().err
 
 
-def test_a_diverging_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverging_run_says_so_and_leaves_no_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = {*threading.enumerate()}
     with working_in(tmp_path):
         assert main(["dataset=digits", "lr=1e38", "max_epochs=5"]) == 2
+    assert not [thread for thread in {*threading.enumerate()} - threads if "event_file" in type(thread).__module__]
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[-1].startswith("loss/train became nan in epoch ")

@@ -123,6 +123,7 @@ def run_command(
             if error.errno not in UNWRITABLE_ERRNOS | MISSING_PATH_ERRNOS:
                 raise
             print_error(early_end.unwritable(error))
+            early_end.after_mistake()
             return 2
         except (KeyboardInterrupt, Terminated) as interrupt:  # after the latter `ending_on_sigterm` ends the process
             early_end.after_interrupt(interrupt)

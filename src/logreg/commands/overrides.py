@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]  # yaml has no type information
 
-from logreg.config import PROCESS_KEYS, RENAMED, SECTIONS, RunConfig, unknown_key
+from logreg.config import PROCESS_KEYS, SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, escaped, shell_line
 from logreg.files import shown
 from logreg.run_folder import run_folder_of
@@ -281,7 +281,7 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
 
 
 def overrides_in(folder: Path) -> list[str]:
-    """The overrides that the run in a folder was started with, as Hydra keeps them, with the keys of now.
+    """The overrides that the run in a folder was started with, as Hydra keeps them.
 
     Raises:
         ConfigError: The file is missing, or holds something else.
@@ -299,8 +299,7 @@ def overrides_in(folder: Path) -> list[str]:
             f"`ckpt_path` must be of a run, whose settings {shown(file)} lists, and that is no list of settings. "
             "Copy the .ckpt file out of the run folder, and type the settings."
         ) from error
-    keys = [line.partition("=")[0] for line in lines]
-    return [RENAMED.get(key, key) + line.removeprefix(key) for key, line in zip(keys, lines, strict=True)]
+    return lines
 
 
 # From overrides to a config

@@ -30,7 +30,7 @@ from logreg.commands.predicting import (
     predicted,
     print_counts,
 )
-from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
+from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_free
@@ -86,6 +86,7 @@ OWN = {
     "keep": Setting([], listed(), "columns of the input to copy, before the predictions"),
     "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
     "separator": Setting(None, SEPARATOR, "between the values of a line; null: as in the header"),
+    "decimal": Setting(None, optional(decimal_mark()), "before the decimals of numbers; null: as in training"),
     "accelerator": Setting("cpu", one_of(("cpu", "gpu", "mps", "auto")), "cpu, gpu, mps or auto"),
     "batch_size": Setting(64, whole(at_least=1), "images that go through a backbone at once"),
 }
@@ -190,6 +191,7 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
         [str(name) for name in values["keep"]],
         [str(name) for name in values["drop"]],
         _separator(trained, values["separator"]),
+        values["decimal"] or (trained.config and trained.config.dataset.get("decimal")) or ".",
         device,
         values["batch_size"],
     )
@@ -258,7 +260,7 @@ def _check_combinations(typed: TypedArguments) -> None:
     for key in ("covariance", "weights") if values["interval"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with interval=. Leave it out, or set interval=0.95.")
-    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
+    for key in ("output", "keep", "drop", "separator", "decimal") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
     # not Path.resolve, which raises where links form a circle

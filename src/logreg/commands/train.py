@@ -6,12 +6,14 @@ Nothing here imports torch before a run is certain to start: ``--help`` and typi
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from logging import FileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,7 +202,11 @@ def _run_hydra(overrides: Sequence[str], options: Sequence[str], sweeping: bool,
                 single = GlobalHydra.instance().hydra
                 assert single is not None
                 single.run("config", job, [*overrides, "hydra.mode=RUN"])
-    except (LogregError, HydraException, OmegaConfBaseException, OSError):
+    except OSError:  # Hydra writes its files before it calls the run
+        if not sweeping and (folder := _folder_of_log()) is not None:
+            _remove_if_unused(folder)
+        raise
+    except (LogregError, HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # of Hydra; those of runs are in `failures`, or in the folders of a sweep
         raise ConfigError(
@@ -258,7 +264,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     try:
         with interrupts_kept():
             return _fit(composed, folder, overrides, started)
-    except LogregError:
+    except (LogregError, OSError):
         _remove_if_unused(folder)
         raise
     except (KeyboardInterrupt, Terminated) as stopped:
@@ -340,6 +346,12 @@ def _is_first() -> bool:
     """Whether this process is alone or the first of several, and so has a folder to write into."""
     placed = placement()
     return placed is None or not placed.rank
+
+
+def _folder_of_log() -> Path | None:
+    """The folder of the log that Hydra has begun, which is that of the run; ``None`` before."""
+    files = [handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, FileHandler)]
+    return Path(files[0]).parent if files else None
 
 
 def _remove_if_unused(folder: Path) -> None:

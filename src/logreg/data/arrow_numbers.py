@@ -79,8 +79,11 @@ def array_of(
     return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values)])
 
 
-def inferred(texts: pa.Array) -> pa.ChunkedArray:
-    """Texts in the type that Arrow's CSV reader infers from them: numbers, booleans, dates and times, or text."""
+def inferred(texts: pa.Array, decimal: str = ".") -> pa.ChunkedArray:
+    """Texts in the type that Arrow's CSV reader infers from them: numbers, booleans, dates and times, or text.
+
+    ``decimal`` is the character before the decimals of a number.
+    """
     import pyarrow as pa
     import pyarrow.csv
 
@@ -91,6 +94,7 @@ def inferred(texts: pa.Array) -> pa.ChunkedArray:
         pa.BufferReader(buffer),
         pyarrow.csv.ReadOptions(block_size=max(buffer.size, 1)),
         pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(decimal_point=decimal),
     ).column(0)
 
 

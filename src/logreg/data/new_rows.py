@@ -31,12 +31,12 @@ from logreg.data.formats.images import (
     open_image,
     to_8_bits,
 )
-from logreg.data.formats.table_errors import NUMBER_ADVICE
+from logreg.data.formats.table_errors import lacking_column, number_advice
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.formats.text_tables import LIKELY_SEPARATORS, SEPARATORS, mark_missing
+from logreg.data.formats.text_tables import LIKELY_SEPARATORS, SEPARATORS, TextOptions, mark_missing, numbers_of
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
 from logreg.rows import BLOCK_ROWS
 from logreg.terminal import counted
@@ -85,6 +85,7 @@ class NewRowsReader:
         keep: Columns to write beside the predictions.
         drop: Further columns of the input that are ignored.
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        decimal: Character before the decimals of a number in a text file.
         device: Device of a backbone.
         batch_size: Number of images in a batch of the backbone.
     """
@@ -95,6 +96,7 @@ class NewRowsReader:
     keep: Sequence[str] = ()
     drop: Sequence[str] = ()
     separator: str | None = None
+    decimal: str = "."
     device: str | torch.device = "cpu"
     batch_size: int = 64
 
@@ -210,8 +212,10 @@ class NewRowsReader:
         values: dict[str, Any] = {}
         for column in self.columns:
             text = cells[column.name].strip()
+            if column.kind == "number":
+                text = text.replace(self.decimal, ".")  # the shell and Python take a dot whatever the file has
             if column.kind == "number" and text and not is_number(text):
-                raise ConfigError.broken(column.name, "be a number", text)
+                raise ConfigError.broken(column.name, "be a number", cells[column.name].strip())
             values[column.name] = [None if not text else float(text) if column.kind == "number" else text]
         kinds = [(column.name, pa.float64() if column.kind == "number" else pa.string()) for column in self.columns]
         rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "the command line", 0)
@@ -252,8 +256,7 @@ class NewRowsReader:
             "input",
             choose,
             {*numbers} - {*self.keep},
-            words,
-            self.separator,
+            TextOptions(words, self.separator, self.decimal),
             groups,
         )
 
@@ -315,14 +318,11 @@ class NewRowsReader:
         extra = [name for name in header if name not in expected]
         for name in names:
             if name not in present:
-                near = nearest(name, extra)
-                advice = f" Is it {near!r}? Rename that one." if near else ""
+                advice = ""
                 if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
                     whole = repr(SEPARATORS.get(suffix_of(source), ","))
-                    advice = f" Its header was split: separator={whole} keeps it whole."
-                raise DataError(
-                    f"`input` must have the column {name!r} that the model learned from [in {source}].{advice}"
-                )
+                    advice = f"Its header was split: separator={whole} keeps it whole."
+                raise lacking_column("input", name, source, [] if advice else extra, advice)
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))
@@ -367,7 +367,7 @@ class NewRowsReader:
             if pa.types.is_string(column.type):
                 cells[name] = mark_missing(column, words or ())
                 if kinds[name] == "number":
-                    cells[name] = _numbers(cells[name], name, source)
+                    cells[name] = _numbers(cells[name], name, source, self.decimal)
         as_category = {name for name, kind in kinds.items() if kind != "number"}
         columns = read_columns(pa.table(cells), as_category, source, starts=((-start, source),))
         features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
@@ -499,8 +499,8 @@ class NewRowsReader:
         return len(names), rows()
 
 
-def _numbers(column: Any, name: str, source: str) -> Any:
-    """Casts text to numbers.
+def _numbers(column: Any, name: str, source: str, decimal: str) -> Any:
+    """Casts text to numbers, with ``decimal`` before the decimals.
 
     Raises:
         DataError: Some text is not a number.
@@ -509,9 +509,9 @@ def _numbers(column: Any, name: str, source: str) -> Any:
     import pyarrow.compute as pc
 
     try:
-        return pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
+        return numbers_of(pc.utf8_trim_whitespace(column), decimal)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
-            f"{NUMBER_ADVICE}"
+            f"{number_advice(decimal)}"
         ) from error

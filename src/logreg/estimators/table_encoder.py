@@ -199,7 +199,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     def _learn(self, X: Any) -> Tensor:
         """Learns the encoding, and returns the stored features, shape (N, D), float64."""
-        names = listed("['a', 'b']")
+        names = listed(in_python=True)
         for key, constraint in {
             "features": optional(names),
             "drop": names,

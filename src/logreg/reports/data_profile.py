@@ -130,7 +130,11 @@ def _remark(one: ColumnProfile, leaks: Leaks) -> str:
         return "determines the class: the target under another name?"
     if one.series.name in leaks.duplicates:
         return leaks.duplicates[one.series.name]
-    return "unique in every row: an id?" if one.is_unique_integer else ""
+    if one.may_be_id:
+        return (
+            f"{counted(one.levels_in_train, 'level')}, an id?" if one.levels_in_train else "unique in every row: an id?"
+        )
+    return ""
 
 
 def _encoding(one: ColumnProfile) -> str:

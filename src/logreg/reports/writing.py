@@ -45,13 +45,13 @@ ODDS_RATIOS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
 
 
 def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
-    """Writes all files of the report, summary.json last, and closes TensorBoard's file.
+    """Writes all files of the report, summary.json last.
 
     Args:
         result: The run.
         summary: Summary of the run.
         figures: File names of its pictures.
-        logger: Still open.
+        logger: Gets the scores of the end.
     """
     curves = logger.history
     for split, scores in result.scores.items():
@@ -63,7 +63,6 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     if "cv" in summary.metrics:
         logger.log_metrics({f"{name}/cv": value for name, value in summary.metrics["cv"].items()}, result.epochs)
     logger.flush()
-    logger.writer.close()
     if result.path:
         table = path_csv(result.path, result.module.facts.rows["train"], result.config.select)
         write_text(result.folder / "path.csv", table)

@@ -24,6 +24,7 @@ from logreg.config import (
 )
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.sources.image_folder import ImageFolder
+from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts
 from logreg.processes import Processes
@@ -64,6 +65,8 @@ def build_data(
     dataset = build_dataset(own.pop("name"), own)
     if model is not None and isinstance(dataset, ImageFolder):
         dataset = dataclasses.replace(dataset, model=model.pixels)
+    if model is not None and isinstance(dataset, TableFile):
+        dataset = dataclasses.replace(dataset, model=[column.name for column in model.columns])
     if config.backbone["name"] != "none":
         dataset = build_frozen_features(dataset, config.backbone, device_of(config.accelerator))
     return TensorDataModule(

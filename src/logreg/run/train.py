@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,64 +126,65 @@ def train(
     # In this order: the bar is gone before the last certificate, and the checkpoint has it.
     callbacks = [display, Certificates(status), *([checkpoints] if is_first else []), *callbacks]
     logger = RunLogger(folder, None if same_run is None else same_run.epochs) if is_first else None
-    trainer = build_trainer(config, logger, checkpoints.io, callbacks, "val" in data.splits, max_passes)
-    if logger is not None and same_run is None:
-        logger.log_hparams(_hparams(config, module, overrides))
-    log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
+    with nullcontext() if logger is None else closing(logger):
+        trainer = build_trainer(config, logger, checkpoints.io, callbacks, "val" in data.splits, max_passes)
+        if logger is not None and same_run is None:
+            logger.log_hparams(_hparams(config, module, overrides))
+        log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
-    fit_start = time.perf_counter()
-    with threads_for(_work(module, data.facts)):
-        if resumed is not None and resumed.lacks_only_report(config):
-            restore_ended(resumed, module, checkpoints, callbacks)
-            epochs = resumed.epochs
-        else:
-            run_fit(trainer, module, data, None if resumed is None else resumed.file)
-            epochs = trainer.current_epoch
-        fit_seconds = time.perf_counter() - fit_start
-        certificate = _certificate(module, data, checkpoints, epochs, fit_seconds, status)
+        fit_start = time.perf_counter()
+        with threads_for(_work(module, data.facts)):
+            if resumed is not None and resumed.lacks_only_report(config):
+                restore_ended(resumed, module, checkpoints, callbacks)
+                epochs = resumed.epochs
+            else:
+                run_fit(trainer, module, data, None if resumed is None else resumed.file)
+                epochs = trainer.current_epoch
+            fit_seconds = time.perf_counter() - fit_start
+            certificate = _certificate(module, data, checkpoints, epochs, fit_seconds, status)
 
-    status(f"scoring {', '.join(data.splits)} ...")
-    if config.calibrate == "temperature":
-        module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
-    evaluated = data.splits[-1]
-    scores = {split: score(module, data, split, auroc=split != evaluated) for split in data.splits}
-    predicted, threshold = _predict(module, data)
-    data.free_converted()
+        status(f"scoring {', '.join(data.splits)} ...")
+        if config.calibrate == "temperature":
+            module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
+        evaluated = data.splits[-1]
+        scores = {split: score(module, data, split, auroc=split != evaluated) for split in data.splits}
+        predicted, threshold = _predict(module, data)
+        data.free_converted()
 
-    def finish() -> Summary:
-        """Evaluates the predictions, shows the results, and writes the report."""
-        assert logger is not None
-        facts = data.facts
-        evaluation = evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=config.seed)
-        scores[evaluated] = with_auroc(scores[evaluated], evaluation)
-        result = RunResult(
-            config=config,
-            folder=folder,
-            overrides=overrides,
-            module=module,
-            data=data,
-            scores=scores,
-            certificate=certificate,
-            best=checkpoints.best,
-            epochs=epochs,
-            resumed_from=resumed.file if resumed is not None and same_run is None else None,
-            path=chosen.path,
-            path_coef=chosen.coef,
-            path_rule=chosen.rule,
-            cross_validation=chosen.cross_validation,
-            predicted=predicted,
-            evaluation=evaluation,
-            l2_reason=chosen.reason,
-        )
-        summary = summarize(result, fit_seconds, time.perf_counter() - started)
-        show(summary)
-        status("drawing pictures and writing the report ...")
-        figures = draw(result, logger) if config.report == "full" else []
-        write_report(result, summary, figures, logger)
-        log.info("finished: %s", summary.metrics)
-        return summary
+        def finish() -> Summary:
+            """Evaluates the predictions, shows the results, and writes the report."""
+            assert logger is not None
+            facts = data.facts
+            evaluation = evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=config.seed)
+            scores[evaluated] = with_auroc(scores[evaluated], evaluation)
+            result = RunResult(
+                config=config,
+                folder=folder,
+                overrides=overrides,
+                module=module,
+                data=data,
+                scores=scores,
+                certificate=certificate,
+                best=checkpoints.best,
+                epochs=epochs,
+                resumed_from=resumed.file if resumed is not None and same_run is None else None,
+                path=chosen.path,
+                path_coef=chosen.coef,
+                path_rule=chosen.rule,
+                cross_validation=chosen.cross_validation,
+                predicted=predicted,
+                evaluation=evaluation,
+                l2_reason=chosen.reason,
+            )
+            summary = summarize(result, fit_seconds, time.perf_counter() - started)
+            show(summary)
+            status("drawing pictures and writing the report ...")
+            figures = draw(result, logger) if config.report == "full" else []
+            write_report(result, summary, figures, logger)
+            log.info("finished: %s", summary.metrics)
+            return summary
 
-    return in_first(processes, finish)
+        return in_first(processes, finish)
 
 
 def _take_folder(folder: Path) -> None:

@@ -175,6 +175,11 @@ class RunLogger(Logger):
         table.writerows({"epoch": step, **row} for step, row in self._rows.items())
         write_text(self.folder / METRICS, text.getvalue())
 
+    def close(self) -> None:
+        """Ends the thread that writes events, if it was started; a process may make many runs."""
+        if "writer" in self.__dict__:
+            self.writer.close()
+
     def finalize(self, status: str) -> None:
         """Lightning calls this after each fit; the report still has pictures to add."""
         self.flush()

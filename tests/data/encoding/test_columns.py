@@ -277,6 +277,22 @@ def test_train_rows_alone_say_whether_a_column_is_empty_or_unique() -> None:
     assert "left out, since all values are missing in train: empty" in notes
 
 
+def test_levels_that_nearly_all_are_of_one_row_may_be_an_id() -> None:
+    table = pa.table(
+        {
+            "id": [f"r{row}" for row in range(60)],
+            "typed": [f"r{row}" for row in range(60)],
+            "town": [f"t{row % 10}" for row in range(60)],
+            "late": [*(f"r{row}" for row in range(29)), *["r"] * 31],
+            "sentence": [f"there are the words of row {row}" for row in range(60)],
+        }
+    )
+    columns = read_columns(table, settings={"dataset.categorical": ["typed"]})
+    for rows, expected in ((None, ["id"]), (torch.arange(30), ["id, late"]), (torch.arange(29), [])):
+        _, notes = learn_encoding(columns, rows)
+        assert [note.partition("dataset.drop: ")[2] for note in notes if note.startswith("nearly every")] == expected
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_that_have_no_fraction_for_their_size_alone_are_no_ids(dtype: Any) -> None:
     first = 2 ** np.finfo(dtype).nmant  # from here on, all floats of the type are whole

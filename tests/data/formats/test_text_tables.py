@@ -12,6 +12,7 @@ import pytest
 
 from logreg.data.formats import text_tables
 from logreg.data.formats.tables import column_names, read_table
+from logreg.data.formats.text_tables import TextOptions
 from logreg.errors import DataError
 
 ROWS = 400
@@ -107,6 +108,16 @@ def test_a_type_that_is_contradicted_is_changed(name: str, tmp_path: Path, monke
     assert found == [True]
 
 
+def test_numbers_with_decimal_commas_are_those_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dots = write(tmp_path / "dots.csv", [name for name in COLUMNS if name not in ("quoted", "late text")])
+    commas = tmp_path / "commas.csv"
+    commas.write_text(dots.read_text().replace(",", ";").replace(".", ","))
+    options = TextOptions(separator=";", decimal=",")
+    expected = both(dots, monkeypatch, 4000)[0]
+    for found in both(commas, monkeypatch, 4000, options=options)[:2]:
+        assert_same(found.rename_columns([name.replace(";", ",") for name in found.column_names]), expected)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_tables_of_many_kinds_are_read_as_if_all_types_were_inferred(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +125,8 @@ def test_tables_of_many_kinds_are_read_as_if_all_types_were_inferred(
     draw = random.Random(seed)
     names = draw.sample(list(COLUMNS), draw.randint(2, 9))
     path = write(tmp_path / draw.choice(["t.csv", "t.csv.gz"]), names)
-    arguments = {"as_text": names[:1], "codes": names[1:2], "missing_values": draw.choice([(), ("many", "0")])}
+    options = TextOptions(draw.choice([(), ("many", "0")]))
+    arguments = {"as_text": names[:1], "codes": names[1:2], "options": options}
     assert_same(*both(path, monkeypatch, draw.choice([400, 1000, 4000]), **arguments)[:2])
 
 

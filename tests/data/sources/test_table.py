@@ -1247,8 +1247,14 @@ def test_formatted_numbers_are_refused_by_their_mark(words: list[str], mark: str
         "a;y\n" + "".join(f"{word};{'yes' if row % 4 else 'no'}\n" for row, word in enumerate(alternating(*words)))
     )
     semicolon = "dataset.separator=;"
-    with pytest.raises(DataError, match=re.escape(f"got {words[0]!r} with {mark!r} in row 1")):
+    with pytest.raises(DataError, match=re.escape(f"got {words[0]!r} with {mark!r} in row 1")) as refused:
         table(path, semicolon)
+    is_decimal = re.fullmatch(r"\d+,\d+", words[0]) is not None
+    assert ("set dataset.decimal=,." in str(refused.value)) == is_decimal
+    if is_decimal:
+        (tmp_path / "dots.csv").write_text(path.read_text().replace(",", "."))
+        commas, dots = table(path, semicolon, "dataset.decimal=,"), table(tmp_path / "dots.csv", semicolon)
+        assert torch.equal(commas.tables["train"].matrix, dots.tables["train"].matrix)
     assert table(path, semicolon, "dataset.categorical=[a]").facts.columns[0].levels == tuple(sorted(words))
 
 

@@ -97,7 +97,11 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         ({**sentences(), "x": ["1"] * 12}, "dataset.text=[u] dataset.target=y", "`dataset.text` must name a column of"),
         (sentences(), "dataset.text=[y] dataset.target=y", "`dataset.text` must not name a column that has another"),
         (sentences(), "dataset.text=[t] dataset.drop=[t] dataset.target=y", "`dataset.text` must not name a column"),
-        (sentences(), "dataset.text=t", "`dataset.text` must be a list, such as [a,b] or null, got 't'."),
+        (
+            sentences(),
+            "dataset.text=t",
+            "`dataset.text` must be a list, such as [a,b] or null, got 't'. Set dataset.text=[t].",
+        ),
         (sentences(), "dataset.word_ngrams=2", "`dataset.word_ngrams` must be the smallest and the largest length"),
         (sentences(), "dataset.char_ngrams=[3,2]", "`dataset.char_ngrams` must be the smallest and the largest"),
         (sentences(), "dataset.word_ngrams=null", "`dataset.word_ngrams` must be given where `dataset.char_ngrams` is"),

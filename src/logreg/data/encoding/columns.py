@@ -105,6 +105,8 @@ class Columns:
     """Smallest number of train rows with an n-gram that is learned."""
     is_text: bool = True
     """Whether all files are text files, where words may mean a missing value."""
+    decimal: str = "."
+    """Character before the decimals of a number in text files."""
     is_temporary: bool = False
     """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -287,7 +289,9 @@ def _text_problem(name: str, levels: Sequence[str], codes: Values, columns: Colu
 
 def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> tuple[str, str]:
     """Problem and short problem of a column that mixes numbers and text; empty where it is all text or all numbers."""
-    numeric = np.array([*(is_number(level) for level in levels), True])  # the last entry, at -1, is for missing values
+    numeric = np.array(
+        [*(is_number(level, columns.decimal) for level in levels), True]
+    )  # the last entry, at -1, is for missing values
     given = codes[codes >= 0]
     if numeric[:-1].all():
         return "", ""
@@ -302,11 +306,14 @@ def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns
         return "", ""
     row = int((is_formatted & ~numeric)[codes].argmax())
     word, place = levels[codes[row]], columns.place(row)
-    marks = re.sub(r"[\d.+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
+    marks = re.sub(rf"[\d{columns.decimal}+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
+    (mark, other), advice = ("dot", ",") if columns.decimal == "." else ("comma", "."), " Write"
+    if columns.is_text and not columns.in_python and all(is_number(level, other) for level in levels):
+        advice = f" If {other!r} is before the decimals in all columns, set dataset.decimal={other}. Else write"
     return (
-        f"column {name!r} must hold plain numbers, got {word!r} with {marks!r} in {place}. "
-        "Write a dot before the decimals and nothing else between or around the digits, or use it as text: "
-        f"{columns.setting('dataset.categorical', [name])}."
+        f"column {name!r} must hold plain numbers, got {word!r} with {marks!r} in {place}."
+        f"{advice} a {mark} before the decimals and nothing else between or around the digits, "
+        f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
 
 
@@ -369,6 +376,8 @@ def check_offset(series: Series, columns: Columns) -> None:
         )
 
 
-def is_number(text: str) -> bool:
-    """Whether a cell of a text file is a number."""
+def is_number(text: str, decimal: str = ".") -> bool:
+    """Whether a cell of a text file is a number, with ``decimal`` before the decimals."""
+    if decimal != ".":
+        text = text.replace(".", "dot").replace(decimal, ".")
     return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")

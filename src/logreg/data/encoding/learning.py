@@ -30,10 +30,10 @@ MEDIAN_ROWS = 10_000
 """Rows of the sample that locates the median of a column."""
 
 MIN_ID_ROWS = 30
-"""Rows from which on a column of unique whole numbers may be an id; fewer rows are often unique by chance."""
+"""Rows from which on a column of unique whole numbers or levels may be an id; fewer are often unique by chance."""
 
 ID_FRACTION = 0.9
-"""Fraction of train rows with a level of their own from which on a wide category looks like an id.
+"""Fraction of train rows with a level of their own from which on a category may be an id, and a wide one is refused.
 
 It estimates the probability that a new row has a level that train lacks (Good 1953, The population frequencies of
 species).  From there on such a column hardly helps, even where the class depends on nothing else
@@ -77,8 +77,8 @@ class ColumnProfile:
     """Settings that solve the problem, as keys and values; a value is added to a setting that is a list."""
     is_text: bool = False
     """Whether the column is text, or looks like it and is refused."""
-    is_unique_integer: bool = False
-    """Whether the column holds whole numbers that are unique in train, and so may be an id."""
+    may_be_id: bool = False
+    """Whether the column holds whole numbers that are unique in train, or levels that nearly all are."""
     rare_rows: int = 0
     """Number of train rows with a rare level."""
     collisions: int = 0
@@ -145,7 +145,10 @@ def learn_encoding(
         ],
         "whole numbers that are unique in every row, used as numbers; "
         f"if they are ids, add them to {columns.key('dataset.drop')}": [
-            one.series.name for one in profiles if one.column is not None and one.is_unique_integer
+            one.series.name for one in profiles if one.may_be_id and not one.levels_in_train
+        ],
+        f"nearly every row has a level of its own; if they are ids, add them to {columns.key('dataset.drop')}": [
+            one.series.name for one in profiles if one.may_be_id and one.levels_in_train
         ],
         f"sentences, used as levels; to learn from their words, add them to {columns.key('dataset.text')}": [
             one.series.name
@@ -346,28 +349,34 @@ def _profile(series: Series, chosen: Values | slice, used: Values | None, column
         column = _learn_number(series.name, values[~missing[chosen]] if in_train else values, marked=in_train > 0)
         if column.constant and not in_train:
             return found
-        return replace(
-            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(values, series.file_type)
-        )
+        return replace(found, column=column, may_be_id=not anywhere and _are_unique_integers(values, series.file_type))
     column, rare_rows, collisions = _learn_levels(series, counts, in_train > 0, columns)
     return replace(
         found,
         column=None if column.constant and not in_train else column,
         levels_in_train=levels,
+        may_be_id=counts.sum() >= MIN_ID_ROWS
+        and _has_unique_levels(counts, columns)
+        and series.name not in columns.settings.get("dataset.categorical", ())
+        and not looks_like_text(series.levels),  # which has a note of its own
         rare_rows=rare_rows,
         collisions=collisions,
     )
 
 
 def _looks_like_id(counts: Values, columns: Columns) -> bool:
-    """Whether a column is wide, most rows have a level of their own, and such levels do not join as rare ones.
+    """Whether a column is wide and has unique levels; the arguments are those of `_has_unique_levels`."""
+    return bool(np.count_nonzero(counts) > columns.max_levels) and _has_unique_levels(counts, columns)
+
+
+def _has_unique_levels(counts: Values, columns: Columns) -> bool:
+    """Whether most rows have a level of their own, and such levels do not join as rare ones.
 
     Args:
         counts: Number of train rows of each level, shape (L,).
         columns: The table, for its settings.
     """
-    is_wide = np.count_nonzero(counts) > columns.max_levels
-    return bool(is_wide and columns.min_level_rows == 1 and (counts == 1).sum() > ID_FRACTION * counts.sum())
+    return bool(columns.min_level_rows == 1 and (counts == 1).sum() > ID_FRACTION * counts.sum())
 
 
 def _id_problem(series: Series, counts: Values, columns: Columns) -> tuple[str, str, tuple[tuple[str, str], ...]]:

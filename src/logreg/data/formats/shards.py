@@ -23,7 +23,7 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.file_systems import unreachable_error, version_of
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
-from logreg.data.formats.text_tables import SEPARATORS, Header, read_text, text_layout
+from logreg.data.formats.text_tables import SEPARATORS, Header, TextOptions, read_text, text_layout
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError, DatasetNotFoundError
 from logreg.files import place_name, unfinished
@@ -71,8 +71,7 @@ class TableFiles(Protocol):
         self,
         columns: Sequence[str],
         as_text: Collection[str],
-        missing_values: Sequence[str],
-        separator: str | None,
+        options: TextOptions,
         codes: Collection[str],
         allocate: Allocate,
         scratch: str | None,
@@ -169,8 +168,7 @@ class Shards:
         self,
         columns: Sequence[str],
         as_text: Collection[str] = (),
-        missing_values: Sequence[str] = (),
-        separator: str | None = None,
+        options: TextOptions = TextOptions(),  # noqa: B008  # a tuple
         codes: Collection[str] = (),
         allocate: Allocate = mapped_array,
         scratch: str | None = None,
@@ -179,9 +177,8 @@ class Shards:
 
         Args:
             columns: The columns to read.
-            as_text: As of `logreg.data.formats.tables.read_table`, as are ``missing_values``, ``separator``, ``codes``.
-            missing_values: See above.
-            separator: See above.
+            as_text: As of `logreg.data.formats.tables.read_table`, as are ``options`` and ``codes``.
+            options: See above.
             codes: See above.
             allocate: Makes the arrays of the columns.
             scratch: Folder for parsed text files; ``None`` keeps them in memory.
@@ -201,7 +198,7 @@ class Shards:
             parts: Iterator[Any] = self._parquet_batches(in_files, rows)
             schema = _common_schema(schemas, in_files)
         else:
-            tables = self._text_tables(in_files, as_text, missing_values, separator, codes, scratch)
+            tables = self._text_tables(in_files, as_text, options, codes, scratch)
             for shard, table in zip(self.shards, tables, strict=True):
                 self._check_types(shard, table.schema, tables[0].schema, in_files)
             rows, schema = [len(table) for table in tables], _common_schema([one.schema for one in tables], in_files)
@@ -264,8 +261,7 @@ class Shards:
         self,
         columns: list[str],
         as_text: Collection[str],
-        missing_values: Sequence[str],
-        separator: str | None,
+        options: TextOptions,
         codes: Collection[str],
         scratch: str | None,
     ) -> list[pa.Table]:
@@ -275,10 +271,10 @@ class Shards:
         tables, firsts = [], list[str]()
         for shard in self.shards:
             with self._local(shard) as path:
-                names = text_layout(path, self.key, separator).columns.names
+                names = text_layout(path, self.key, options.separator).columns.names
                 firsts = firsts or names
                 self._check_names(shard, names, firsts)
-                table = read_text(path, self.key, columns, as_text, missing_values, separator, codes)
+                table = read_text(path, self.key, columns, as_text, options, codes)
             if scratch is not None:
                 Path(scratch).mkdir(parents=True, exist_ok=True)
                 with unfinished(Path(scratch, "part.arrow")) as file:

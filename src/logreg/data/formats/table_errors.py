@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text
-from logreg.errors import DataError
+from logreg.errors import DataError, nearest
 
-NUMBER_ADVICE = "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
-"""Next step after a value that is not a number."""
+
+def number_advice(decimal: str) -> str:
+    """Next step after a value that is not a number, where ``decimal`` is the character before the decimals."""
+    mark = "dot" if decimal == "." else "comma"
+    return f"Write numbers with a {mark} before the decimals and nothing else around them; leave missing ones empty."
 
 
 def explained_read(path: str, key: str, read: Callable[[], Any]) -> Any:
@@ -30,7 +33,12 @@ def explained_read(path: str, key: str, read: Callable[[], Any]) -> Any:
 
 
 def explained_batches(
-    path: str, key: str, batches: Iterator[Any], earlier_lines: int = 0, header: Sequence[str] = ()
+    path: str,
+    key: str,
+    batches: Iterator[Any],
+    earlier_lines: int = 0,
+    header: Sequence[str] = (),
+    decimal: str = ".",
 ) -> Iterator[Any]:
     """The batches of a reader that have rows.
 
@@ -40,6 +48,7 @@ def explained_batches(
         batches: Arrow record batches.
         earlier_lines: Lines of a text file that were read before Arrow began to count.
         header: Names of all columns of a text file.
+        decimal: Character before the decimals of its numbers.
 
     Raises:
         DataError: A batch cannot be read.
@@ -50,11 +59,36 @@ def explained_batches(
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _block_error(path, key, error, earlier_lines, header) from error
+            raise _block_error(path, key, error, earlier_lines, header, decimal) from error
         if batch is None:
             return
         if batch.num_rows:
             yield batch
+
+
+def lacking_column(key: str, column: str, source: str, others: Iterable[str], advice: str = "") -> DataError:
+    """The error for a table without a column that a model learned from.
+
+    Args:
+        key: The key that the user typed to name the table.
+        column: The column.
+        source: The table, as messages name it.
+        others: Columns of the table that may be the one, under another name.
+        advice: What to do where none of these is.
+    """
+    near = nearest(column, others)
+    advice = f"Is it {near!r}? Rename that one." if near else advice
+    return DataError(
+        f"`{key}` must have the column {column!r} that the model learned from [in {source}]. {advice}".rstrip()
+    )
+
+
+def number_error(path: str, key: str, word: str, column: str, decimal: str) -> DataError:
+    """The error for a word in a column from which a model learned numbers."""
+    return DataError(
+        f"`{key}` must hold numbers where the model learned from numbers, got {word!r} in column {column!r} "
+        f"[in {path}]. {number_advice(decimal)}"
+    )
 
 
 def ragged_error(path: str, key: str, error: Exception, earlier_lines: int = 0) -> DataError:
@@ -100,13 +134,12 @@ def unreadable_error(path: str, key: str, error: Exception) -> DataError:
     return DataError(f"`{key}` must be a complete file, and {path} could not be read: {reason}. Write it again.")
 
 
-def _block_error(path: str, key: str, error: Exception, earlier_lines: int, header: Sequence[str]) -> DataError:
+def _block_error(
+    path: str, key: str, error: Exception, earlier_lines: int, header: Sequence[str], decimal: str
+) -> DataError:
     """The error for a block that cannot be read; Arrow's line numbers do not count ``earlier_lines``."""
     if (found := arrow_errors.invalid_number(error)) is not None:
-        return DataError(
-            f"`{key}` must hold numbers where the model learned from numbers, got {found.value!r} in column "
-            f"{header[found.column].strip()!r} [in {path}]. {NUMBER_ADVICE}"
-        )
+        return number_error(path, key, found.value, header[found.column].strip(), decimal)
     if arrow_errors.is_ragged(error):
         return ragged_error(path, key, error, earlier_lines)
     if arrow_errors.is_empty(error):

@@ -17,6 +17,7 @@ from logreg.data.formats.table_errors import explained_read
 from logreg.data.formats.text_tables import (
     SEPARATORS,
     Header,
+    TextOptions,
     read_text,
     standard_input_blocks,
     text_blocks,
@@ -81,14 +82,14 @@ def indexes_in(names: Sequence[str], schema: pa.Schema | None) -> set[str]:
     return unnamed | {name for name in index if isinstance(name, str)}
 
 
-def check_text_options(path: str, is_binary: bool, missing_values: Sequence[str], separator: str | None) -> None:
+def check_text_options(path: str, is_binary: bool, options: TextOptions) -> None:
     """Refuses options of text files for a file that is not text.
 
     Raises:
         ConfigError: One is given.
     """
-    for option, given in (("missing_values", missing_values), ("separator", separator)):
-        if given and is_binary:
+    for option, given in options._asdict().items():
+        if given != TextOptions._field_defaults[option] and is_binary:
             raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is not one. Leave it out.")
 
 
@@ -97,8 +98,7 @@ def read_table(
     key: str,
     columns: Sequence[str],
     as_text: Collection[str] = (),
-    missing_values: Sequence[str] = (),
-    separator: str | None = None,
+    options: TextOptions = TextOptions(),  # noqa: B008  # a tuple
     codes: Collection[str] = (),
 ) -> pa.Table:
     """Some columns of a file, all rows.
@@ -108,8 +108,7 @@ def read_table(
         key: The key that the user typed to name the file.
         columns: The columns to read, all of which the file has.
         as_text: Columns of a text file that are text even if all their values look like numbers.
-        missing_values: Words for a missing value in a text file, besides the empty word, NA, NaN and null.
-        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        options: What the user says of the values of a text file.
         codes: Columns of a text file that are numbers only if the numbers, written again, give the same text: a code
             such as 0120 is not the number 120.
 
@@ -117,15 +116,15 @@ def read_table(
         A table with these columns, in this order, in plain types of Arrow.
 
     Raises:
-        ConfigError: ``missing_values`` or ``separator`` is given for a file that is not text.
+        ConfigError: ``options`` are given for a file that is not text.
         DataError: The file is broken, cut off or without rows; a line has another number of values than the header;
             text is not in UTF-8.
     """
-    check_text_options(path, suffix_of(path) in BINARY_SUFFIXES, missing_values, separator)
+    check_text_options(path, suffix_of(path) in BINARY_SUFFIXES, options)
     if suffix_of(path) in BINARY_SUFFIXES:
         table = read_binary(path, key, list(columns))
     else:
-        table = read_text(path, key, list(columns), as_text, missing_values, separator, codes)
+        table = read_text(path, key, list(columns), as_text, options, codes)
     if not table.num_rows:
         raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return table
@@ -136,8 +135,7 @@ def open_blocks(
     key: str,
     choose: Callable[[Sequence[str]], list[str]],
     numbers: Collection[str],
-    missing_values: Sequence[str] = (),
-    separator: str | None = None,
+    options: TextOptions = TextOptions(),  # noqa: B008  # a tuple
     groups: range | None = None,
 ) -> tuple[int | None, Iterator[pa.Table]]:
     """Some columns of a file as blocks of some thousand rows, in bounded memory.
@@ -147,8 +145,7 @@ def open_blocks(
         key: The key that the user typed to name the file.
         choose: Returns the columns to read, given all columns of the file.
         numbers: Columns of a text file that are numbers; the others are text.
-        missing_values: Words for a missing value in a text file, besides the empty word, NA, NaN and null.
-        separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        options: What the user says of the values of a text file.
         groups: Row groups of a Parquet file; ``None`` for all rows.
 
     Returns:
@@ -158,11 +155,11 @@ def open_blocks(
         LogregError: The file is missing or broken.  A broken block raises when it is requested.
     """
     if path == "-":
-        return None, standard_input_blocks(key, choose, numbers, missing_values, separator)
+        return None, standard_input_blocks(key, choose, numbers, options)
     if suffix_of(path) in BINARY_SUFFIXES:
         return binary_blocks(path, key, choose(column_names(path, key)), groups)
-    columns = choose(column_names(path, key, separator))
-    return None, text_blocks(path, key, columns, numbers, missing_values, separator)
+    columns = choose(column_names(path, key, options.separator))
+    return None, text_blocks(path, key, columns, numbers, options)
 
 
 def _check_file(path: str, key: str) -> None:

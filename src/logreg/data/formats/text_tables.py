@@ -25,6 +25,7 @@ from logreg.data.formats.table_errors import (
     encoding_error,
     explained_batches,
     explained_read,
+    number_error,
     ragged_error,
     unreadable_error,
 )
@@ -74,6 +75,26 @@ class Header(NamedTuple):
     """Their names; of a text file without the blanks around them."""
     found_separators: tuple[str, ...] = ()
     """Characters between the values of text files, where the header of one of them alone shows its own."""
+
+
+class TextOptions(NamedTuple):
+    """What a user says of the values of text files."""
+
+    missing_values: Sequence[str] = ()
+    """Words for a missing value, besides the empty word, NA, NaN and null."""
+    separator: str | None = None
+    """Character between the values of a line; ``None`` for the one that the file shows, or its suffix."""
+    decimal: str = "."
+    """Character before the decimals of a number."""
+
+    def conversion(self, columns: Sequence[str], types: Mapping[str, pa.DataType], **more: Any) -> Any:
+        """Arrow's options for the values of these columns, of which some have declared types."""
+        import pyarrow.csv
+
+        more.setdefault("null_values", [*pyarrow.csv.ConvertOptions().null_values, *self.missing_values])
+        return pyarrow.csv.ConvertOptions(
+            include_columns=list(columns), column_types=types, decimal_point=self.decimal, **more
+        )
 
 
 class TextLayout(NamedTuple):
@@ -187,45 +208,46 @@ def read_text(
     key: str,
     columns: list[str],
     as_text: Collection[str],
-    missing_values: Sequence[str],
-    separator: str | None,
+    options: TextOptions,
     codes: Collection[str],
 ) -> pa.Table:
     """`read_table` for a text file; text columns are dictionary-encoded."""
     import pyarrow as pa
-    import pyarrow.csv
 
-    layout = text_layout(path, key, separator)
+    layout = text_layout(path, key, options.separator)
     header_names = layout.header_names(columns)
-    convert = pyarrow.csv.ConvertOptions(
-        include_columns=list(header_names),
-        column_types={
-            name: pa.dictionary(pa.int32(), pa.string())
-            for name, column in header_names.items()
-            if column in as_text or column in codes
-        },
-        strings_can_be_null=True,
-        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
-        auto_dict_encode=True,
-        auto_dict_max_cardinality=MAX_DICTIONARY_SIZE,
-    )
-    table = _parse_text(path, key, layout, convert).rename_columns(columns)
+    text = {name for name, column in header_names.items() if column in as_text or column in codes}
+    declared = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
+    table = _parse_text(path, key, layout, list(header_names), declared, options).rename_columns(columns)
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # Arrow's types of text not in UTF-8
             raise encoding_error(path, key, f"column {field.name!r}")
     if not table.num_rows:
         return table
     typed = [
-        _infer_type(column, missing_values, name in as_text, name in codes)
-        if pa.types.is_dictionary(column.type)
-        else column
+        _infer_type(column, options, name in as_text, name in codes) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(columns, table.columns, strict=True)
     ]
     return pa.table(typed, names=columns)
 
 
-def _parse_text(path: str, key: str, layout: TextLayout, convert: Any) -> pa.Table:
+def _parse_text(
+    path: str,
+    key: str,
+    layout: TextLayout,
+    columns: Sequence[str],
+    declared: Mapping[str, pa.DataType],
+    options: TextOptions,
+) -> pa.Table:
     """All rows of a text file, in the types that Arrow infers from all values.
+
+    Args:
+        path: The file.
+        key: The key that the user typed to name the file.
+        layout: Layout of its lines.
+        columns: The columns to read, by their names in the header.
+        declared: Types of some of them, which are not inferred.
+        options: What the user says of the values.
 
     Raises:
         DataError: A line has another number of values than the header, text is not in UTF-8, or the file is broken.
@@ -235,13 +257,21 @@ def _parse_text(path: str, key: str, layout: TextLayout, convert: Any) -> pa.Tab
 
     parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
 
+    convert = options.conversion(
+        columns,
+        declared,
+        strings_can_be_null=True,
+        auto_dict_encode=True,
+        auto_dict_max_cardinality=MAX_DICTIONARY_SIZE,
+    )
+
     def read(threads: bool, block_size: int | None = None) -> pa.Table:
-        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=layout.skipped_lines)
+        how = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=layout.skipped_lines)
         with open_text(path, key) as file:
-            return pyarrow.csv.read_csv(file, options, parse, convert)
+            return pyarrow.csv.read_csv(file, how, parse, convert)
 
     try:
-        table = _read_typed(path, key, layout, parse, convert)
+        table = _read_typed(path, key, layout, parse, columns, declared, options)
         if table is not None:
             return table
         try:
@@ -262,7 +292,15 @@ def _parse_text(path: str, key: str, layout: TextLayout, convert: Any) -> pa.Tab
         raise unreadable_error(path, key, error) from error
 
 
-def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: Any) -> pa.Table | None:
+def _read_typed(
+    path: str,
+    key: str,
+    layout: TextLayout,
+    parse: Any,
+    columns: Sequence[str],
+    declared: Mapping[str, pa.DataType],
+    options: TextOptions,
+) -> pa.Table | None:
     """All rows of a text file of several blocks, read with the types of its first block.
 
     Arrow infers a type by trying types in a fixed order, and takes the first that fits all values.  Where all values
@@ -270,12 +308,7 @@ def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: An
     known types take less memory and time.  A value that contradicts them changes the type of its
     column.
 
-    Args:
-        path: The file.
-        key: The key that the user typed to name the file.
-        layout: Layout of its lines.
-        parse: Arrow's options for the lines.
-        convert: Arrow's options for the values; its ``column_types`` are kept.
+    The arguments are those of `_parse_text`, and Arrow's options for the lines.
 
     Returns:
         The table; ``None`` where the file is a single block, where values contradict the types, or where a line is
@@ -287,19 +320,14 @@ def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: An
     block_bytes = _block_bytes(layout.header)
     if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES and Path(path).stat().st_size <= block_bytes:
         return None
-    options = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
-    text, declared = pa.dictionary(pa.int32(), pa.string()), convert.column_types
+    how = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
+    text = pa.dictionary(pa.int32(), pa.string())
 
     def typed(types: Mapping[str, pa.DataType]) -> Any:
-        return pyarrow.csv.ConvertOptions(
-            include_columns=convert.include_columns,
-            column_types=types,
-            strings_can_be_null=True,
-            null_values=convert.null_values,
-        )
+        return options.conversion(columns, types, strings_can_be_null=True)
 
     def in_order(types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        with open_text(path, key) as file, pyarrow.csv.open_csv(file, options, parse, typed(types)) as reader:
+        with open_text(path, key) as file, pyarrow.csv.open_csv(file, how, parse, typed(types)) as reader:
             yield from reader
 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -311,13 +339,13 @@ def _read_typed(path: str, key: str, layout: TextLayout, parse: Any, convert: An
             return _gather_text(path, in_order(types), block_bytes)
 
     try:
-        with open_text(path, key) as file, pyarrow.csv.open_csv(file, options, parse, typed(declared)) as reader:
+        with open_text(path, key) as file, pyarrow.csv.open_csv(file, how, parse, typed(declared)) as reader:
             types = {one.name: text if one.type in (pa.string(), pa.binary()) else one.type for one in reader.schema}
         for _ in range(MAX_RETYPED + 1):
             try:
                 return read(types)
             except pa.ArrowException as error:
-                retyped = _retyped(error, types, layout.header)
+                retyped = _retyped(error, types, layout.header, options)
                 if not retyped:
                     return None
                 types |= retyped
@@ -392,7 +420,9 @@ def _parse_blocks(blocks: Iterator[bytes], header: Sequence[str], parse: Any, co
             yield from task.result()
 
 
-def _retyped(error: Exception, types: Mapping[str, pa.DataType], header: Sequence[str]) -> dict[str, pa.DataType]:
+def _retyped(
+    error: Exception, types: Mapping[str, pa.DataType], header: Sequence[str], options: TextOptions
+) -> dict[str, pa.DataType]:
     """The name and the next type of the column with a value that contradicts its type; empty for another error.
 
     A column without values takes the type of its first value, and whole numbers become fractions.
@@ -401,26 +431,25 @@ def _retyped(error: Exception, types: Mapping[str, pa.DataType], header: Sequenc
         error: The error of Arrow's reader.
         types: The type of each column so far.
         header: The names in the header of the file.
+        options: What the user says of the values.
     """
     import pyarrow as pa
-    import pyarrow.csv
 
     found = arrow_errors.unconverted(error)
     if found is None:
         return {}
-    name, quoted = header[found.column], found.value.replace('"', '""')
-    of_value = pyarrow.csv.read_csv(pa.BufferReader(f'"v"\n"{quoted}"\n'.encode())).schema[0].type
+    name, of_value = header[found.column], inferred(text_array([found.value]), options.decimal).type
     if pa.types.is_null(types[name]):
         return {name: pa.dictionary(pa.int32(), pa.string()) if pa.types.is_string(of_value) else of_value}
     return {name: of_value} if pa.types.is_integer(types[name]) and pa.types.is_floating(of_value) else {}
 
 
-def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool, is_code: bool) -> Any:
+def _infer_type(column: pa.ChunkedArray, options: TextOptions, is_text: bool, is_code: bool) -> Any:
     """A dictionary-encoded text column without the blanks around its values, in the type that its values look like.
 
     Args:
         column: Values as Arrow read them.
-        missing_values: Words for a missing value that the user named.
+        options: What the user says of the values.
         is_text: Whether the column stays text.
         is_code: Whether the column is numbers only if the numbers, written again, give the same text.
     """
@@ -428,7 +457,7 @@ def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text:
     import pyarrow.csv
 
     encoded = column.unify_dictionaries().combine_chunks()
-    trimmed = mark_missing(encoded.dictionary, missing_values)
+    trimmed = mark_missing(encoded.dictionary, options.missing_values)
     if trimmed.equals(encoded.dictionary):
         if not is_code or is_text:
             return column
@@ -439,7 +468,7 @@ def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text:
         return encoded
     if not len(texts):
         return pa.nulls(len(encoded))
-    values = inferred(texts)  # as for the other columns
+    values = inferred(texts, options.decimal)  # as for the other columns
     if pa.types.is_string(values.type) or (is_code and not _is_canonical(texts, values)):
         return encoded
     return values.combine_chunks().take(encoded.indices)
@@ -469,23 +498,21 @@ def text_blocks(
     key: str,
     columns: Sequence[str],
     numbers: Collection[str],
-    missing_values: Sequence[str],
-    separator: str | None,
+    options: TextOptions,
 ) -> Iterator[pa.Table]:
     """`open_blocks` for a text file, with the columns that were chosen."""
-    layout = text_layout(path, key, separator)
-    return _read_blocks(path, key, None, layout.header_names(columns), numbers, missing_values, layout)
+    layout = text_layout(path, key, options.separator)
+    return _read_blocks(path, key, None, layout.header_names(columns), numbers, options, layout)
 
 
 def standard_input_blocks(
     key: str,
     choose: Callable[[Sequence[str]], list[str]],
     numbers: Collection[str],
-    missing_values: Sequence[str],
-    separator: str | None,
+    options: TextOptions,
 ) -> Iterator[pa.Table]:
     """`open_blocks` for a CSV on standard input, whose header is read at once."""
-    header, lines = "", 0
+    header, lines, separator = "", 0, options.separator
     while not header.strip():
         line = sys.stdin.buffer.readline()
         if not line:
@@ -503,7 +530,7 @@ def standard_input_blocks(
     layout = TextLayout(0, mark, found)
     names = layout.columns.names
     header_names = {name: name for name in choose(names)}
-    return _read_blocks("-", key, names, header_names, numbers, missing_values, layout, lines)
+    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines)
 
 
 def _read_blocks(
@@ -512,7 +539,7 @@ def _read_blocks(
     header: list[str] | None,
     header_names: Mapping[str, str],
     numbers: Collection[str],
-    missing_values: Sequence[str],
+    options: TextOptions,
     layout: TextLayout,
     earlier_lines: int = 0,
 ) -> Iterator[pa.Table]:
@@ -524,24 +551,24 @@ def _read_blocks(
         header: All columns, where the line of the header has been read already; else ``None``.
         header_names: The columns to read, see `TextLayout.header_names`.
         numbers: Columns that are numbers; the others are text.
-        missing_values: Words for a missing value that the user named.
+        options: What the user says of the values.
         layout: Layout of the lines.
         earlier_lines: Lines up to the header, where they have been read already.
     """
     import pyarrow as pa
     import pyarrow.csv
 
-    as_typed, as_text = _conversions(header_names, numbers, missing_values)
+    as_typed, as_text = _conversions(header_names, numbers, options)
     number_names = {name for name, column in header_names.items() if column in numbers}
     parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
 
     def read(block_size: int, convert: Any = as_typed) -> Iterator[Any]:
         # Threads do not make reading by blocks faster, and their errors lack the number of the line.
-        options = pyarrow.csv.ReadOptions(
+        how = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=block_size, column_names=header, skip_rows=layout.skipped_lines
         )
         source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else open_text(path, key)
-        with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
+        with source, pyarrow.csv.open_csv(source, how, parse, convert) as reader:
             yield from reader
 
     def batches() -> Iterator[Any]:
@@ -565,17 +592,15 @@ def _read_blocks(
             for batch in read(TEXT_BLOCK_BYTES, as_text) if retry_as_text else read(LONG_LINE_BYTES):
                 rest = batch.slice(min(rows_done, batch.num_rows))
                 rows_done = max(0, rows_done - batch.num_rows)
-                yield _text_to_numbers(rest, number_names, missing_values, error) if retry_as_text else rest
+                yield _text_to_numbers(rest, number_names, options, path, key) if retry_as_text else rest
 
     shown_path = "standard input" if path == "-" else path
-    for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header):
+    for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header, options.decimal):
         table = pa.Table.from_batches([batch]).select(list(header_names))
         yield table.rename_columns(list(header_names.values()))
 
 
-def _conversions(
-    header_names: Mapping[str, str], numbers: Collection[str], missing_values: Sequence[str]
-) -> tuple[Any, Any]:
+def _conversions(header_names: Mapping[str, str], numbers: Collection[str], options: TextOptions) -> tuple[Any, Any]:
     """Arrow's options for the types of blocks: one with ``numbers`` as float64 and the rest as text, one all text.
 
     The arguments are those of `_read_blocks`.
@@ -583,11 +608,11 @@ def _conversions(
     import pyarrow as pa
     import pyarrow.csv
 
-    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
+    words = missing_words(options.missing_values)
     types = {name: pa.float64() if column in numbers else pa.string() for name, column in header_names.items()}
-    as_typed = pyarrow.csv.ConvertOptions(
-        include_columns=list(header_names),
-        column_types=types,
+    as_typed = options.conversion(
+        [*header_names],
+        types,
         strings_can_be_null=False,  # text columns may be copied to the output; `mark_missing` is for the others
         null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
     )
@@ -597,26 +622,60 @@ def _conversions(
     return as_typed, as_text
 
 
-def _text_to_numbers(
-    batch: Any, numbers: Collection[str], missing_values: Sequence[str], original_error: Exception
-) -> Any:
+def _text_to_numbers(batch: Any, numbers: Collection[str], options: TextOptions, path: str, key: str) -> Any:
     """A batch of text columns, with the columns ``numbers`` as float64.
 
     Raises:
-        Exception: ``original_error``, where a value is not a number.
+        DataError: A value is not a number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for position, name in enumerate(batch.schema.names):
         if name in numbers:
-            text = mark_missing(batch.column(position), missing_values)
+            text = mark_missing(batch.column(position), options.missing_values)
             try:
-                column = pc.cast(text, pa.float64())
+                column = numbers_of(text, options.decimal)
             except pa.ArrowInvalid:
                 try:
                     column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
-                except pa.ArrowInvalid:
-                    raise original_error from None
+                except pa.ArrowInvalid as error:
+                    word = _not_a_number(text, options.decimal)
+                    raise number_error(path, key, word, name.strip(), options.decimal) from error
             batch = batch.set_column(position, name, column)
     return batch
+
+
+def numbers_of(texts: Any, decimal: str) -> Any:
+    """Texts, of an Arrow array, as float64.
+
+    Args:
+        texts: The texts, without blanks around them.
+        decimal: Character before the decimals.
+
+    Raises:
+        ArrowInvalid: One is not a number.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if decimal != ".":  # a dot is then no part of a number, nor is a letter
+        texts = pc.replace_substring(pc.replace_substring(texts, ".", "dot"), decimal, ".")
+    return pc.cast(texts, pa.float64())
+
+
+def _not_a_number(texts: Any, decimal: str) -> str:
+    """The first text that is not a number; or else the first hexadecimal one, which fractions must not go with."""
+    import pyarrow as pa
+
+    def fails(word: str, read: Callable[[Any], Any]) -> bool:
+        try:
+            read(pa.array([word]))
+        except pa.ArrowInvalid:
+            return True
+        return False
+
+    words = [
+        word for word in texts.unique().drop_null().to_pylist() if fails(word, lambda one: numbers_of(one, decimal))
+    ]
+    return str(next((word for word in words if fails(word, lambda one: one.cast(pa.int64()))), words[0]))

@@ -17,7 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
+from logreg.constraints import (
+    character,
+    check,
+    decimal_mark,
+    lengths,
+    listed,
+    name,
+    one_of,
+    optional,
+    power,
+    text,
+    whole,
+    whole_of,
+)
 from logreg.data.arrow_numbers import types_in_words
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, ngrams_of, not_a_number, read_columns
@@ -26,6 +39,7 @@ from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.find_shards import find_shards, is_sharded
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles, type_family
+from logreg.data.formats.table_errors import lacking_column
 from logreg.data.formats.tables import (
     check_text_options,
     index_columns,
@@ -33,7 +47,7 @@ from logreg.data.formats.tables import (
     read_header,
     read_table,
 )
-from logreg.data.formats.text_tables import Header
+from logreg.data.formats.text_tables import Header, TextOptions
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, Split
@@ -84,9 +98,11 @@ class TableFile:
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        decimal: Character before the decimals of a number in text files, "." or ",".
         storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
             system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
         cache: Folder of these files.
+        model: Columns that a trained model learned from, for which the rows are read; empty for none.
     """
 
     path: str | None = None
@@ -111,8 +127,10 @@ class TableFile:
     split_column: str | None = None
     group: str | None = None
     separator: str | None = None
+    decimal: str = "."
     storage: Literal["auto", "memory", "mapped"] = "auto"
     cache: str = "data/cache"
+    model: Collection[str] = ()
     name: str = "table"
 
     def __post_init__(self) -> None:
@@ -133,6 +151,7 @@ class TableFile:
         ngrams_of(self.word_ngrams, self.char_ngrams)
         check("dataset.min_df", self.min_df, whole(at_least=1))
         check("dataset.separator", self.separator, optional(character()))
+        check("dataset.decimal", self.decimal, decimal_mark())
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
         check("dataset.min_level_rows", self.min_level_rows, whole(at_least=1))
@@ -153,7 +172,7 @@ class TableFile:
         files = self._files()
         headers = {split: self._header(path, key) for split, (key, path) in files.items()}
         index = self._index_columns(files["train"][1], headers["train"])
-        wanted = self._feature_columns(headers["train"], files["train"][1], index)
+        wanted = self._feature_columns(headers["train"], *files["train"], index)
         roles = (self.target, self.weight, self.offset, self.split_column, self.group)
         with_role = [name for name in roles if name is not None]
         for split, header in headers.items():
@@ -233,7 +252,8 @@ class TableFile:
         """Plain values on which the rows in the cache depend; ``None`` where they are not kept there."""
         if not (self.is_mapped or self._is_shared):
             return None
-        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("storage", "cache")}
+        not_of_rows = ("storage", "cache", "model")
+        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in not_of_rows}
         return [settings, [self._shards(path, key).identity for key, path in self._files().values()]]
 
     @cached_property
@@ -340,14 +360,19 @@ class TableFile:
 
         ``as_text`` and ``codes`` are as of `read_table`.
         """
-        words = [str(word) for word in self.missing_values]
+        options = self._text_options
         if not is_sharded(path) and self.cache_key is None:
-            table = read_table(path, key, columns, as_text, words, self.separator, codes)
+            table = read_table(path, key, columns, as_text, options, codes)
             return table, ((0, self._file_name(path)),)
         files = self._listed(path, key)
-        check_text_options(path, files.suffix in BINARY_SUFFIXES, words, self.separator)
+        check_text_options(path, files.suffix in BINARY_SUFFIXES, options)
         scratch = self.cache if self.is_mapped else None
-        return files.read(columns, as_text, words, self.separator, codes, self._allocate, scratch)
+        return files.read(columns, as_text, options, codes, self._allocate, scratch)
+
+    @property
+    def _text_options(self) -> TextOptions:
+        """What the user says of the values of text files."""
+        return TextOptions(tuple(map(str, self.missing_values)), self.separator, self.decimal)
 
     def _file_name(self, path: str) -> str:
         """Name of a file or folder, for messages."""
@@ -371,11 +396,12 @@ class TableFile:
             raise ConfigError("`dataset.split.column` must go with one file, `dataset.path`.")
         return {split: (f"dataset.{split}_path", path) for split in SPLITS if (path := paths[split]) is not None}
 
-    def _feature_columns(self, header: Sequence[str], path: str, index: Collection[str]) -> list[str]:
+    def _feature_columns(self, header: Sequence[str], path_key: str, path: str, index: Collection[str]) -> list[str]:
         """The columns of the features, without the columns ``index`` unless the user names them.
 
         Raises:
             ConfigError: A column that the user named is missing, is named twice or has two roles.
+            DataError: A column that a model learned from is missing.
         """
         available = f"{path} has {name_list(header)}."
         if self.target is None:
@@ -393,6 +419,9 @@ class TableFile:
         for key, columns in named.items():
             for column in columns:
                 if column is not None and str(column) not in in_file:
+                    if str(column) in self.model:  # the user may not have typed its name
+                        others = [name for name in header if name not in (*self.model, self.target)]
+                        raise lacking_column(path_key, str(column), path, others)
                     raise ConfigError.broken(
                         key, f"name a column of {path}", column, did_you_mean(column, header) or available
                     )
@@ -462,6 +491,7 @@ class TableFile:
             "buckets": whole_of(self.hash),
             "offset": self.offset or "",
             "is_temporary": True,
+            "decimal": self.decimal,
             "is_text": not any(self._suffix(path) in BINARY_SUFFIXES for _, path in files.values()),
             "allocate": self._allocate,
             "settings": {

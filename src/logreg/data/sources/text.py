@@ -101,10 +101,10 @@ class Text(TableFile):
         """Whether the first rows of a column look like text."""
         if is_sharded(path):
             files = self._shards(path, key)
-            block = replace(files, shards=files.shards[:1]).read([column], separator=self.separator)[0]
+            block = replace(files, shards=files.shards[:1]).read([column], (), self._text_options)[0]
             block = block.slice(0, TABLE_BATCH_ROWS)
         else:
-            _, blocks = open_blocks(path, key, lambda names: [column], (), (), self.separator)
+            _, blocks = open_blocks(path, key, lambda names: [column], (), self._text_options)
             block = next(blocks, None)
         values = [] if block is None else block.column(column).to_pylist()
         return looks_like_text([value for value in dict.fromkeys(values) if isinstance(value, str)])
