@@ -273,8 +273,8 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     is_other = (column.kind == "number") != (series.kind == "number")
     if series.problem if series.kind == "none" else is_other:
         wanted = f"column {column.name!r} must be a {column.kind} as in train"
-        if series.kind == "category" and series.first_word is not None:
-            row, word = series.first_word
+        if series.kind == "category" and (first_word := series.first_word(columns.decimal)) is not None:
+            row, word = first_word
             raise DataError(f"{wanted}, got {word!r} in {columns.place(row)}. Fix the row.")
         raise DataError(f"{wanted}, got {series.type_in_words} [in {columns.source}]. Convert it.")
     if series.kind == "none":
