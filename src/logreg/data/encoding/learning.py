@@ -129,7 +129,9 @@ def learn_encoding(
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
     constant = [one for one in profiles if one.column is None and not one.missing_in_train]
     notes = {
-        "offset, a known term of the logit whose coefficient is 1": [one.name for one in kept if one.is_offset],
+        "offset, a known term of the logit of the second class, whose coefficient is 1": [
+            one.name for one in kept if one.is_offset
+        ],
         "filled missing values with the median or most frequent level of train, and marked them": [
             f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
             for one in profiles
