@@ -399,6 +399,8 @@ def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_noth
     answer = run_train("max_epochs=1")
     assert answer.err == "Stopped. No epoch was saved yet: the same command starts again.\n"
     assert (answer.code, answer.out, answer.left) == (130, "", [])
+    answer = run_train("-m hydra.sweep.dir=jobs lr=0.1,0.2")
+    assert (answer.code, answer.err) == (130, "Stopped.\nNo job of jobs has finished.\n")
 
 
 # Runs

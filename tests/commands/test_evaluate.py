@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -199,6 +201,21 @@ def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path
     assert found["other"][0]["weights"] == {"counts": False, "rows": pytest.approx(kish)}
     words = f"intervals are those of {kish:.1f} equal rows (Kish's effective sample size of {ours['rows']})"
     assert all(words in text for text in found["other"][1:])
+
+
+def test_a_model_with_an_offset_scores_other_rows_with_theirs(tmp_path: Path, run_command: RunCommand) -> None:
+    draw = np.random.default_rng(0)
+    x, known = draw.normal(size=(2, 200)).round(3)
+    y = np.where(x + 2 * known + draw.logistic(size=200) > 0, "yes", "no")
+    lines = [",".join(map(str, row)) for row in zip(x, known, y, strict=True)]
+    for name, part in (("train", lines[:100]), ("other", lines[100:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,known,y", *part]) + "\n")
+    train(tmp_path, "dataset=table", "dataset.path=train.csv", "dataset.target=y", "dataset.offset=known", "l2=0.1")
+    found = evaluated(run_command, tmp_path, "dataset.path=other.csv")["evaluation"]["metrics"]
+    answer = run_command(tmp_path, "predict", "input=other.csv", "drop=[y]")
+    assert answer.code == 0, answer.err
+    probabilities = [[float(row["no"]), float(row["yes"])] for row in csv.DictReader(io.StringIO(answer.out))]
+    assert found["log_loss"]["value"] == pytest.approx(log_loss(y[100:], probabilities), rel=1e-5)
 
 
 def test_everything_can_be_written_and_nothing_is_lost(models: Models, run_command: RunCommand, tmp_path: Path) -> None:

@@ -313,6 +313,12 @@ def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: Run
             for words in (("x=1.5", "n=2"), (f"input={name}.csv", "drop=[y]"), (f"input={name}.csv", "keep=[n]"))
         ]
     assert answers["dots"] == answers["commas"]
+    answer = run_command(tmp_path, "evaluate", "dataset.path=dots.csv")
+    assert (answer.code, answer.err.partition(". ")[2]) == (
+        2,
+        "Set dataset.decimal=. if all columns have it before the decimals. Else fix the row.\n",
+    )
+    assert run_command(tmp_path, "evaluate", "dataset.path=dots.csv", "dataset.decimal=.").code == 0
     assert run_command(tmp_path, "predict", "x=1,5", "n=2").out == answers["dots"][0]
     assert run_command(tmp_path, "predict", "input=dots.csv", "decimal=.").out == answers["dots"][1]
     answer = run_command(tmp_path, "predict", "input=dots.csv")

@@ -82,7 +82,7 @@ def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> 
     """The settings of a dataset that hold no rows out, and for a table read only the columns of the model."""
     plain = dict(dataset)
     if facts.columns:
-        names = [column.name for column in facts.columns]
+        names = [column.name for column in facts.columns if not column.is_offset]
         plain |= {
             "features": names,
             "drop": [],

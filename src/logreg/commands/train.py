@@ -108,8 +108,8 @@ class _EarlyEnd(EarlyEnd):
             return
         from logreg.sweeps.results import gather
 
+        print("Stopped.", file=sys.stderr)
         gather(self.sweep)
-        print("Stopped. The jobs that were finished are above.", file=sys.stderr)
 
     def unwritable(self, error: OSError) -> ConfigError:
         key = "hydra.run.dir" if self.sweep is None else "hydra.sweep.dir"

@@ -800,6 +800,28 @@ def advised(message: str) -> list[str]:
     return shlex.split(message.rpartition(" or type: ")[2])
 
 
+def test_decimal_commas_are_named_as_such_in_both_directions(tmp_path: Path) -> None:
+    rows = [f"{row / 8:.3f};{row / 16:.4f};{'yes' if row % 3 else 'no'}\n" for row in range(100)]
+    dots, commas = tmp_path / "dots.csv", tmp_path / "commas.csv"
+    dots.write_text("a;b;y\n" + "".join(rows))
+    commas.write_text(dots.read_text().replace(".", ","))
+    for path, read, mark in ((commas, ".", ","), (dots, ",", ".")):
+        advice = f"Set dataset.decimal={mark} if all columns have it before the decimals. Else "
+        with pytest.raises(
+            DataError, match=re.escape(f"{advice}fix the file, or type: dataset.categorical=[a,b]") + "$"
+        ):
+            table(path, f"dataset.decimal={read}")
+        with pytest.raises(DataError, match=re.escape(f"{advice}write a ")):
+            table(path, f"dataset.decimal={read}", "dataset.drop=[b]")
+    commas.write_text(commas.read_text().replace("0,125;", "1.000,5;"))
+    advice = "got '1.000,5' in row 2 [in commas.csv]. Write a comma before the decimals and nothing else between"
+    with pytest.raises(DataError, match=re.escape(advice)):
+        table(commas, "dataset.decimal=,")
+    commas.write_text(commas.read_text().replace("1.000,5;", "?;"))
+    with pytest.raises(DataError, match=re.escape("""got '?' in row 2 [in commas.csv]. Fix it, declare it""")):
+        table(commas, "dataset.decimal=,")
+
+
 def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Path) -> None:
     path = write(tmp_path, **troubled())
     typed = ["dataset.missing=error", "dataset.drop=[fine]", "dataset.missing_values=[none]"]
@@ -812,7 +834,8 @@ def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Pa
     assert "'age' has '?' in row 599" in message
     assert "town" not in message
     assert message.endswith(
-        "'mass' has 1 missing value. Fix the file, or type: "
+        "'mass' has 1 missing value. "
+        "Set dataset.decimal=, if all columns have it before the decimals. Else fix the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.missing=impute'
@@ -1250,7 +1273,7 @@ def test_formatted_numbers_are_refused_by_their_mark(words: list[str], mark: str
     with pytest.raises(DataError, match=re.escape(f"got {words[0]!r} with {mark!r} in row 1")) as refused:
         table(path, semicolon)
     is_decimal = re.fullmatch(r"\d+,\d+", words[0]) is not None
-    assert ("set dataset.decimal=,." in str(refused.value)) == is_decimal
+    assert ("Set dataset.decimal=, if all" in str(refused.value)) == is_decimal
     if is_decimal:
         (tmp_path / "dots.csv").write_text(path.read_text().replace(",", "."))
         commas, dots = table(path, semicolon, "dataset.decimal=,"), table(tmp_path / "dots.csv", semicolon)

@@ -61,12 +61,16 @@ class Series:
         has_values = self.kind != "none" or bool(self.problem)
         return types_in_words(self.file_type if has_values else "null")[0]
 
-    @property
-    def first_word(self) -> tuple[int, str] | None:
-        """The first row with a level that is no number, and the level; ``None`` where there is none."""
+    def first_word(self, decimal: str) -> tuple[int, str] | None:
+        """The first row with a level that is no number, and the level; ``None`` where there is none.
+
+        Args:
+            decimal: Character before the decimals of a number.
+        """
         if self.kind == "number":
             return None
-        is_word = np.array([*(not is_number(level) for level in self.levels), False])  # the last one, of missing values
+        # the last entry, at -1, is for missing values
+        is_word = np.array([*(not is_number(level, decimal) for level in self.levels), False])
         rows = is_word[self.values].nonzero()[0]
         return (int(rows[0]), self.levels[self.values[rows[0]]]) if len(rows) else None
 
@@ -307,14 +311,26 @@ def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns
     row = int((is_formatted & ~numeric)[codes].argmax())
     word, place = levels[codes[row]], columns.place(row)
     marks = re.sub(rf"[\d{columns.decimal}+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
-    (mark, other), advice = ("dot", ",") if columns.decimal == "." else ("comma", "."), " Write"
-    if columns.is_text and not columns.in_python and all(is_number(level, other) for level in levels):
-        advice = f" If {other!r} is before the decimals in all columns, set dataset.decimal={other}. Else write"
     return (
-        f"column {name!r} must hold plain numbers, got {word!r} with {marks!r} in {place}."
-        f"{advice} a {mark} before the decimals and nothing else between or around the digits, "
+        f"column {name!r} must hold plain numbers, got {word!r} with {marks!r} in {place}. "
+        f"{or_other_decimal(_plain_number(columns), levels, columns)}, "
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
+
+
+def or_other_decimal(advice: str, levels: Sequence[str], columns: Columns) -> str:
+    """The advice, after that to set the other decimal mark where this makes numbers of all levels of a column."""
+    other = "," if columns.decimal == "." else "."
+    if columns.is_text and not columns.in_python and levels and all(is_number(level, other) for level in levels):
+        first, rest = advice[0].lower(), advice[1:]
+        return f"Set dataset.decimal={other} if all columns have it before the decimals. Else {first}{rest}"
+    return advice
+
+
+def _plain_number(columns: Columns) -> str:
+    """The advice for a number that is formatted for human readers."""
+    mark = "dot" if columns.decimal == "." else "comma"
+    return f"Write a {mark} before the decimals and nothing else between or around the digits"
 
 
 def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[str, str]:
@@ -327,8 +343,9 @@ def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[st
         columns: The table.
     """
     missing = f"declare it a missing value: {columns.setting('dataset.missing_values', [word])}, "
+    advice = _plain_number(columns) if FORMATTED_NUMBER.fullmatch(word.strip()) else "Fix it"
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Fix it, {missing if columns.is_text else ''}"
+        f"column {name!r} must hold numbers, got {word!r} in {place}. {advice}, {missing if columns.is_text else ''}"
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
 
@@ -347,8 +364,8 @@ def finite_numbers(series: Series, key: str, columns: Columns, at_least: float =
     """
     key += " must hold finite numbers" + (f" >= {at_least:g}" if np.isfinite(at_least) else "")
     if series.kind != "number":
-        if series.first_word is not None:
-            row, word = series.first_word
+        if (first_word := series.first_word(columns.decimal)) is not None:
+            row, word = first_word
             raise DataError(f"{key}, got {word!r} in {columns.place(row)}. Fix the row.")
         raise DataError(f"{key}, got {series.type_in_words} [in {columns.source}]. Name another column.")
     numbers = series.values.astype(np.float64)

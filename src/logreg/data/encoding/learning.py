@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.encoding.columns import NUMBER, Columns, Series, Values
+from logreg.data.encoding.columns import Columns, Series, Values, is_number, or_other_decimal
 from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.text import learn_text, looks_like_text
@@ -129,7 +129,9 @@ def learn_encoding(
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
     constant = [one for one in profiles if one.column is None and not one.missing_in_train]
     notes = {
-        "offset, a known term of the logit whose coefficient is 1": [one.name for one in kept if one.is_offset],
+        "offset, a known term of the logit of the second class, whose coefficient is 1": [
+            one.name for one in kept if one.is_offset
+        ],
         "filled missing values with the median or most frequent level of train, and marked them": [
             f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
             for one in profiles
@@ -433,7 +435,7 @@ def _learn_levels(series: Series, counts: Values, marked: bool, columns: Columns
 
 def _remedies(series: Series, looks_like_id: bool, columns: Columns) -> tuple[tuple[str, str], ...]:
     """Settings that make a column usable which mixes numbers and text."""
-    words = [level.strip() for level in series.levels if not NUMBER.fullmatch(level.strip())]
+    words = [level.strip() for level in series.levels if not is_number(level, columns.decimal)]
     if (
         columns.is_text
         and len(words) <= MAX_MISSING_WORDS
@@ -464,7 +466,9 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
         return f"{problem} Fix the {'table' if columns.in_python else 'file'}."
     if columns.in_python:
         return f"{problem} Fix the table, or set {', '.join(typed)}."
-    return f"{problem} Fix the file, or type: {' '.join(typed)}"
+    advice = f"Fix the file, or type: {' '.join(typed)}"
+    advices = (or_other_decimal(advice, fault.series.levels, columns) for fault in faults)
+    return f"{problem} {next((longer for longer in advices if longer != advice), advice)}"
 
 
 def _learn_number(name: str, values: Values, marked: bool) -> Column:

@@ -534,7 +534,7 @@ class TableFile:
                     continue
                 if family == "text" and first == "number":
                     columns = read_columns(part.select([column]), [column], **options)
-                    if (found_word := columns.series[0].first_word) is not None:
+                    if (found_word := columns.series[0].first_word(columns.decimal)) is not None:
                         row, word = found_word
                         place = f"row {row + 1} [in {Path(path).name}]"
                         raise DataError(not_a_number(column, word, place, columns)[0])
