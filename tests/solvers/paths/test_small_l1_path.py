@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds.batch_bounds import BatchBound, batch_bound
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.l1_model import minimize_for_strengths, minimize_model
 from logreg.solvers.paths import small_l1_path
@@ -183,6 +184,24 @@ def test_predicted_dual_points_are_feasible() -> None:
     assert (np.abs(before[..., :-1]) > models._l1[:, None, :-1]).any()
     # of the intercept: what is left is of second order
     assert (np.abs(sums[..., -1]) / dual.sum(2)).max() <= (np.abs(before[..., -1]) / clipped.sum(2)).max() / 10
+
+
+def test_the_rounding_of_a_stored_point_counts_with_the_gradient_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With l1 alone, a bound by a predicted dual point differs in this alone from one by the point's own.
+    x, y, _ = table(2)
+    rows, pairs = MemoryRows(x, y), list[list[BatchBound]]()
+    bound: Any = batch_bound
+
+    def both(*arguments: Any, predicted: bool) -> BatchBound:
+        pairs.append([bound(*arguments, predicted=of) for of in (False, predicted)])
+        return pairs[-1][1]
+
+    monkeypatch.setattr("logreg.solvers.paths.strength_models.batch_bound", both)
+    problem = problem_of(rows, Objective("bce"))
+    fit_small_l1_path(problem, rows, [Strength(l1=one) for one in (0.1, 0.03, 0.01)], 1e-2, problem.zeros())
+    ((own, predicted),) = pairs
+    assert torch.equal(own.gap, predicted.gap)
+    assert bool((predicted.rounding > own.rounding).all())
 
 
 def test_a_minimum_that_is_not_finite_is_none() -> None:

@@ -43,8 +43,8 @@ from logreg.solvers.small.small_newton import solve_small
 from logreg.solvers.state import SolverState
 
 MAX_SINGLE_NUMBERS = 2**19
-"""Numbers of the rows up to which the path of a single problem is fitted as a batch: with more of them the working sets
-of the general solver, which read few columns, take less time."""
+"""Numbers of the rows up to which the path of a single problem is fitted as a batch: the general solver
+fits larger ones."""
 
 
 @dataclass(frozen=True)

@@ -105,13 +105,13 @@ class BatchPaths(NamedTuple):
 
 def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
     """Whether `fit_small_folds` may be called."""
-    return (
-        not problem.coupled
-        and problem.loss.is_convex
-        and problem.loss.has_conjugate
-        and problem.num_features + 1 <= MAX_PARAMETERS
-        and fits_as_folded(problem, rows, folds)
-    )
+    return has_small_outputs(problem) and fits_as_folded(problem, rows, folds)
+
+
+def has_small_outputs(problem: Problem) -> bool:
+    """Whether outputs are separate, each of few parameters, and bounded by duality."""
+    loss, parameters = problem.loss, problem.num_features + 1
+    return not problem.coupled and loss.is_convex and loss.has_conjugate and parameters <= MAX_PARAMETERS
 
 
 def fits_as_folded(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.batch_bounds import BatchBound
 from logreg.solvers.paths.l2_path import PathPoint, Strength
-from logreg.solvers.paths.small_folds import MAX_PARAMETERS, MAX_ROW_NUMBERS, BatchPaths
+from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, BatchPaths, has_small_outputs
 from logreg.solvers.paths.strength_models import Ends, StrengthModels
 from logreg.solvers.problem import Problem
 from logreg.solvers.small.small_l1 import MIN_TOLERANCE, TINY
@@ -51,10 +51,7 @@ MAX_BOUND_NUMBERS = 2**17
 def fits_several_at_once(problem: Problem, rows: MemoryRows, tolerance: float) -> bool:
     """Whether `fit_small_l1_path` may be called: few dense rows on the CPU, and separate outputs."""
     return (
-        not problem.coupled
-        and problem.loss.is_convex
-        and problem.loss.has_conjugate
-        and problem.num_features + 1 <= MAX_PARAMETERS
+        has_small_outputs(problem)
         and rows.features.device.type == "cpu"
         and not rows.is_sparse
         and rows.processes is None
