@@ -428,17 +428,19 @@ def test_a_pattern_that_matches_no_file(tmp_path: Path, run_command: RunCommand)
     for name in ("notes.md", "inner/b.csv", "a.csv"):
         (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "rows" / name).write_text("x,y\n")
-    for pattern in ("rows/*.parquet", "rows/*.md", "rows/inner/a*.csv", "rows/[b]*.csv", "x*.csv", "nowhere/*.csv"):
+    patterns = ["rows/*.parquet", "rows/*.md", "rows/[b]*.csv", "rows/inner/a*.csv", "rows/**/a*.parquet"]
+    for pattern in [*patterns, "x*.csv", "nowhere/*.csv"]:
         message = run_on(run_command, tmp_path, pattern).err
         assert f"and the pattern {pattern} matches none" in message
         advice = {
             "rows/inner/a*.csv": " in rows/inner. It has b.csv: correct the pattern.",
-            "x*.csv": " in the current folder. It has rows/a.csv, rows/inner/b.csv: correct the pattern.",
+            "rows/**/a*.parquet": " in rows. It has a.csv, inner/b.csv: correct the pattern.",
+            "x*.csv": " in the current folder. Name another folder or pattern.",
             "nowhere/*.csv": ", since nowhere is missing. Relative paths start at the current folder.",
         }
-        assert message.endswith(advice.get(pattern, " in rows. It has a.csv, inner/b.csv: correct the pattern.") + "\n")
+        assert message.endswith(advice.get(pattern, " in rows. It has a.csv: correct the pattern.") + "\n")
     (tmp_path / "rows" / "none").mkdir()
-    assert "in rows/none. Name another folder." in run_on(run_command, tmp_path, "rows/none/*.csv").err
+    assert "in rows/none. Name another folder or pattern." in run_on(run_command, tmp_path, "rows/none/*.csv").err
 
 
 @pytest.mark.parametrize("storage", ["memory", "mapped"])

@@ -2,7 +2,54 @@
 
 from __future__ import annotations
 
-from logreg.data.formats.find_shards import folder_values
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs
+import pytest
+
+from logreg.data.formats.find_shards import find_shards, folder_values
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found", "listed"),
+    [
+        ("*.csv", ["a.csv"], {"."}),
+        ("year*", ["year=1/x.csv", "year=2/month=3/y.csv"], {".", "year=1", "year=2", "year=2/month=3"}),
+        ("year*/*.csv", ["year=1/x.csv"], {".", "year=1", "year=2"}),
+        ("*/month=[12345]/*", ["year=2/month=3/y.csv"], {".", "large", "year=1", "year=2", "year=2/month=3"}),
+        ("year=2/**/*.csv", ["year=2/month=3/y.csv"], {"year=2", "year=2/month=3"}),
+        ("large/*/*.csv", ["large/deep/z.csv"], {"large", "large/deep"}),
+        ("**", ["a.csv", "large/deep/z.csv", "year=1/x.csv", "year=2/month=3/y.csv"], None),
+        ("**/[xz].csv", ["large/deep/z.csv", "year=1/x.csv"], None),
+    ],
+)
+def test_only_folders_that_a_pattern_leads_to_are_listed(
+    pattern: str, found: list[str], listed: set[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beside them may hold millions of files."""
+    for name in ("a.csv", "year=1/x.csv", "year=2/month=3/y.csv", "large/deep/z.csv", ".tool/t.csv", "_tool/t.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x,y\n")
+    local, seen = pyarrow.fs.LocalFileSystem(), set()
+
+    class Watched:
+        """The local file system, which notes the folders that are listed."""
+
+        type_name = local.type_name
+
+        def get_file_info(self, wanted: str | pyarrow.fs.FileSelector) -> object:
+            if isinstance(wanted, pyarrow.fs.FileSelector):
+                assert PurePosixPath(wanted.base_dir).name not in (".tool", "_tool")
+                seen.add(str(PurePosixPath(wanted.base_dir).relative_to(tmp_path)))
+                if wanted.recursive:
+                    inner = (one for one in Path(wanted.base_dir).rglob("*") if one.is_dir())
+                    seen.update(str(one.relative_to(tmp_path)) for one in inner)
+            return local.get_file_info(wanted)
+
+    monkeypatch.setattr("logreg.data.formats.find_shards.file_system_of", lambda path, _: (Watched(), path))
+    shards = find_shards(f"{tmp_path}/{pattern}", "dataset.path")
+    assert [str(PurePosixPath(shard.path).relative_to(tmp_path)) for shard in shards.shards] == found
+    assert listed is None or seen == listed
 
 
 def test_columns_that_some_folders_lack_have_one_order() -> None:

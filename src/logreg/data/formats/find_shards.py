@@ -71,9 +71,11 @@ def find_shards(path: str, key: str) -> Shards:
     try:
         info = filesystem.get_file_info(base)
         if info.type == fs.FileType.File:
-            found = [info]
+            files, seen = [info], list[Any]()
+        elif marked:
+            files, seen = _matching(filesystem, base, parts[plain:])
         else:
-            found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+            files, seen = _listed(filesystem, base, recursive=True), list[Any]()
     except (OSError, pa.ArrowException) as error:
         if not arrow_errors.is_missing(error):
             raise unreachable_error(key, path, error) from error
@@ -83,19 +85,16 @@ def find_shards(path: str, key: str) -> Shards:
             f"`{key}` must {expected}, and {fault}. "
             f"{'Check the address.' if '://' in path else 'Relative paths start at the current folder.'}"
         ) from error
-    is_one = info.type == fs.FileType.File
-    files = [one for one in found if one.type == fs.FileType.File and (is_one or _is_shard(one.path, base))]
-    if marked:
-        matches = re.compile(_regex(parts[plain:]))
-        others = sorted(_below(one.path, base) for one in files)
-        files = [one for one in files if matches.fullmatch(_below(one.path, base))]
-        if not files:
-            place = "the current folder" if base == "." else base
-            advice = f"It has {name_list(others, 3)}: correct the pattern." if others else "Name another folder."
-            raise DataError(
-                f"`{key}` must match files that end in {', '.join(SHARD_SUFFIXES)}, and the pattern {path} matches "
-                f"none in {place}. {advice}"
-            )
+    if info.type != fs.FileType.File:
+        files = [one for one in files if _is_shard(one, base)]
+    if marked and not files:
+        place = "the current folder" if base == "." else base
+        others = sorted(_below(one.path, base) for one in seen if _is_shard(one, base))
+        advice = f"It has {name_list(others, 3)}: correct the pattern." if others else "Name another folder or pattern."
+        raise DataError(
+            f"`{key}` must match files that end in {', '.join(SHARD_SUFFIXES)}, and the pattern {path} matches "
+            f"none in {place}. {advice}"
+        )
     if not files:
         raise DataError(
             f"`{key}` must hold files that end in {', '.join(SHARD_SUFFIXES)}, and {path} has none. "
@@ -120,10 +119,55 @@ def find_shards(path: str, key: str) -> Shards:
     return Shards(key, path, filesystem, tuple(shards))
 
 
-def _is_shard(path: str, base: str) -> bool:
-    """Whether a file below ``base`` may be a shard; names that begin with a dot or an underscore are those of tools."""
-    hidden = any(is_hidden(part) or part.startswith("_") for part in _below(path, base).split("/"))
-    return not hidden and suffix_of(path) in SHARD_SUFFIXES
+def _matching(filesystem: Any, base: str, parts: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """What matches a pattern below ``base``, a folder with all that is in it; and all that was seen on the way.
+
+    Only folders that the pattern leads to are listed: those beside them may hold millions of files.
+
+    Args:
+        filesystem: Arrow's file system.
+        base: The folder where the pattern begins.
+        parts: The parts of the pattern between its slashes.
+    """
+    folders, seen = [base], list[Any]()
+    for place, part in enumerate(parts):
+        if part == "**":
+            rest = re.compile(_regex(parts[place:]))
+            below = [(folder, one) for folder in folders for one in _listed(filesystem, folder, recursive=True)]
+            found = [one for folder, one in below if rest.fullmatch(_below(one.path, folder))]
+            return found, seen + [one for _, one in below]
+        entries = [one for folder in folders for one in _listed(filesystem, folder)]
+        seen += entries
+        found = [one for one in entries if fnmatch.fnmatchcase(PurePosixPath(one.path).name, part)]
+        folders = [one.path for one in found if _is_folder(one, base)]
+    return found + [one for folder in folders for one in _listed(filesystem, folder, recursive=True)], seen
+
+
+def _listed(filesystem: Any, folder: str, recursive: bool = False) -> list[Any]:
+    """The files and folders in a folder."""
+    from pyarrow import fs
+
+    entries: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive))
+    return entries
+
+
+def _is_shard(info: Any, base: str) -> bool:
+    """Whether what lies below ``base`` may be a shard."""
+    from pyarrow import fs
+
+    return info.type == fs.FileType.File and not _is_of_tools(info, base) and suffix_of(info.path) in SHARD_SUFFIXES
+
+
+def _is_folder(info: Any, base: str) -> bool:
+    """Whether what lies below ``base`` is a folder that may hold shards."""
+    from pyarrow import fs
+
+    return info.type == fs.FileType.Directory and not _is_of_tools(info, base)
+
+
+def _is_of_tools(info: Any, base: str) -> bool:
+    """Whether a name below ``base`` begins with a dot or an underscore, as those of tools do."""
+    return any(is_hidden(part) or part.startswith("_") for part in _below(info.path, base).split("/"))
 
 
 def _below(path: str, base: str) -> str:
