@@ -27,7 +27,7 @@ from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, 
 from logreg.facts import DataFacts
 from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
-from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
+from logreg.optimality.certificate import Advice, Certificate
 from logreg.optimality.separation.explain import explain_separation
 from logreg.solvers.arguments import check_offset
 from logreg.solvers.fit import Fit, fit
@@ -439,8 +439,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self, found: Fit, objective: Objective, features: Tensor, labels: Tensor, weights: Tensor | None
     ) -> FitCertificate:
         """The certificate of a fit."""
-        bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
         separation, texts = "", tuple(map(str, self.classes_.tolist()))
+        names = list(getattr(self, "feature_names_in_", ()))
         if weights is not None and self.fit_intercept:
             weighted = labels[weights > 0]
             if bool((weighted == weighted[0]).all()):
@@ -453,29 +453,19 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             separation = explain_separation(
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
             )
-        return FitCertificate(
-            objective=objective_in_words(
-                objective,
-                len(found.coef),
-                weights is not None,
-                self.fit_intercept,
-                "of each row" if self.has_offset_ else "",
-            ),
-            value=bound.value,
-            gap=bound.gap,
-            rigorous=bound.rigorous,
-            max_abs_gradient=float(bound.gradient.abs().max()),
+        return FitCertificate.of_bound(
+            found.bound,
+            objective,
+            names,
+            weighted=weights is not None,
+            intercept=self.fit_intercept,
+            offset="of each row" if self.has_offset_ else "",
+            dtype=DTYPES[self.precision],
             tolerance=self.tol,
             rows=features.shape[0],
-            dtype=f"float{self.precision}",
             passes=found.passes,
             seconds=found.seconds,
             separation=separation,
-            rounding=bound.rounding,
-            dependent=names_of(bound.dependent, names),
-            is_convex=objective.row_loss.is_convex,
-            decrement=bound.decrement,
-            starts=bound.starts,
         )
 
     def _report(self) -> None:

@@ -110,6 +110,45 @@ class Certificate:
         own = {field.name: plain[field.name] for field in dataclasses.fields(cls) if field.name in plain}
         return cls(**own | {"dependent": tuple(plain["dependent"])})
 
+    @classmethod
+    def of_bound(
+        cls,
+        bound: Bound,
+        objective: Objective,
+        feature_names: Sequence[str],
+        weighted: bool,
+        intercept: bool,
+        offset: str,
+        dtype: torch.dtype,
+        **others: Any,
+    ) -> Self:
+        """The certificate that a bound gives the point of a fit.
+
+        Args:
+            bound: The bound at that point.
+            objective: The objective; how it is put in words, see `objective_in_words`.
+            feature_names: The names of all features, or empty.
+            weighted: Whether rows have weights.
+            intercept: Whether there is an intercept.
+            offset: Name of the offset; empty without one.
+            dtype: Floating type of the arithmetic of the fit.
+            others: The attributes that are not of the bound or the objective.
+        """
+        return cls(
+            objective=objective_in_words(objective, len(bound.gradient), weighted, intercept, offset),
+            value=bound.value,
+            gap=bound.gap,
+            rigorous=bound.rigorous,
+            max_abs_gradient=float(bound.gradient.abs().max()),
+            dtype=str(dtype).removeprefix("torch."),
+            rounding=bound.rounding,
+            dependent=names_of(bound.dependent, feature_names),
+            is_convex=objective.row_loss.is_convex,
+            decrement=bound.decrement,
+            starts=bound.starts,
+            **others,
+        )
+
     @property
     def relative_gap(self) -> float:
         """The gap plus the rounding, relative to f."""

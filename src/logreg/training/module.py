@@ -25,8 +25,6 @@ from logreg.optimality.certificate import (
     bound_by_solution,
     improving_passes,
     is_penalized,
-    names_of,
-    objective_in_words,
     train_problem,
 )
 from logreg.processes import Processes
@@ -394,30 +392,20 @@ class LogisticModule(pl.LightningModule):
                 most = max(improving_passes(problem), epochs)
                 if most >= MIN_IMPROVING_PASSES:
                     known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
-        self.certificate = Certificate(
-            objective=objective_in_words(
-                self.objective,
-                len(self.model.intercept),
-                self.facts.mean_weight != 1,
-                self.has_intercept,
-                self.facts.offset,
-            ),
-            value=known.value,
-            gap=known.gap,
-            rigorous=known.rigorous,
-            max_abs_gradient=float(known.gradient.abs().max()),
+        self.certificate = Certificate.of_bound(
+            known,
+            self.objective,
+            self.facts.feature_names,
+            weighted=self.facts.mean_weight != 1,
+            intercept=self.has_intercept,
+            offset=self.facts.offset,
+            dtype=self.dtype_of_arithmetic,
             tolerance=self.tolerance,
             rows=self.facts.rows["train"],
-            dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
             passes=epochs,
             seconds=seconds,
             separation=self.separation,
-            rounding=known.rounding,
-            dependent=names_of(known.dependent, self.facts.feature_names),
             draws_anew=self.facts.draws_anew,
-            is_convex=self.objective.row_loss.is_convex,
-            decrement=known.decrement,
-            starts=known.starts,
         )
         return True
 
