@@ -24,6 +24,7 @@ from logreg.data.formats.cache import load_arrays, load_or_write_arrays
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.memory import Allocate, mapped_array
 from logreg.data.prepare import (
+    Encoded,
     adopt_classes,
     check_features,
     check_labels,
@@ -203,16 +204,13 @@ class TensorDataModule(pl.LightningDataModule):
         raw, (tables, class_names) = self.raw, self.selected
         check_labels(tables, class_names, self.dataset.name, raw)
         check_weights(tables)
-        source_features = tables["train"].features
         # Leaks are looked for in files of the user only, not in bundled or generated data, nor in images.
         is_users_data = bool(raw.source) and not raw.image_shape and not raw.backbone
         leaks = find_leaks(tables["train"], len(class_names)) if is_users_data else Leaks()
-        column_names = (
-            [series.name for series in source_features.series] if isinstance(source_features, Columns) else []
-        )
-        tables, columns, stored, learned, unseen = encode_columns(
-            tables, self.dtype, shifts=self.shifts, free=is_alone, allocate=allocate
-        )
+        read = tables["train"].features
+        column_names = [series.name for series in read.series] if isinstance(read, Columns) else []
+        encoded = encode_columns(tables, self.dtype, shifts=self.shifts, free=is_alone, allocate=allocate)
+        tables, columns, learned = encoded.tables, encoded.columns, encoded.notes
         if not columns:  # columns are checked when they are encoded, by name
             check_features(tables, self.dataset.name)
         checksum = fingerprint(tables)
@@ -221,21 +219,14 @@ class TensorDataModule(pl.LightningDataModule):
             learned = (*learned, augment_note)
         train = tables["train"]
         names = names_of_features(columns) or raw.feature_names
-        to_store, found = None, None
-        standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
-        if stored is None:
-            stored, found, digits = self._measure(train, raw.scale, names, standardize)
-            learned = (*learned, *digits)
-            to_store = None if stored.is_plain else stored
-        elif standardize:
-            found = moments_of_columns(train, stored, columns)
-        mean, std = ((), ()) if found is None or not standardize else stored.standardization(found)
+        stored, found, digits = self._measure(train, encoded, raw.scale, names)
+        mean, std = ((), ()) if found is None else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)
         )
         weight = mean_weight(train, weights)
         check_mean_weight("dataset.class_weight", weight)
-        encoded = {column.name for column in columns}
+        used = {column.name for column in columns}
         facts = DataFacts(
             name=self.dataset.name,
             num_features=train.matrix.shape[1],
@@ -248,7 +239,7 @@ class TensorDataModule(pl.LightningDataModule):
             fingerprint=checksum,
             source=raw.source,
             columns=columns,
-            ignored=tuple(name for name in column_names if name not in encoded),
+            ignored=tuple(name for name in column_names if name not in used),
             missing_values=raw.missing_values,
             backbone=raw.backbone,
             pixels=raw.pixels,
@@ -265,10 +256,11 @@ class TensorDataModule(pl.LightningDataModule):
             copies=self.copies,
             largest_offset=largest_offset(train) if columns and columns[-1].is_offset else None,
         )
-        notes = (*raw.notes, *learned, *unseen, *leaks.notes(len(train)))
+        notes = (*raw.notes, *learned, *digits, *encoded.unseen, *leaks.notes(len(train)))
+        to_store = None if encoded.stored is not None or stored.is_plain else stored
         del self.raw, self.selected  # the columns take more memory than the features
         raw = dataclasses.replace(raw, tables={})
-        return Prepared(raw, tables, facts, notes, to_store, leaks, notes_for_model=(*raw.notes, *unseen))
+        return Prepared(raw, tables, facts, notes, to_store, leaks, notes_for_model=(*raw.notes, *encoded.unseen))
 
     def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
         """The train rows, with their copies where there are any, and a note on the changes.
@@ -575,9 +567,13 @@ class TensorDataModule(pl.LightningDataModule):
         return self._ready
 
     def _measure(
-        self, train: Table, scale: float, names: tuple[str, ...], standardize: bool
+        self, train: Table, encoded: Encoded, scale: float, names: tuple[str, ...]
     ) -> tuple[StoredForm, Moments | None, tuple[str, ...]]:
-        """Stored form of a matrix, its moments where they were measured, and notes for the user."""
+        """Stored form of the features, their moments where they are standardized, and notes for the user."""
+        standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
+        if encoded.stored is not None:
+            moments = moments_of_columns(train, encoded.stored, encoded.columns) if standardize else None
+            return encoded.stored, moments, ()
         if train.matrix.dtype == torch.uint8 or scale != 1:  # pixels lie near zero and in a small range
             found = moments_of(train, scale) if standardize else None
             return StoredForm.plain(train.matrix.shape[1]), found, ()
@@ -589,7 +585,8 @@ class TensorDataModule(pl.LightningDataModule):
         # float16 and float32 were rounded by the source: a shift does not bring digits back.
         form = choose_stored_form(found, self.shifts and not is_narrow, names)
         stored_dtype = kind if is_narrow else self.dtype
-        return form, found, digit_notes(found, form, names, found.lacks_digits(kind), stored_dtype)
+        notes = digit_notes(found, form, names, found.lacks_digits(kind), stored_dtype)
+        return form, found if standardize else None, notes
 
     def _converted(self, dataset: BlockDataset) -> BlockDataset:
         """The rows in the type and order of the blocks, converted once, where the result is small enough to keep."""
@@ -631,7 +628,6 @@ class TensorDataModule(pl.LightningDataModule):
             if weights is not None:
                 weights = weights.to(features.device, self.dtype)
             # Splits that share one feature matrix are set up together, so that it is converted and moved once.
-
             for other, table in prepared.tables.items():
                 if table.features is mine.features:
                     index = None if table.index is None else table.index.to(features.device)
