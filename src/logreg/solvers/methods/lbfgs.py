@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -129,9 +129,8 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     separated_value = state.tolerance * problem.row_sum_scale * problem.total_weight
     # The certificate then follows from the curvature, and may be smaller than the one by duality.
     certifies_by_hessian = unpenalized or (not problem.objective.l1 and forms_hessian(problem))
-    pairs: deque[Pair] = deque(maxlen=LBFGS_MEMORY)
-    inverse: ReducedInverse | None = None
-    decrease_at_refresh, smallest_decrease, steps_without_progress = math.inf, math.inf, 0
+    inverse = _InverseHessian(problem)
+    smallest_decrease, steps_without_progress = math.inf, 0
     gap_limit, decrease_limit, slope_along = state.tolerance, -1.0, -math.inf
     direction = state.point
     null = None
@@ -150,17 +149,15 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         slope, noise = smallest_subgradient(point, now.gradient, l1), VALUE_ROUNDING[dtype] * size
         gap = expected_gap(state, now.gradient, now.loss) / size
         if gap > gap_limit:
-            stale = (
-                decrease_at_refresh > LAST_REFRESH_TOL
-                and state.predicted_decrease < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
-            )
-            if inverse is None or stale:
-                inverse, stale = (yield from _reduced_preconditioner(state, now)), True
-            direction = _direction(problem, point, slope, l1, pairs, inverse)
+            refreshes = inverse.is_stale(state.predicted_decrease)
+            if refreshes:
+                inverse.preconditioner = yield from _reduced_preconditioner(state, now)
+            direction = inverse.direction(point, slope, l1)
             direction = direction if null is None else null.project_out(problem, coordinates, direction)
             slope_along = float((slope * direction).sum())
             state.predicted_decrease = -slope_along / 2 / size
-            decrease_at_refresh = state.predicted_decrease if stale else decrease_at_refresh
+            if refreshes:
+                inverse.decrease_at_refresh = state.predicted_decrease
             gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.predicted_decrease) if certifies_by_hessian else gap
         state.value, state.gap = now.value, min(gap, 1.0) * size
         stalled = steps_without_progress >= MAX_STEPS_WITHOUT_PROGRESS or not slope_along < 0
@@ -183,11 +180,11 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             break
         found = yield from _line_search(state, now, slope, direction, l1, dtype, noise)
         if found is None:
-            steps_without_progress = steps_without_progress if pairs else MAX_STEPS_WITHOUT_PROGRESS
-            pairs.clear()  # their curvature may belong to points far away
+            steps_without_progress = steps_without_progress if inverse.pairs else MAX_STEPS_WITHOUT_PROGRESS
+            inverse.pairs.clear()  # their curvature may belong to points far away
             continue
         new_point, there = found
-        pairs.append(Pair(new_point - point, there.gradient - now.gradient))
+        inverse.pairs.append(Pair(new_point - point, there.gradient - now.gradient))
         progress = (
             now.value - there.value > noise
             or ROUNDING_PREDICTED_DECREASE < state.predicted_decrease < smallest_decrease
@@ -247,52 +244,70 @@ def _line_search(
     return best
 
 
-def _direction(
-    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: ReducedInverse
-) -> Tensor:
-    """The direction `-B @ slope` within the free coordinates, (K, D + 1).
+class _InverseHessian:
+    """The L-BFGS approximation B of the inverse Hessian: a preconditioner, corrected by the last pairs.
 
-    With l1 a coefficient leaves 0 only against its slope.  Those that the direction would move otherwise are held at 0,
-    and the direction is computed again.
-    """
-    free = (point != 0) | (slope != 0) | (l1 == 0)
-    direction, wrong = torch.zeros_like(slope), free
-    for _ in range(MAX_ORTHANT_ROUNDS):
-        direction = -_two_loop_recursion(problem, slope, free, pairs, inverse)
-        wrong = free & (l1 > 0) & (point == 0) & (direction * slope >= 0)
-        if not bool(wrong.any()):
-            return direction
-        free = free & ~wrong
-    return direction.masked_fill(wrong, 0.0)
-
-
-def _two_loop_recursion(
-    problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: ReducedInverse
-) -> Tensor:
-    """The L-BFGS approximation of the inverse Hessian within the free coordinates, times a gradient (K, D + 1).
-
-    The preconditioner is scaled so that it fits the curvature of the newest pair: by (s @ y) / (y @ inverse(y)).
+    Attributes:
+        pairs: The last pairs, at most `LBFGS_MEMORY`.
+        preconditioner: The function that `_reduced_preconditioner` returns; ``None`` before the first.
+        decrease_at_refresh: Predicted decrease, relative to f, of the first step with this preconditioner.
     """
 
-    def restrict(vector: Tensor) -> Tensor:
-        return centered(problem, vector * free)
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.pairs: deque[Pair] = deque(maxlen=LBFGS_MEMORY)
+        self.preconditioner: ReducedInverse | None = None
+        self.decrease_at_refresh = math.inf
 
-    rest, used = restrict(gradient), []
-    for pair in reversed(pairs):
-        step, change = pair.step * free, pair.change * free
-        curvature = float((step * change).sum())
-        if curvature > 0:
-            factor = float((step * rest).sum()) / curvature
-            rest = rest - factor * change
-            used.append((step, change, curvature, factor))
-    product = restrict(inverse(restrict(rest), free))
-    if used:
-        _, change, curvature, _ = used[0]
-        size = float((change * restrict(inverse(restrict(change), free))).sum())
-        product = product * (curvature / size if size > 0 else 1.0)
-    for step, change, curvature, factor in reversed(used):
-        product = product + (factor - float((change * product).sum()) / curvature) * step
-    return restrict(product)
+    def is_stale(self, predicted_decrease: float) -> bool:
+        """Whether the next step needs another preconditioner, or the first one."""
+        return self.preconditioner is None or (
+            self.decrease_at_refresh > LAST_REFRESH_TOL
+            and predicted_decrease < PRECONDITIONER_REFRESH_RATIO * self.decrease_at_refresh
+        )
+
+    def direction(self, point: Tensor, slope: Tensor, l1: Tensor) -> Tensor:
+        """The direction `-B @ slope` within the free coordinates, (K, D + 1).
+
+        With l1 a coefficient leaves 0 only against its slope.  Those that the direction would move otherwise are held
+        at 0, and the direction is computed again.
+        """
+        free = (point != 0) | (slope != 0) | (l1 == 0)
+        direction, wrong = torch.zeros_like(slope), free
+        for _ in range(MAX_ORTHANT_ROUNDS):
+            direction = -self._times(slope, free)
+            wrong = free & (l1 > 0) & (point == 0) & (direction * slope >= 0)
+            if not bool(wrong.any()):
+                return direction
+            free = free & ~wrong
+        return direction.masked_fill(wrong, 0.0)
+
+    def _times(self, gradient: Tensor, free: Tensor) -> Tensor:
+        """B within the free coordinates, times a gradient (K, D + 1), by the two-loop recursion.
+
+        The preconditioner is scaled so that it fits the curvature of the newest pair: by (s @ y) / (y @ inverse(y)).
+        """
+        assert self.preconditioner is not None
+
+        def restrict(vector: Tensor) -> Tensor:
+            return centered(self._problem, vector * free)
+
+        rest, used = restrict(gradient), []
+        for pair in reversed(self.pairs):
+            step, change = pair.step * free, pair.change * free
+            curvature = float((step * change).sum())
+            if curvature > 0:
+                factor = float((step * rest).sum()) / curvature
+                rest = rest - factor * change
+                used.append((step, change, curvature, factor))
+        product = restrict(self.preconditioner(restrict(rest), free))
+        if used:
+            _, change, curvature, _ = used[0]
+            size = float((change * restrict(self.preconditioner(restrict(change), free))).sum())
+            product = product * (curvature / size if size > 0 else 1.0)
+        for step, change, curvature, factor in reversed(used):
+            product = product + (factor - float((change * product).sum()) / curvature) * step
+        return restrict(product)
 
 
 def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequests[ReducedInverse]:
