@@ -124,17 +124,20 @@ class LogisticModule(pl.LightningModule):
         """
         super().__init__()
         check("l2", l2, number(at_least=0))
-        stated: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "reduction": reduction,
             "l1": l1,
             "init": init,
             "lr": lr,
             "max_epochs": max_epochs,
             "seed": seed,
+            "precision": precision,
+            "tolerance": tolerance,
+            "polish": polish,
+            "intercept": intercept,
+            "link": link,
         }
-        stated |= {"precision": precision, "tolerance": tolerance, "polish": polish, "intercept": intercept}
-        stated |= {"link": link}
-        for key, value in stated.items():
+        for key, value in arguments.items():
             check(key, value, SETTINGS[key].constraint)
         if not isinstance(facts, DataFacts):
             facts = DataFacts.from_dict(facts)
@@ -167,28 +170,9 @@ class LogisticModule(pl.LightningModule):
         self.separation = ""
         self.calibration = Calibration()
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
-        self.save_hyperparameters(
-            {
-                "facts": facts.as_dict(),
-                "loss": loss,
-                "reduction": reduction,
-                "l2": l2,
-                "l1": l1,
-                "init": init,
-                "optimizer": optimizer,
-                "schedule": schedule,
-                "lr": lr,
-                "batch_size": batch_size,
-                "max_epochs": max_epochs,
-                "seed": seed,
-                "precision": precision,
-                "tolerance": tolerance,
-                "polish": polish,
-                "intercept": intercept,
-                "link": link,
-            },
-            logger=False,
-        )
+        arguments |= {"facts": facts.as_dict(), "loss": loss, "l2": l2, "batch_size": batch_size}
+        arguments |= {"optimizer": optimizer, "schedule": schedule}
+        self.save_hyperparameters(arguments, logger=False)
         self.automatic_optimization = False
         self.scorers: dict[Split, SplitScorer] = {
             "train": self.scorer(auroc=False),  # sorting all train rows each epoch is for the end
