@@ -164,25 +164,24 @@ def remove_unfinished() -> None:
                 path.unlink()
 
 
-def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:
-    """Checks that a file can be written, and that nothing is overwritten.
+def check_output(path: Path, overwrite: bool, suffixes: Sequence[str]) -> None:
+    """Checks that the file of the setting ``output`` can be written, and that nothing is overwritten.
 
     Args:
-        key: The setting that names the file.
         path: The file.
         overwrite: Whether an existing file may be overwritten.
-        suffixes: Suffixes that the name may have; any where empty.
+        suffixes: Suffixes that the name may have.
 
     Raises:
         ConfigError: The file cannot be written, or must not be.
     """
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise ConfigError.broken(key, f"end in one of {', '.join(suffixes)}", str(path))
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError.broken("output", f"end in one of {', '.join(suffixes)}", str(path))
     if path.is_dir():
-        raise ConfigError(f"`{key}` must be a file, got the folder {path}.")
+        raise ConfigError(f"`output` must be a file, got the folder {path}.")
     if path.exists() and not overwrite:
-        raise ConfigError(f"`{key}` must not exist, and {path} does. Name another one, or set overwrite=true.")
-    check_writable(key, path.parent)
+        raise ConfigError(f"`output` must not exist, and {path} does. Name another one, or set overwrite=true.")
+    check_writable("output", path.parent)
 
 
 def check_writable(key: str, place: Path) -> None:

@@ -13,7 +13,7 @@ from logreg.commands.command_line import ROOT, TypedArguments, importing_librari
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, number, one_of, optional, text
 from logreg.errors import ConfigError
-from logreg.files import check_free, shown, write_text
+from logreg.files import check_output, shown, write_text
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import counted, terminal
@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> int:
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     output = None if typed.values["output"] is None else Path(typed.values["output"])
     if output is not None:
-        check_free("output", output, typed.values["overwrite"], (".json",))
+        check_output(output, typed.values["overwrite"], (".json",))
     with importing_libraries():
         from logreg.reports.json_fields import to_json
         from logreg.training.checkpoint_reading import TrainedModel

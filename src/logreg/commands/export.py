@@ -11,7 +11,7 @@ from logreg.commands.command_line import ROOT, TypedArguments, importing_librari
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
-from logreg.files import check_free, shown, unfinished, write_text
+from logreg.files import check_output, shown, unfinished, write_text
 from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> int:
     suffix = FORMATS[name].suffix
     folder = checkpoint.parent if run is None else run / "export"
     output = Path(typed.values["output"] or folder / f"model{suffix}")
-    check_free("output", output, overwrite, (suffix,))
+    check_output(output, overwrite, (suffix,))
     summary = None if run is None or not (run / "summary.json").is_file() else read_summary(run)
     if not isinstance(summary, Summary):  # of a job of a sweep that was not finished
         summary = None

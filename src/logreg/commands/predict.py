@@ -33,7 +33,7 @@ from logreg.commands.predicting import (
 from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
-from logreg.files import check_free
+from logreg.files import check_output
 from logreg.launchers import placement
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
@@ -137,7 +137,7 @@ def _run(arguments: list[str]) -> int:
     if is_folder:
         check_folders(Path(values["input"]), Path(values["output"]))
     elif values["output"] != "-":
-        check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
+        check_output(Path(values["output"]), values["overwrite"], SUFFIXES)
     if placed is not None and not (is_folder or has_groups):
         if placed.rank:
             return 0

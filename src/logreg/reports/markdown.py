@@ -151,16 +151,11 @@ def _coefficient_lines(summary: Summary) -> list[str]:
     ]
 
 
-def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[str]:
-    """The section on standard errors, intervals and tests of the coefficients; empty without them.
-
-    Args:
-        table: The coefficients.
-        level: The signs before the heading.
-    """
+def inference_lines(table: CoefficientTable | None) -> list[str]:
+    """The section on standard errors, intervals and tests of the coefficients; empty without them."""
     if table is None:
         return []
-    lines = [f"{level} Coefficients with standard errors", ""]
+    lines = ["## Coefficients with standard errors", ""]
     for class_name, rows in by_class(table).items():
         lines += [f"{scale_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
         if table.gives_odds:
@@ -170,11 +165,11 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
     if table.tests is not None:
         lines += [f"{TESTS_IN_WORDS}.", "", *markdown_table(*test_cells(table)), ""]
     lines += [*(f"- {line}" for line in [*statistics_in_words(table), *table.notes]), ""]
-    return lines if table.checks is None else [*lines, *_check_lines(table.checks, table.fit.rows, level)]
+    return lines if table.checks is None else [*lines, *_check_lines(table.checks, table.fit.rows)]
 
 
-def _check_lines(checks: Checks, rows: float, level: str) -> list[str]:
-    lines = [f"{level} {assumption_report.TITLE.capitalize()}", ""]
+def _check_lines(checks: Checks, rows: float) -> list[str]:
+    lines = [f"## {assumption_report.TITLE.capitalize()}", ""]
     if checks.linearity:
         cells = markdown_table(*assumption_report.linearity_cells(checks.linearity), left=2)
         lines += [f"{assumption_report.LINEARITY_IN_WORDS}.", "", *cells, ""]

@@ -366,11 +366,11 @@ def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -
     )
 
 
-def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, tuple[str, ...]] | None:
+def largest_tokens(module: LogisticModule) -> dict[str, tuple[str, ...]] | None:
     """The n-grams of text that speak most for each class, by the name of the class.
 
     Returns:
-        At most ``most`` n-grams with a coefficient above 0, largest first, of at most `MAX_LISTED_CLASSES` classes;
+        At most `NUM_TOKENS` n-grams with a coefficient above 0, largest first, of at most `MAX_LISTED_CLASSES` classes;
         with the name of the column where there are several of text.  ``None`` without text.
     """
     facts = module.facts
@@ -384,7 +384,7 @@ def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, 
     start = len(texts[0].name) + 1 if len(texts) == 1 else 0
     tokens = {}
     for name, of_class in zip(facts.class_names[:MAX_LISTED_CLASSES], coef, strict=False):
-        largest = of_class.topk(min(most, len(of_class)))
+        largest = of_class.topk(min(NUM_TOKENS, len(of_class)))
         found = places[largest.indices[largest.values > 0]].tolist()
         tokens[name] = tuple(facts.feature_names[place][start:] for place in found)
     return tokens

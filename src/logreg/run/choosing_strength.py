@@ -25,7 +25,6 @@ from logreg.evaluation.path_selection import (
     search_strength,
     simplest_of,
 )
-from logreg.facts import Split
 from logreg.reports.json_fields import from_json, to_json
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
@@ -66,13 +65,15 @@ def check_select(config: RunConfig, data: TensorDataModule) -> None:
     classes = data.facts.num_classes
     if classes != 2:
         raise ConfigError(f"`select=auroc` must have two classes, and {data.facts.name} has {classes}. {advice}")
-    if "val" in data.splits and (alone := _only_class(data, "val")):
+    if alone := _only_class_of_val(data):
         raise ConfigError(f"`select=auroc` must have rows of both classes in val, and all are {alone!r}. {advice}")
 
 
-def _only_class(data: TensorDataModule, split: Split) -> str | None:
-    """The class of all rows of a split; ``None`` where they have several."""
-    labels = data.labels(split).unique()
+def _only_class_of_val(data: TensorDataModule) -> str | None:
+    """The class of all rows of val; ``None`` where they have several, or there is no val split."""
+    if "val" not in data.splits:
+        return None
+    labels = data.labels("val").unique()
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
 
 
@@ -85,7 +86,7 @@ def without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | N
         return 0.0, f"l2=0 beside l1={config.fixed_l1:g}: type l2=path to have it chosen"
     if config.cv is not None:
         return None, ""
-    alone = _only_class(data, "val") if "val" in data.splits else None
+    alone = _only_class_of_val(data)
     if "val" in data.splits and alone is None:
         return None, ""
     problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(torch.device("cpu"))
