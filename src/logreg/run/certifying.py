@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from logreg.config import RunConfig
+from logreg.data.datamodule import TensorDataModule
 from logreg.errors import ConfigError, DataError
 from logreg.export.coefficient_files import read_coefficients
 from logreg.facts import DataFacts
@@ -73,18 +74,9 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         LogregError: The user can correct it.
     """
     config = request.config
-    # Mean and deviation are computed in any case: the penalty may turn out to be on standardized features.
-    dataset = {**config.dataset, "standardize": True}
     trained = None if request.checkpoint is None else TrainedModel.load(request.checkpoint).module
-    of_run = trained is not None and not {"dataset.augment", "dataset.copies"} & request.typed
-    copies = trained.facts.copies if trained is not None and of_run else copies_of(config)
-    unchanged = bool(dataset.get("augment")) and not copies
-    if dataset.get("augment"):
-        dataset |= {"copies": copies or None, "augment": dataset["augment"] if copies else None}
-    data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
-    standardize = config.dataset["standardize"]
-    data.shifts = config.intercept or standardize is not False
-    facts = data.facts
+    data, notes = _data_of(request, trained)
+    facts, standardize = data.facts, config.dataset["standardize"]
     is_standardized = facts.nonzeros is None if standardize is None else standardize
     penalized = "standardized" if is_standardized else "raw"
     stored = facts.stored
@@ -151,13 +143,29 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         optimal=within and bound.rigorous,
         verdict="",
         nearest=nearest,
-        notes=(*data.notes, *([UNCHANGED] if unchanged else []), *model.notes),
+        notes=(*data.notes, *notes, *model.notes),
         dependent=names_of(bound.dependent, facts.feature_names),
         decrement=bound.decrement,
     )
     next_step = _next_step(request, found.left_out)
     verdict = verdict_in_words(found, problem, request.tolerance, separation, next_step)
     return dataclasses.replace(found, verdict=verdict)
+
+
+def _data_of(request: CertifyRequest, trained: LogisticModule | None) -> tuple[TensorDataModule, tuple[str, ...]]:
+    """The data, with the copies of images that the run had, and a note where they are without its changes."""
+    config = request.config
+    # Mean and deviation are computed in any case: the penalty may turn out to be on standardized features.
+    dataset = {**config.dataset, "standardize": True}
+    of_run = trained is not None and not {"dataset.augment", "dataset.copies"} & request.typed
+    copies = trained.facts.copies if trained is not None and of_run else copies_of(config)
+    notes: tuple[str, ...] = ()
+    if dataset.get("augment"):
+        dataset |= {"copies": copies or None, "augment": dataset["augment"] if copies else None}
+        notes = () if copies else (UNCHANGED,)
+    data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
+    data.shifts = config.intercept or config.dataset["standardize"] is not False
+    return data, notes
 
 
 @dataclass(frozen=True)
