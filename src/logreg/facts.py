@@ -296,6 +296,10 @@ class DataFacts:
         """Number of classes, C."""
         return len(self.class_names)
 
+    def names_of_outputs(self, outputs: int) -> tuple[str, ...]:
+        """The class of each of K outputs; of one output, the second class."""
+        return self.class_names if outputs > 1 else self.class_names[1:]
+
     @property
     def is_binary(self) -> bool:
         """Whether there are two classes."""

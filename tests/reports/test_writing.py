@@ -22,7 +22,8 @@ def test_arrow_writes_the_coefficients_that_csv_writes(
     coef[0, :4] = torch.tensor([0.0, 1.0, 1e-7, -1e300])
     units = coef, torch.arange(outputs, dtype=torch.float64)
     module: Any = SimpleNamespace(
-        facts=SimpleNamespace(class_names=classes, feature_names=NAMES),
+        facts=SimpleNamespace(feature_names=NAMES),
+        output_names=classes[-outputs:],
         model=SimpleNamespace(in_source_units=lambda: units),
     )
     pages = [writing.coefficients_csv(module)]

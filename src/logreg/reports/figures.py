@@ -224,7 +224,7 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
         coef: Shape (K, D), source units.
         facts: Names the classes and the shape of an image.
     """
-    names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
+    names = facts.names_of_outputs(len(coef))
     shown = names[:MAX_COEFFICIENT_IMAGES]
     columns = min(5 if len(shown) <= 25 else 10, len(shown))
     rows, side = -(-len(shown) // columns), 2.1 if columns <= 5 else 1.3

@@ -96,7 +96,7 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
     """
     facts = module.facts
     coef, intercept = module.model.in_source_units()
-    header = ["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])]
+    header = ["feature", *module.output_names]
     if table is None and coef.numel() >= MANY_NUMBERS:
         return _written_at_once(header, (INTERCEPT, *facts.feature_names), torch.cat([intercept[:, None], coef], dim=1))
     rows: list[list[object]] = [[INTERCEPT, *intercept.tolist()]]

@@ -102,7 +102,7 @@ class Linear:
             "classes": list(self.facts.class_names),
             "link": link,
             **({} if self.divisor is None else {"divisor": self.divisor.tolist()}),
-            "outputs": list(self.facts.class_names if len(self.coef) > 1 else self.facts.class_names[1:]),
+            "outputs": list(self.facts.names_of_outputs(len(self.coef))),
             "features": list(self.facts.feature_names),
             "image_shape": list(self.facts.image_shape),
             "columns": columns,
