@@ -448,7 +448,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                     f"no finite optimum: all rows of positive weight are of the class '{texts[int(weighted[0])]}', so "
                     "the intercept grows without bound; give rows of another class a weight"
                 )
-        if not (objective.l1 or objective.l2 or separation):
+        if not (objective.has_penalty or separation):
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE

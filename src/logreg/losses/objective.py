@@ -56,6 +56,11 @@ class Objective:
         return tuple(PENALTIES[name](strength) for name, strength in strengths.items() if strength)
 
     @property
+    def has_penalty(self) -> bool:
+        """Whether the coefficients are penalized, so that a finite optimum exists whatever the data."""
+        return self.l2 > 0 or self.l1 > 0
+
+    @property
     def is_smooth(self) -> bool:
         """Whether the gradient is continuous: no penalty has a kink."""
         return all(penalty.is_smooth for penalty in self.penalties)

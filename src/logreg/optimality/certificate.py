@@ -364,11 +364,6 @@ def improving_passes(problem: Problem) -> int:
     return min(IMPROVING_PASSES, int(MAX_IMPROVING_WORK / max(problem.rows * problem.num_parameters, 1)))
 
 
-def is_penalized(objective: Objective) -> bool:
-    """Whether the coefficients are penalized, so that a finite optimum exists whatever the data."""
-    return objective.l2 > 0 or objective.l1 > 0
-
-
 def objective_in_words(
     objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True, offset: str = ""
 ) -> str:
@@ -387,6 +382,6 @@ def objective_in_words(
         words += f" + {objective.l2:g}/2 |coef|^2"
     if objective.l1:
         words += f" + {objective.l1:g} |coef|_1"
-    words += ", intercept free" if is_penalized(objective) else ", no penalty"
+    words += ", intercept free" if objective.has_penalty else ", no penalty"
     words = words if intercept else words.replace(", intercept free", "") + ", no intercept"
     return f"{words}, offset {offset}" if offset else words

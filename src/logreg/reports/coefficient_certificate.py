@@ -108,7 +108,7 @@ def _penalty_in_words(implied: ImpliedPenalty, problem: Problem, features: str) 
         words += f" on {implied.features} features (dataset.standardize={str(features == 'raw').lower()})"
     if implied.intercept:
         words += " with the intercept penalized too"
-    if problem.objective.l2 or problem.objective.l1:
+    if problem.objective.has_penalty:
         if abs(math.log(implied.factor)) > max(SAME_STRENGTH_TOLERANCE, implied.error):
             words += f", {digits(implied.factor)} times the stated strength"
         if cause := likely_cause(implied, problem.total_weight):

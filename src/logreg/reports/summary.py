@@ -31,7 +31,7 @@ from logreg.facts import Split, keeping_scale
 from logreg.files import shown
 from logreg.inference.design import choose_design
 from logreg.invocation import command_words
-from logreg.optimality.certificate import Certificate, is_penalized
+from logreg.optimality.certificate import Certificate
 from logreg.reports.json_fields import from_json
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import (
@@ -228,7 +228,7 @@ def _likelihood(result: RunResult) -> LikelihoodSummary | None:
     module, facts, data, found = result.module, result.module.facts, result.data, result.certificate
     objective, weights = module.objective, data.sample_weight("train")
     loss, outputs = objective.row_loss, len(module.model.intercept)
-    is_maximum = (found.converged or found.is_stationary) and not is_penalized(objective)
+    is_maximum = (found.converged or found.is_stationary) and not objective.has_penalty
     is_one_likelihood = loss.couples_outputs or outputs == 1
     counts_rows = weights is None or bool((weights == weights.round()).all())
     if not (is_maximum and is_one_likelihood and counts_rows) or facts.class_weight or facts.augment:
@@ -352,7 +352,7 @@ def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -
     if not facts.feature_names:
         return None
     own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
-    names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
+    names = module.output_names
     largest = own.abs().flatten().topk(min(most, own.numel())).indices
     kept = keeping_scale(facts.columns).tolist() if facts.columns else [False] * facts.num_features
     return tuple(

@@ -18,7 +18,6 @@ from logreg.inference.likelihood import LikelihoodEvaluation
 from logreg.inference.results import INTERCEPT
 from logreg.losses import Loss
 from logreg.losses.objective import Objective
-from logreg.optimality.certificate import is_penalized
 from logreg.training.checkpoint_reading import TrainedModel
 
 CLUSTER = "cluster:"
@@ -117,9 +116,9 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
     module, facts, loss = trained.module, trained.facts, request.loss
     objective = module.objective
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
-    if rows <= parameters and not (bootstrap and is_penalized(objective)):
+    if rows <= parameters and not (bootstrap and objective.has_penalty):
         advice = "Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), or leave columns out"
-        if is_penalized(objective) and request.of_table and not request.against_bootstrap:
+        if objective.has_penalty and request.of_table and not request.against_bootstrap:
             advice = f"Set interval=bootstrap, or t{advice[1:]}"
         raise DataError(
             f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
@@ -135,7 +134,7 @@ def check_fit(request: InferenceRequest, design: Design) -> None:
             f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
             "with link=logit."
         )
-    if is_penalized(objective) and not firth and not bootstrap:
+    if objective.has_penalty and not firth and not bootstrap:
         advice = f"train again with l2=0{' l1=0' if objective.l1 else ''}"
         if request.of_table:
             if not request.against_bootstrap:

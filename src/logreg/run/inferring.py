@@ -25,7 +25,7 @@ from logreg.inference.prediction import PredictionIntervals
 from logreg.inference.profile import drop_term
 from logreg.inference.results import LOGIT, Coefficient, CoefficientTable, FitStatistics
 from logreg.losses import LOSSES, Loss
-from logreg.optimality.certificate import is_penalized, train_problem
+from logreg.optimality.certificate import train_problem
 from logreg.optimality.separation.explain import explain_separation
 from logreg.rows import RowSource, with_offset_apart
 from logreg.run.bootstrapping import Replicates, bootstrap_likelihood, bootstrap_penalized, bootstrap_rows
@@ -199,7 +199,7 @@ def _by_bootstrap(request: InferenceRequest, rows: TrainRows) -> CoefficientTabl
     facts, design, loss, objective = rows.data.facts, rows.design, request.loss, request.trained.module.objective
     weights = torch.ones(facts.rows["train"], dtype=torch.float64) if rows.weights is None else rows.weights
     samples = resampled_weights(weights, request.replicates, request.seed, rows.counts, rows.clusters)
-    if is_penalized(objective):
+    if objective.has_penalty:
         found = bootstrap_penalized(request.trained, rows.data, rows.problem, design, samples, request.replicates)
         check_gap(request, found.gap)
     else:
@@ -454,7 +454,7 @@ def _bootstrap_in_words(request: InferenceRequest, found: Replicates, rows: Trai
     objective = request.trained.module.objective
     of_what = "rows" if rows.clusters is None else "clusters"
     how = f"bootstrap: {request.replicates:,} samples of the {of_what}, seed {request.seed}"
-    if is_penalized(objective):
+    if objective.has_penalty:
         how += (
             f", each fitted with {penalty_as_typed(objective)}; the intervals are those of the penalized estimates, "
             "whose bias they do not show"

@@ -193,7 +193,7 @@ def is_small(problem: Problem, memory: MemoryRows) -> bool:
         memory.features.device.type == "cpu"
         and not problem.is_sparse
         and has_little_work
-        and (objective.l2 > 0 or objective.l1 > 0)
+        and objective.has_penalty
         and loss.is_convex
         and loss.has_conjugate
         and problem.largest_offset is None

@@ -184,10 +184,10 @@ def move_to_minimum_norm(state: SolverState, null: NullSpace | None = None) -> P
         null: The directions that change no logit, if they are known; without a penalty they are looked for else.
     """
     problem, model = state.problem, state.problem.model
-    if (problem.objective.l2 or problem.objective.l1) and not problem.coupled:
+    if problem.objective.has_penalty and not problem.coupled:
         return
     point = before = state.solution
-    if not (problem.objective.l2 or problem.objective.l1):
+    if not problem.objective.has_penalty:
         if null is None and problem.num_features < MAX_NULL_SPACE_FEATURES:
             null = yield from find_null_space(problem)
         point = point if null is None else null.project_out(problem, model, point)

@@ -24,7 +24,6 @@ from logreg.optimality.certificate import (
     Certificate,
     bound_by_solution,
     improving_passes,
-    is_penalized,
     train_problem,
 )
 from logreg.processes import Processes
@@ -183,8 +182,7 @@ class LogisticModule(pl.LightningModule):
     @property
     def output_names(self) -> tuple[str, ...]:
         """The class of each output, K of them."""
-        names = self.facts.class_names
-        return names if len(self.model.intercept) > 1 else names[1:]
+        return self.facts.names_of_outputs(len(self.model.intercept))
 
     def scorer(self, auroc: bool) -> SplitScorer:
         """A scorer with this objective and these class weights."""
@@ -362,7 +360,7 @@ class LogisticModule(pl.LightningModule):
         problem = self.problem(self.device)
         known = self.progress.bound if self.progress is not None else None
         if known is None:
-            cheap = is_penalized(self.objective) and not has_many_coupled_outputs(problem)
+            cheap = self.objective.has_penalty and not has_many_coupled_outputs(problem)
             if not (last or cheap or forms_hessian(problem)):
                 return False
             enough = GOOD_RELATIVE_GAP if last or forms_hessian(problem) else math.inf
@@ -370,7 +368,7 @@ class LogisticModule(pl.LightningModule):
             if (
                 last
                 and problem.loss.is_convex
-                and is_penalized(self.objective)
+                and self.objective.has_penalty
                 and known.gap > LOOSE_RELATIVE_GAP * known.value
             ):
                 most = max(improving_passes(problem), epochs)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
-from logreg.optimality.certificate import is_penalized
 from logreg.optimality.separation.find import PENALIZE, Separation, find_separation
 from logreg.optimality.separation.rows import Features
 
@@ -44,7 +43,7 @@ def explain_separation(
     Returns:
         The sentence of `Separation.in_words`; empty where a finite optimum exists or the search did not decide.
     """
-    if is_penalized(objective) or not has_intercept:
+    if objective.has_penalty or not has_intercept:
         return ""
     found = Separation("unknown")
     for limit in [limit for limit in SEARCH_LIMITS if limit <= max_work] or [0.0]:

@@ -72,12 +72,11 @@ def bound(
         cheaply: Whether the bound costs no passes beyond the evaluation and the intercepts.
     """
     objective, loss = problem.objective, problem.loss
-    is_penalized = objective.l2 > 0 or objective.l1 > 0
-    by_duality = is_penalized and loss.has_conjugate
+    by_duality = objective.has_penalty and loss.has_conjugate
     by_strong_convexity = not by_duality and objective.l2 > 0 and not problem.coupled
     by_curvature = not objective.l1 and forms_hessian(problem) and is_self_concordant(loss)
     own = problem.model if coordinates is None else coordinates
-    with_hessian = by_curvature and not is_penalized and not cheaply
+    with_hessian = by_curvature and not objective.has_penalty and not cheaply
     at, measured = yield from _evaluated(problem, own, point, evaluation, with_hessian)
     evaluation, value, error = at.evaluation, at.evaluation.value, at.value_error
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)

@@ -31,12 +31,11 @@ from logreg.solvers.steps.line_search import (
 )
 from logreg.solvers.steps.newton_steps import NOT_FINITE_MESSAGE, smallest_subgradient
 from logreg.solvers.steps.preconditioner import (
-    BLOCKS_MEMORY_FRACTION,
     MAX_BLOCK_FEATURES,
     SAMPLED_BLOCK_RIDGE,
     SAMPLED_ROWS,
-    SMALL_BLOCKS_NUMEL,
     centered,
+    holds_blocks,
     preconditioner,
 )
 
@@ -125,7 +124,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     if state.converged:
         return None
     coordinates, l1 = state.coordinates, problem.penalties(state.coordinates)[1]
-    unpenalized = not (problem.objective.l2 or problem.objective.l1)
+    unpenalized = not problem.objective.has_penalty
     separated_value = state.tolerance * problem.row_sum_scale * problem.total_weight
     # The certificate then follows from the curvature, and may be smaller than the one by duality.
     certifies_by_hessian = unpenalized or (not problem.objective.l1 and forms_hessian(problem))
@@ -313,14 +312,12 @@ class _InverseHessian:
 def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequests[ReducedInverse]:
     """The function `preconditioner`'s result; with l1, a preconditioner restricted to the free coordinates."""
     problem, coordinates, point = state.problem, state.coordinates, state.point
-    k, d = problem.num_outputs, problem.num_features
     if not problem.objective.l1:
         apply_inverse = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
         return lambda gradient, _: apply_inverse(gradient)
     by_intercept = now.curvature.diagonal().clamp(min=1e-30)
     metric = yield from request(HessianDiagonal(problem, coordinates, point))
-    max_numel = max(BLOCKS_MEMORY_FRACTION * problem.numel, SMALL_BLOCKS_NUMEL)
-    if d > min(MAX_BLOCK_FEATURES, problem.rows) or k * d * d > max_numel:
+    if problem.num_features > min(MAX_BLOCK_FEATURES, problem.rows) or not holds_blocks(problem):
         usual = by_intercept.unsqueeze(1)
         metric = torch.where(metric > ZERO_DIAGONAL_RTOL * usual, metric, usual)
         return lambda gradient, _: gradient / metric
