@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from logreg.constraints import text
 from logreg.errors import ConfigError
 from logreg.files import TEMPORARY_NAME, lock_file, shown, write_whole
+from logreg.settings import Setting
 
 RUNS = Path("runs")
 """The folder of all runs, relative to the current folder."""
@@ -19,6 +21,9 @@ CHECKPOINTS = "checkpoints"
 
 FILES_BEFORE_CHECKPOINT = {".hydra", "train.log", "multirun.yaml", "metrics.csv", CHECKPOINTS}
 """Files in the folder of a run or a sweep before its first checkpoint, besides TensorBoard's events."""
+
+CKPT_PATH = Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file")
+"""The checkpoint that a command reads, as `find_checkpoint` finds it."""
 
 MAX_PATH_BYTES = 2**12
 """Largest number of bytes of a path on common operating systems."""

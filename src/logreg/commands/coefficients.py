@@ -11,7 +11,7 @@ from logreg.commands.inference_settings import CONFIDENCE, COVARIANCE, WEIGHTS
 from logreg.commands.overrides import apply_overrides
 from logreg.constraints import Constraint, flag, one_of, text, whole
 from logreg.errors import ConfigError
-from logreg.run_folder import find_checkpoint, run_folder_of
+from logreg.run_folder import CKPT_PATH, find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
@@ -24,7 +24,7 @@ REFERENCE = Constraint(
 )
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "ckpt_path": CKPT_PATH,
     "confidence": Setting(0.95, CONFIDENCE, "level of the intervals"),
     "covariance": COVARIANCE,
     "interval": Setting(

@@ -14,7 +14,7 @@ from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, number, one_of, optional, text
 from logreg.errors import ConfigError
 from logreg.files import check_output, shown, write_text
-from logreg.run_folder import find_checkpoint
+from logreg.run_folder import CKPT_PATH, find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import counted, terminal
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logreg.training.checkpoint_reading import TrainedModel
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "ckpt_path": CKPT_PATH,
     "split": Setting(
         None, optional(one_of(("train", "val", "test"))), "train, val or test; null is the last that there is"
     ),

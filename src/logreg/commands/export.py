@@ -12,7 +12,7 @@ from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
 from logreg.files import check_output, shown, unfinished, write_text
-from logreg.run_folder import find_checkpoint, run_folder_of
+from logreg.run_folder import CKPT_PATH, find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logreg.training.linear import Linear
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "ckpt_path": CKPT_PATH,
     "format": Setting(
         None,
         optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn", "sklearn_only"))),

@@ -35,7 +35,7 @@ from logreg.errors import ConfigError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_output
 from logreg.launchers import placement
-from logreg.run_folder import find_checkpoint
+from logreg.run_folder import CKPT_PATH, find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
@@ -54,7 +54,7 @@ NUM_PRINTED_CLASSES = 10
 """Number of the most probable classes that are printed where there are more."""
 
 OWN = {
-    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "ckpt_path": CKPT_PATH,
     "input": Setting(
         None,
         optional(text()),

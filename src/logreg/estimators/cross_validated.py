@@ -19,16 +19,8 @@ from torch import Tensor
 
 from logreg.config import SELECT
 from logreg.errors import ConfigError, DataError
-from logreg.estimators.input import Array, as_array, raise_not_finite
-from logreg.estimators.logistic_regression import (
-    DTYPES,
-    LogisticRegression,
-    is_number,
-    is_share,
-    is_strength,
-    is_whole,
-    row_numbers,
-)
+from logreg.estimators.input import Array, as_array, is_number, number_of_each_row, raise_not_finite
+from logreg.estimators.logistic_regression import DTYPES, LogisticRegression, is_share, is_strength, is_whole
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
 from logreg.optimality.certificate import is_stationary
@@ -193,7 +185,7 @@ class LogisticRegressionCV(LogisticRegression):
                 "scoring", 'be "neg_log_loss" or "accuracy" for more than two classes', self.scoring
             )
         splits = self._splits(X, classes, labels, {"sample_weight": sample_weight, "offset": offset}, params)
-        own_weights = row_numbers("sample_weight", sample_weight, labels)
+        own_weights = number_of_each_row("sample_weight", sample_weight, labels)
         self._check_splits(splits, classes, labels, weights, own_weights)
         try:
             memory, stored = stored_rows(features, labels, weights, self.fit_intercept, offsets)

@@ -6,6 +6,7 @@ floating numbers, the usual case, are looked at here alone.
 
 from __future__ import annotations
 
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +196,36 @@ def as_tensor(values: Array) -> Tensor:
             SimpleNamespace(__array_interface__={**values.__array_interface__, "data": (place, False)}, held=values)
         )
     return torch.from_numpy(values)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, and no boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def number_of_each_row(key: str, values: Any, rows: Tensor) -> Tensor | None:
+    """An argument that has a number for each row, or one for all of them, (N,), float64; ``None`` where it is.
+
+    Args:
+        key: Name of the argument.
+        values: The numbers.
+        rows: Shape (N,), whose device the numbers are on.
+
+    Raises:
+        DataError: The numbers have another shape.
+    """
+    if values is None:
+        return None
+    if is_number(values):
+        return torch.full(rows.shape, values, dtype=torch.float64, device=rows.device)
+    if not isinstance(values, Tensor):
+        values = as_tensor(np.asarray(values, dtype=np.float64))
+    if values.shape != rows.shape:
+        raise DataError(
+            f"{key} must have one number for each row, shape {tuple(rows.shape)}, got {tuple(values.shape)}."
+        )
+    numbers: Tensor = values.detach().to(rows.device, torch.float64)
+    return numbers
 
 
 def raise_not_finite(estimator: Any, features: Tensor) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -23,7 +23,17 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
-from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite, rows_of
+from logreg.estimators.input import (
+    Array,
+    as_array,
+    as_tensor,
+    encoded_labels,
+    features_of,
+    is_number,
+    number_of_each_row,
+    raise_not_finite,
+    rows_of,
+)
 from logreg.facts import DataFacts
 from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
@@ -191,7 +201,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
         labels = labels.to(features.device)
         weights = self._weights(sample_weight, classes, labels)
-        return classes, features, labels, weights, row_numbers("offset", offset, labels)
+        return classes, features, labels, weights, number_of_each_row("offset", offset, labels)
 
     def _objective(self, classes: Array, C: float, l1_ratio: float) -> Objective:
         """The objective divided by C, for these strengths of the penalties."""
@@ -399,7 +409,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _weights(self, sample_weight: Any, classes: Array, labels: Tensor) -> Tensor | None:
         """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
-        weights = row_numbers("sample_weight", sample_weight, labels)
+        weights = number_of_each_row("sample_weight", sample_weight, labels)
         if weights is None and self.class_weight is None:
             return None
         if weights is None:
@@ -492,7 +502,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         features = features_of(self, X)
         coef, intercept = self._parameters(features.device)
         logits = linear_in_float64(features, coef, intercept)
-        offsets = row_numbers("offset", offset, logits[:, 0])
+        offsets = number_of_each_row("offset", offset, logits[:, 0])
         if offsets is not None:
             check_offset(logits[:, 0], offsets, logits.shape[1])
             logits = logits + offsets.unsqueeze(1)
@@ -510,36 +520,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if logits.shape[1] == 1:  # a softmax of two classes is a sigmoid of the difference
             loss = LOSSES[default_loss(2)] if loss.couples_outputs else loss
         return loss.class_probabilities(logits)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a real number, and no boolean."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def row_numbers(key: str, values: Any, rows: Tensor) -> Tensor | None:
-    """An argument that has a number for each row, or one for all of them, (N,), float64; ``None`` where it is.
-
-    Args:
-        key: Name of the argument.
-        values: The numbers.
-        rows: Shape (N,), whose device the numbers are on.
-
-    Raises:
-        DataError: The numbers have another shape.
-    """
-    if values is None:
-        return None
-    if is_number(values):
-        return torch.full(rows.shape, values, dtype=torch.float64, device=rows.device)
-    if not isinstance(values, Tensor):
-        values = as_tensor(np.asarray(values, dtype=np.float64))
-    if values.shape != rows.shape:
-        raise DataError(
-            f"{key} must have one number for each row, shape {tuple(rows.shape)}, got {tuple(values.shape)}."
-        )
-    numbers: Tensor = values.detach().to(rows.device, torch.float64)
-    return numbers
 
 
 def is_strength(value: Any) -> bool:
