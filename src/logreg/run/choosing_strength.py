@@ -300,7 +300,9 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
             if name == "l1":
                 points = fit_strengths(problem, train, strengths, config.tolerance, config.seed)
             else:
-                beside = problem_with(problem, config.fixed_l1)
+                beside = dataclasses.replace(
+                    problem, objective=dataclasses.replace(problem.objective, l1=config.fixed_l1)
+                )
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
                 points = drive(of_path, train)
             rows = score_path(problem, points, rows_to_search(data, problem, device, "val"), config.select == "auroc")
@@ -310,11 +312,6 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     row = rows[place]
     scores = None if scored is None else scored.summary(row, config.cv is not None)
     return Chosen(row.l2, row.l1, asked_of(config), rows, points, place, scores)
-
-
-def problem_with(problem: Problem, l1: float) -> Problem:
-    """The same problem with another strength of l1."""
-    return dataclasses.replace(problem, objective=dataclasses.replace(problem.objective, l1=l1))
 
 
 def _announced(

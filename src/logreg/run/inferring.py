@@ -235,8 +235,13 @@ def _table(
         weights=rows.kind_of_weights,
         coefficients=tuple(coefficients),
         fit=fit,
-        notes=(*_rows_in_words(request, rows), *_link_in_words(request.loss, design), *notes),
-        link=_link_name(request.loss, design),
+        notes=(
+            *_weights_in_words(rows.kind_of_weights, rows.number, rows.weights, request.weights == "auto"),
+            *_clusters_in_words(rows.clusters, rows.covariance),
+            *_link_in_words(request.loss, design),
+            *notes,
+        ),
+        link=LOGIT if request.loss.gives_log_odds else _link_of(request.loss, design).name,
     )
 
 
@@ -428,10 +433,6 @@ def _link_of(loss: Loss, design: Design) -> Loss:
     return loss if design.sign > 0 else LOSSES[loss.mirror]
 
 
-def _link_name(loss: Loss, design: Design) -> str:
-    return LOGIT if loss.gives_log_odds else _link_of(loss, design).name
-
-
 def _link_in_words(loss: Loss, design: Design) -> list[str]:
     ratio = _link_of(loss, design).ratio_in_words
     lines = [f"{ratio} (Prentice and Gloeckler, 1978)"] if ratio else []
@@ -441,13 +442,6 @@ def _link_in_words(loss: Loss, design: Design) -> list[str]:
             "maxima are not excluded"
         )
     return lines
-
-
-def _rows_in_words(request: InferenceRequest, rows: TrainRows) -> list[str]:
-    return [
-        *_weights_in_words(rows.kind_of_weights, rows.number, rows.weights, request.weights == "auto"),
-        *_clusters_in_words(rows.clusters, rows.covariance),
-    ]
 
 
 def _bootstrap_in_words(request: InferenceRequest, found: Replicates, rows: TrainRows) -> list[str]:
