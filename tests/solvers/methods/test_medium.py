@@ -281,6 +281,24 @@ def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     assert solved == [True, True]
 
 
+def test_about_every_evaluation_in_float64_is_the_last_one(solved: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    exact_ones: list[bool] = []
+
+    def watched(rows: MediumRows, point: Array, dtype: torch.dtype) -> MediumEvaluation:
+        exact_ones.append(dtype == torch.float64)
+        return evaluate(rows, point, dtype)
+
+    evaluate = MediumRows.evaluate
+    monkeypatch.setattr(MediumRows, "evaluate", watched)
+    features, labels = drawn(features=400)
+    for l2 in (1e-4, 1e-3, 1e-2):
+        for tolerance in torch.logspace(-4, -0.5, 8).tolist():
+            assert fit(features, labels, Objective("bce", l2=l2), tolerance=tolerance).converged
+    assert len(solved) == 24
+    assert all(solved)
+    assert sum(exact_ones) <= 25
+
+
 def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
     solved: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -401,9 +401,13 @@ class _Steps:
         return self._estimate(gap / size, -slope / 2 / size)
 
     def next_estimate(self, last: _Estimate, now: _Estimate) -> _Estimate:
-        """The estimate after the next step, if that helps as much as the one from the last estimate to this one."""
-        gap = now.by_duality * min(now.by_duality / max(last.by_duality, 1e-300), 1.0)
-        return self._estimate(gap, now.decrease * min(now.decrease / max(last.decrease, 1e-300), 1.0))
+        """The estimate after the next step, if that helps as much as the one from the last estimate to this one.
+
+        The predicted decreases tell how much a step helps: the squared gradient, of which the bound by duality is made,
+        varies more from step to step.
+        """
+        rate = min(now.decrease / max(last.decrease, 1e-300), 1.0)
+        return self._estimate(now.by_duality * rate, now.decrease * rate)
 
     def _estimate(self, gap: float, decrease: float) -> _Estimate:
         bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2
