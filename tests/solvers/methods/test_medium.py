@@ -18,7 +18,7 @@ from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.kernels import SUM_ROWS, Array
+from logreg.solvers.kernels import SUM_ROWS, Array, times_vector
 from logreg.solvers.methods import medium, medium_rows
 from logreg.solvers.methods.medium import solve_medium
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
@@ -182,7 +182,7 @@ def test_the_bound_is_at_least_the_gap(solved: list[bool], tolerance: float, l2:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 28_000)  # the last block is a smaller one
     features, labels = drawn()
     weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))
     memory, stored = stored_rows(features + 2, labels, weight)
@@ -191,16 +191,34 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
     point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     rows = MediumRows(problem, memory, at)
     rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
-    one, other = rows.evaluate(point[0].numpy(), dtype), drive(request(Evaluate(problem, at, point, dtype)), memory)
+    other = drive(request(Evaluate(problem, at, point, dtype)), memory)
     rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
-    assert one.value == pytest.approx(other.value, rel=rtol)
-    torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
-    assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
-    if dtype == torch.float64:
-        assert one.derivatives is not None
-        assert one.derivatives.by_intercept is not None
-        torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
-        assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+    for _ in range(2):  # in both orders of the blocks
+        one = rows.evaluate(point[0].numpy(), dtype)
+        assert one.value == pytest.approx(other.value, rel=rtol)
+        torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
+        assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
+        if dtype == torch.float64:
+            assert one.derivatives is not None
+            assert one.derivatives.by_intercept is not None
+            torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
+            assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+def test_a_pass_begins_with_the_blocks_that_the_last_one_read_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 500_000)
+    memory = MemoryRows(*drawn())
+    problem = problem_of(memory, Objective("bce", l2=1e-2))
+    rows, lengths = MediumRows(problem, memory, problem.model), list[int]()
+
+    def watched(block: Array, vector: Array, out: Array) -> None:
+        lengths.append(len(block))
+        times_vector(block, vector, out)
+
+    monkeypatch.setattr(medium_rows, "times_vector", watched)
+    for _ in range(2):
+        rows.evaluate(np.zeros(121), torch.float32)
+    assert lengths == [918, 1041, 1041, 1041, 1041, 918]  # `ZeroStart` reads forwards
 
 
 class _Watched(np.ndarray[Any, Any]):
@@ -235,7 +253,7 @@ def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> No
 def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool, intercept: bool
 ) -> None:
-    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 28_000)  # the last block is a smaller one
     features, labels = drawn(dtype=dtype)
     features[:, 1] += 3
     features[:, 2], features[:, 3] = 7.1, 0.0
