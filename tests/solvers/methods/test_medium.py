@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
@@ -27,6 +29,7 @@ from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.source_units import stored_rows
 from logreg.solvers.state import SolverState
+from logreg.stored_form import StoredForm
 
 
 def drawn(
@@ -45,8 +48,8 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each fit by `solve_medium` was certified, as they are made."""
     found: list[bool] = []
 
-    def watched(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
-        passes = solve_medium(state, rows, max_passes)
+    def watched(state: SolverState, rows: MemoryRows, max_passes: int, zero: ZeroStart | None) -> int:
+        passes = solve_medium(state, rows, max_passes, zero)
         found.append(state.converged)
         return passes
 
@@ -315,6 +318,31 @@ def test_about_every_evaluation_in_float64_is_the_last_one(solved: list[bool], m
     assert len(solved) == 24
     assert all(solved)
     assert sum(exact_ones) <= 25
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_odd_number_among_features_of_medium_size_is_seen(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool
+) -> None:
+    features, labels = drawn(dtype=dtype)
+    objective, weight = Objective("bce", l2=0.1), torch.ones(3000, dtype=torch.float64) if weighted else None
+    forms: list[bool] = []
+
+    def watched(*arguments: Any) -> tuple[MemoryRows, StoredForm]:
+        memory, stored = stored_rows(*arguments)
+        forms.append(stored.is_plain)
+        return memory, stored
+
+    monkeypatch.setattr(exact, "stored_rows", watched)
+    for size in (1.0, 1e9, 1e12, 1e30):  # the last one has a square that float32 does not hold
+        features[1234, 56] = size
+        fit(features, labels, objective, sample_weight=weight, max_passes=10)
+    assert forms == ([True, True, False, False] if weighted else [False, False])  # else the first pass shows it
+    for odd in (math.nan, math.inf, -math.inf):
+        features[1234, 56] = odd
+        with pytest.raises(DataError, match=f"features must be finite, got {odd} in row 1234, column 56"):
+            fit(features, labels, objective, sample_weight=weight)
 
 
 def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(

@@ -210,7 +210,7 @@ class _Estimate(NamedTuple):
 
 
 @np.errstate(all="ignore")  # what is not finite ends the steps
-def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int, zero: ZeroStart | None = None) -> int:
     """Minimizes f by quasi-Newton steps from the point of ``state``, and certifies the point.
 
     Each iteration:
@@ -228,6 +228,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
             ``max_passes``, its coordinates, point, value and bound are updated.
         rows: All rows of the problem.
         max_passes: Passes at most.
+        zero: The start of these rows, where the point of ``state`` is zero; ``None`` to start from that point.
 
     Returns:
         The passes over the rows.
@@ -235,7 +236,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     problem = state.problem
     batch = drive(sampled_rows(problem), rows)
     few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // FIRST_STEP_ROWS)))
-    zero = None if state.point.any() else ZeroStart(problem, rows)
+    zero = ZeroStart(problem, rows) if zero is None and not state.point.any() else zero
     at = choose_coordinates(problem, few, every_scale=True) if zero is None else zero.coordinates
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
         return 0 if zero is None else 1

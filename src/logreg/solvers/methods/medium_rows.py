@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
@@ -18,6 +19,7 @@ from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_ve
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.stored_form import is_plain
 
 BLOCK_BYTES = 2**20
 """Size of a block of rows and its converted copy: both stay in the second-level cache from the logits to the
@@ -183,6 +185,7 @@ class ZeroStart:
     of a sample, whose errors would cost steps.
     """
 
+    @np.errstate(all="ignore")  # features may not be finite
     def __init__(self, problem: Problem, rows: MemoryRows) -> None:
         self.problem = problem
         features, labels = rows.features.numpy(), rows.labels.numpy()
@@ -208,6 +211,8 @@ class ZeroStart:
                 squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
         center = sums[0] / self._total
+        self.is_plain = weights is None and _is_plain(center, squares, rows.features)
+        """Whether all features are finite and scaled well as they are; ``False`` where rows weigh."""
         if not problem.intercept:  # a shift of the features would need an intercept
             center = np.zeros_like(center)
         scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
@@ -239,6 +244,12 @@ def _block_rows(features: Array, *copies: np.typing.DTypeLike) -> int:
     of_number = features.itemsize + sum(np.dtype(kind).itemsize for kind in copies)
     most: int = BLOCK_BYTES // (of_number * features.shape[1])
     return min(max(1, most), len(features))
+
+
+def _is_plain(mean: Array, squares: Array, features: Tensor) -> bool:
+    """Whether features are scaled well, from their means (D,) and the sums of their squares (D,)."""
+    std = np.sqrt(np.maximum(squares / len(features) - mean * mean, 0))
+    return is_plain(torch.from_numpy(mean), torch.from_numpy(std), math.sqrt(squares.sum()), features.dtype)
 
 
 def _to_curvature(wrong: Array, weights: Array | None) -> None:
