@@ -316,9 +316,19 @@ def is_plain_by_sample(features: Tensor, largest: float) -> bool:
     share = sample.new_full((1, len(sample)), 1 / max(len(sample), 1))  # products take less time than torch's own means
     mean = share @ sample
     std = (share @ (sample - mean).square_()).sqrt_()
-    is_near = (mean.abs() <= MAX_SAMPLE_MEAN_IN_STDS[sample.dtype] * std) & (
-        (std >= PLAIN_SIZES[0] ** 0.5) | (std == 0)
-    )
+    return is_plain(mean, std, largest, sample.dtype)
+
+
+def is_plain(mean: Tensor, std: Tensor, largest: float, dtype: torch.dtype) -> bool:
+    """Whether columns are stored unchanged, by means and standard deviations that need not be those of all rows.
+
+    Args:
+        mean: Shape (D,) or (1, D).
+        std: Of the same shape.
+        largest: Largest absolute value of all features.
+        dtype: Type of the features.
+    """
+    is_near = (mean.abs() <= MAX_SAMPLE_MEAN_IN_STDS[dtype] * std) & ((std >= PLAIN_SIZES[0] ** 0.5) | (std == 0))
     return largest <= PLAIN_SIZES[1] and bool(is_near.all())
 
 

@@ -25,6 +25,7 @@ from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import GOOD_RELATIVE_GAP, bound
 from logreg.solvers.choose import MAX_SMALL_NUMEL, Method, choose
 from logreg.solvers.methods.medium import solve_medium
+from logreg.solvers.methods.medium_rows import ZeroStart
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import Pass, drive, run_pass
@@ -123,19 +124,26 @@ def fit(
     check_classes(objective.loss, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
     check_offset(labels, offset, objective.row_loss.num_outputs(num_classes))
-    memory, stored = stored_rows(features, labels, sample_weight, intercept, offset)
-    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
-    point = problem.zeros() if start is None else point_from_source_units(problem, stored, *start)
-    state = SolverState(problem, point, tolerance, seed)
+    memory = MemoryRows(features, labels, sample_weight, offset)
+    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept)
     with threads_for(4.0 * problem.numel * problem.num_outputs):
         alone = _class_alone(labels, sample_weight) if intercept else None
-        method = choose(problem, memory).method if optimizer == "auto" else None
+        method = choose(problem, memory).method if optimizer == "auto" and alone is None else None
+        zero = ZeroStart(problem, memory) if method is Method.MEDIUM and start is None else None
+        stored = StoredForm.plain(problem.num_features)
+        if zero is None or not zero.is_plain:
+            memory, stored = stored_rows(features, labels, sample_weight, intercept, offset)
+        if not stored.is_plain:
+            problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
+            zero = None
+        point = problem.zeros() if start is None else point_from_source_units(problem, stored, *start)
+        state = SolverState(problem, point, tolerance, seed)
         if alone is not None:
             state.point = _point_of_class(problem, alone, tolerance)
         elif method is Method.SMALL:
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
         elif method is Method.MEDIUM:
-            passes = solve_medium(state, memory, max_passes)
+            passes = solve_medium(state, memory, max_passes, zero)
         if state.converged:
             drive(move_to_minimum_norm(state), memory)
         if alone is None and not state.converged and passes < max_passes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
@@ -18,7 +20,7 @@ from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.kernels import SUM_ROWS, Array
+from logreg.solvers.kernels import SUM_ROWS, Array, times_vector
 from logreg.solvers.methods import medium, medium_rows
 from logreg.solvers.methods.medium import solve_medium
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
@@ -27,6 +29,7 @@ from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.source_units import stored_rows
 from logreg.solvers.state import SolverState
+from logreg.stored_form import StoredForm
 
 
 def drawn(
@@ -45,8 +48,8 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each fit by `solve_medium` was certified, as they are made."""
     found: list[bool] = []
 
-    def watched(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
-        passes = solve_medium(state, rows, max_passes)
+    def watched(state: SolverState, rows: MemoryRows, max_passes: int, zero: ZeroStart | None) -> int:
+        passes = solve_medium(state, rows, max_passes, zero)
         found.append(state.converged)
         return passes
 
@@ -182,7 +185,7 @@ def test_the_bound_is_at_least_the_gap(solved: list[bool], tolerance: float, l2:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 28_000)  # the last block is a smaller one
     features, labels = drawn()
     weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))
     memory, stored = stored_rows(features + 2, labels, weight)
@@ -191,16 +194,34 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
     point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     rows = MediumRows(problem, memory, at)
     rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
-    one, other = rows.evaluate(point[0].numpy(), dtype), drive(request(Evaluate(problem, at, point, dtype)), memory)
+    other = drive(request(Evaluate(problem, at, point, dtype)), memory)
     rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
-    assert one.value == pytest.approx(other.value, rel=rtol)
-    torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
-    assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
-    if dtype == torch.float64:
-        assert one.derivatives is not None
-        assert one.derivatives.by_intercept is not None
-        torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
-        assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+    for _ in range(2):  # in both orders of the blocks
+        one = rows.evaluate(point[0].numpy(), dtype)
+        assert one.value == pytest.approx(other.value, rel=rtol)
+        torch.testing.assert_close(torch.from_numpy(one.gradient), other.gradient[0], rtol=rtol, atol=atol)
+        assert one.own == pytest.approx(float(other.curvature.own), rel=rtol)
+        if dtype == torch.float64:
+            assert one.derivatives is not None
+            assert one.derivatives.by_intercept is not None
+            torch.testing.assert_close(one.derivatives.by_intercept, other.by_intercept, rtol=rtol, atol=atol)
+            assert one.derivatives.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+def test_a_pass_begins_with_the_blocks_that_the_last_one_read_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 500_000)
+    memory = MemoryRows(*drawn())
+    problem = problem_of(memory, Objective("bce", l2=1e-2))
+    rows, lengths = MediumRows(problem, memory, problem.model), list[int]()
+
+    def watched(block: Array, vector: Array, out: Array) -> None:
+        lengths.append(len(block))
+        times_vector(block, vector, out)
+
+    monkeypatch.setattr(medium_rows, "times_vector", watched)
+    for _ in range(2):
+        rows.evaluate(np.zeros(121), torch.float32)
+    assert lengths == [918, 1041, 1041, 1041, 1041, 918]  # `ZeroStart` reads forwards
 
 
 class _Watched(np.ndarray[Any, Any]):
@@ -235,7 +256,7 @@ def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> No
 def test_the_first_pass_is_that_of_zero_and_gives_the_coordinates(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool, intercept: bool
 ) -> None:
-    monkeypatch.setattr(medium_rows, "BLOCK_NUMEL", 7000)  # the last block is a smaller one
+    monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 28_000)  # the last block is a smaller one
     features, labels = drawn(dtype=dtype)
     features[:, 1] += 3
     features[:, 2], features[:, 3] = 7.1, 0.0
@@ -279,6 +300,49 @@ def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     rare = labels * (torch.rand(20_000, generator=torch.Generator().manual_seed(4)) < 0.1)
     assert fit(features, rare, Objective("bce", l2=5e-5), tolerance=1e-3).passes <= 6  # 9 with the diagonal alone
     assert solved == [True, True]
+
+
+def test_about_every_evaluation_in_float64_is_the_last_one(solved: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    exact_ones: list[bool] = []
+
+    def watched(rows: MediumRows, point: Array, dtype: torch.dtype) -> MediumEvaluation:
+        exact_ones.append(dtype == torch.float64)
+        return evaluate(rows, point, dtype)
+
+    evaluate = MediumRows.evaluate
+    monkeypatch.setattr(MediumRows, "evaluate", watched)
+    features, labels = drawn(features=400)
+    for l2 in (1e-4, 1e-3, 1e-2):
+        for tolerance in torch.logspace(-4, -0.5, 8).tolist():
+            assert fit(features, labels, Objective("bce", l2=l2), tolerance=tolerance).converged
+    assert len(solved) == 24
+    assert all(solved)
+    assert sum(exact_ones) <= 25
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_odd_number_among_features_of_medium_size_is_seen(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighted: bool
+) -> None:
+    features, labels = drawn(dtype=dtype)
+    objective, weight = Objective("bce", l2=0.1), torch.ones(3000, dtype=torch.float64) if weighted else None
+    forms: list[bool] = []
+
+    def watched(*arguments: Any) -> tuple[MemoryRows, StoredForm]:
+        memory, stored = stored_rows(*arguments)
+        forms.append(stored.is_plain)
+        return memory, stored
+
+    monkeypatch.setattr(exact, "stored_rows", watched)
+    for size in (1.0, 1e9, 1e12, 1e30):  # the last one has a square that float32 does not hold
+        features[1234, 56] = size
+        fit(features, labels, objective, sample_weight=weight, max_passes=10)
+    assert forms == ([True, True, False, False] if weighted else [False, False])  # else the first pass shows it
+    for odd in (math.nan, math.inf, -math.inf):
+        features[1234, 56] = odd
+        with pytest.raises(DataError, match=f"features must be finite, got {odd} in row 1234, column 56"):
+            fit(features, labels, objective, sample_weight=weight)
 
 
 def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(

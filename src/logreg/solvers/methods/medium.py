@@ -210,7 +210,7 @@ class _Estimate(NamedTuple):
 
 
 @np.errstate(all="ignore")  # what is not finite ends the steps
-def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int, zero: ZeroStart | None = None) -> int:
     """Minimizes f by quasi-Newton steps from the point of ``state``, and certifies the point.
 
     Each iteration:
@@ -228,6 +228,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
             ``max_passes``, its coordinates, point, value and bound are updated.
         rows: All rows of the problem.
         max_passes: Passes at most.
+        zero: The start of these rows, where the point of ``state`` is zero; ``None`` to start from that point.
 
     Returns:
         The passes over the rows.
@@ -235,7 +236,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     problem = state.problem
     batch = drive(sampled_rows(problem), rows)
     few = chosen_rows(batch, slice(None, None, max(1, len(batch.labels) // FIRST_STEP_ROWS)))
-    zero = None if state.point.any() else ZeroStart(problem, rows)
+    zero = ZeroStart(problem, rows) if zero is None and not state.point.any() else zero
     at = choose_coordinates(problem, few, every_scale=True) if zero is None else zero.coordinates
     if bool((at.center.abs() > MAX_FOLDED_MEAN[problem.dtype] * at.scale).any()):
         return 0 if zero is None else 1
@@ -401,9 +402,13 @@ class _Steps:
         return self._estimate(gap / size, -slope / 2 / size)
 
     def next_estimate(self, last: _Estimate, now: _Estimate) -> _Estimate:
-        """The estimate after the next step, if that helps as much as the one from the last estimate to this one."""
-        gap = now.by_duality * min(now.by_duality / max(last.by_duality, 1e-300), 1.0)
-        return self._estimate(gap, now.decrease * min(now.decrease / max(last.decrease, 1e-300), 1.0))
+        """The estimate after the next step, if that helps as much as the one from the last estimate to this one.
+
+        The predicted decreases tell how much a step helps: the squared gradient, of which the bound by duality is made,
+        varies more from step to step.
+        """
+        rate = min(now.decrease / max(last.decrease, 1e-300), 1.0)
+        return self._estimate(now.by_duality * rate, now.decrease * rate)
 
     def _estimate(self, gap: float, decrease: float) -> _Estimate:
         bounds = self.part and decrease <= MAX_SAMPLE_DECREASE * self.part**2

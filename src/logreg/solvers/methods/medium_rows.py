@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
@@ -18,9 +19,10 @@ from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_ve
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.stored_form import is_plain
 
-BLOCK_NUMEL = 2**18
-"""Numbers in a block of rows: 1 MiB in float32, which stays in the second-level cache from the logits to the
+BLOCK_BYTES = 2**20
+"""Size of a block of rows and its converted copy: both stay in the second-level cache from the logits to the
 gradient."""
 
 
@@ -58,7 +60,8 @@ class _Work:
     """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
 
     def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None) -> None:
-        block_rows = min(max(1, BLOCK_NUMEL // features.shape[1]), len(labels))
+        copies = () if features.dtype == kind else (kind,)
+        block_rows = _block_rows(features, *copies)
         sign: Array = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
         of_residual = -sign if self.weights is None else -sign * self.weights
@@ -69,7 +72,7 @@ class _Work:
         row's loss, then its loss."""
         self.converted: Array | None = None
         """Converted features of a block, where they must be converted."""
-        if features.dtype != kind:
+        if copies:
             self.converted = np.empty((block_rows, features.shape[1]), kind)
         self.parts: list[_Part] = []
         for first in range(0, len(labels), block_rows):
@@ -91,6 +94,7 @@ class MediumRows:
         weights = row_weights(batch, problem.class_weight, torch.float64)
         self._weights = None if weights is None else weights.numpy()
         self._works: dict[type, _Work] = {}
+        self._backward = False  # every other pass: the blocks that the last one read last may still be in a cache
 
     def _work(self, kind: type) -> _Work:
         if kind not in self._works:
@@ -106,13 +110,16 @@ class MediumRows:
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
         # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
         sums = np.zeros((2 if exact else 1, features))
-        for block, sign, of_residual, margins, terms, weights in work.parts:
-            if work.converted is not None:
+        self._backward = not self._backward
+        for block, sign, of_residual, margins, terms, weights in work.parts[:: -1 if self._backward else 1]:
+            if work.converted is None:
+                times_vector(block, coef, out=margins)
+            else:
                 converted = work.converted[: len(block)]
                 np.copyto(converted, block)
                 block = converted
+                np.matmul(block, coef, out=margins)
             residuals, wrong = terms[0], terms[1]
-            times_vector(block, coef, out=margins)
             margins += intercept
             margins *= sign
             np.exp(margins, out=wrong)
@@ -178,6 +185,7 @@ class ZeroStart:
     of a sample, whose errors would cost steps.
     """
 
+    @np.errstate(all="ignore")  # features may not be finite
     def __init__(self, problem: Problem, rows: MemoryRows) -> None:
         self.problem = problem
         features, labels = rows.features.numpy(), rows.labels.numpy()
@@ -188,20 +196,23 @@ class ZeroStart:
         if weights is not None:
             factors[0] = weights.numpy()
         np.multiply(factors[0], labels, out=factors[1])
-        block_rows = max(1, BLOCK_NUMEL // problem.num_features)
-        space = np.empty((min(block_rows, len(labels)), problem.num_features), factors.dtype)
+        block_rows = _block_rows(features, factors.dtype)
+        space = np.empty((block_rows, problem.num_features), factors.dtype)
         sums, squares = np.zeros((2, problem.num_features)), np.zeros(problem.num_features)
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
             block = features[part].astype(factors.dtype, copy=False)
+            for total, factor in zip(sums, factors[:, part], strict=True):  # one product for both takes longer
+                total += factor @ block
+            # The products come first: they wait less for the memory.
             if weights is None and block.shape[1] >= MIN_NUMPY_FEATURES:  # reads rows in their order, as BLAS does not
                 squares += np.einsum("ij,ij->j", block, block)
             else:
                 squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
-            for total, factor in zip(sums, factors[:, part], strict=True):  # one product for both takes longer
-                total += factor @ block
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
         center = sums[0] / self._total
+        self.is_plain = weights is None and _is_plain(center, squares, rows.features)
+        """Whether all features are finite and scaled well as they are; ``False`` where rows weigh."""
         if not problem.intercept:  # a shift of the features would need an intercept
             center = np.zeros_like(center)
         scale = np.sqrt(np.maximum(squares / self._total - center * center, 0))
@@ -226,6 +237,19 @@ class ZeroStart:
         loss = -ones * math.log(p) - (total - ones) * math.log(1 - p)
         point = np.append(np.zeros(self.problem.num_features), intercept)
         return point, MediumEvaluation(loss * share, gradient * share, p * (1 - p) * total * share, None)
+
+
+def _block_rows(features: Array, *copies: np.typing.DTypeLike) -> int:
+    """Rows in a block of features (N, D) that is copied into these types."""
+    of_number = features.itemsize + sum(np.dtype(kind).itemsize for kind in copies)
+    most: int = BLOCK_BYTES // (of_number * features.shape[1])
+    return min(max(1, most), len(features))
+
+
+def _is_plain(mean: Array, squares: Array, features: Tensor) -> bool:
+    """Whether features are scaled well, from their means (D,) and the sums of their squares (D,)."""
+    std = np.sqrt(np.maximum(squares / len(features) - mean * mean, 0))
+    return is_plain(torch.from_numpy(mean), torch.from_numpy(std), math.sqrt(squares.sum()), features.dtype)
 
 
 def _to_curvature(wrong: Array, weights: Array | None) -> None:
