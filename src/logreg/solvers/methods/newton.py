@@ -478,7 +478,8 @@ class _Iteration:
         """Moves the trial point to the end of the step, and chooses how it is evaluated.
 
         The Hessian is used again unless it is stale, where two more steps with it are predicted to reach the limit, and
-        where one step with it is enough for a bound by duality.  The last of them ends at a gradient in float64.
+        where one step with it, at the rate of the last one, is enough for a bound by duality.  The last of them ends at
+        a gradient in float64.
         """
         state, decrease = self.state, self.state.predicted_decrease
         has_new_hessian = self._now().hessian is not None or not self.holds_hessian
@@ -487,7 +488,8 @@ class _Iteration:
         next_decrease = decrease * contraction
         is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
         decrease_after_two = decrease * next_decrease
-        suffices = self.estimated_gap * STALE_CONTRACTION <= state.tolerance
+        shown = STALE_CONTRACTION if has_new_hessian else contraction
+        suffices = self.estimated_gap * shown <= state.tolerance
         self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
