@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from logreg.losses.base import Loss, RowTerms
+from logreg.losses.base import Loss, RowTerms, log_probability_slope
 
 LOGARITHM = 745.0
 """Upper limit of |log x| over all positive float64 x, rounded up: the smallest is 2^-1074."""
@@ -43,3 +43,9 @@ class CrossEntropy(Loss):
     @abstractmethod
     def evaluate_fast(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """`evaluate` with small absolute errors: those of numbers near 0 may be large beside them."""
+
+    def temperature_slope(
+        self, logits: Tensor, labels: Tensor, temperature: float, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """See `Loss.temperature_slope`; in closed form."""
+        return log_probability_slope(self, logits, labels, temperature, log_weight)
