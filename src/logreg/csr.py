@@ -207,8 +207,8 @@ def value_range(features: Tensor) -> tuple[float, float]:
     The largest one is not finite where some value is not.
     """
     least, largest = math.inf, 0.0
-    for values in features.values().split(CHECKED_NUMEL):
-        sizes = values.abs()
+    for first in range(0, features.values().shape[0], CHECKED_NUMEL):
+        sizes = features.values()[first : first + CHECKED_NUMEL].abs()
         low, high = (float(extreme) for extreme in sizes.aminmax())
         if not math.isfinite(high):
             return least, high

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from logreg.evaluation.temperature import WIDE_INTERVAL_RATIO, Calibration, fit_calibration
 from logreg.losses import LOSSES
+from logreg.losses.base import Loss
 from logreg.training.checkpoint_reading import TrainedModel
 from models import Models
 from whole_runs import Answer, train
@@ -112,6 +113,27 @@ def test_probabilities_have_a_derivative_by_a_temperature_of_1(loss: str) -> Non
         slopes.append(float(torch.autograd.grad(probabilities[:, 1].square().sum(), temperature)[0]))
     assert slopes[0] != 0
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 7.0])
+@pytest.mark.parametrize(
+    ("outputs", "loss"), [(4, "cross_entropy"), (4, "bce"), *((1, one) for one in LOSSES if one != "cross_entropy")]
+)
+def test_the_slope_by_log_temperature_is_that_of_autograd_and_of_differences(
+    outputs: int, loss: str, temperature: float, corrected: bool
+) -> None:
+    logits, labels = rows(outputs, loss, number=50)
+    log_weight = WEIGHTS[: max(outputs, 2)].log() if corrected else None
+    found = LOSSES[loss].temperature_slope(logits, labels, temperature, log_weight)
+    by_autograd = Loss.temperature_slope(LOSSES[loss], logits, labels, temperature, log_weight)
+    torch.testing.assert_close(found, by_autograd, rtol=1e-9, atol=1e-12)
+    step = 1e-5
+    costs = [
+        -LOSSES[loss].class_probabilities(logits, t, log_weight).gather(1, labels[:, None])[:, 0].log()
+        for t in (temperature * math.exp(step), temperature * math.exp(-step))
+    ]
+    torch.testing.assert_close(found, (costs[0] - costs[1]) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
 NOTHING = {

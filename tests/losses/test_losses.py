@@ -138,3 +138,22 @@ def test_a_user_may_type_every_loss_that_there_is() -> None:
     assert set(SETTINGS["loss"].constraint.choices) == {"auto", *ours} - set(LINKS)
     assert {default_loss(2), default_loss(3)} == ours - set(LINKS)
     assert SETTINGS["link"].constraint.choices == ("logit", *LINKS)
+
+
+@pytest.mark.parametrize(("loss", "outputs"), [("bce", 1), ("bce", 3), ("cross_entropy", 3), ("cross_entropy", 40)])
+@pytest.mark.parametrize("right_by", [20.0, 36.0])
+def test_a_saturated_loss_keeps_its_digits(loss: str, outputs: int, right_by: float) -> None:
+    labels = torch.arange(8) % max(outputs, 2)
+    margins = 2 * one_vs_rest(labels, outputs, torch.float64) - 1
+    size = right_by / 2 if loss == "cross_entropy" else right_by
+    value, residual, curvature = LOSSES[loss].evaluate(size * margins, labels)
+    wrong = math.exp(-right_by)  # the odds of each wrong class
+    others = outputs - 1 if loss == "cross_entropy" else outputs
+    assert value.tolist() == pytest.approx([others * wrong] * 8, rel=1e-7, abs=0)
+    own = (outputs - 1 if loss == "cross_entropy" else 1) * wrong
+    for row, label in zip(residual.tolist(), labels.tolist(), strict=True):
+        of_own = 0 if outputs == 1 else label
+        assert row[of_own] == pytest.approx(own if outputs == 1 and not label else -own, rel=1e-7, abs=0)
+        assert [r for k, r in enumerate(row) if k != of_own] == pytest.approx([wrong] * (outputs - 1), rel=1e-7, abs=0)
+    if loss == "bce":
+        assert curvature.flatten().tolist() == pytest.approx([wrong] * curvature.numel(), rel=1e-7, abs=0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -425,6 +426,26 @@ def test_a_constant_column_changes_no_prediction(name: str, value: float) -> Non
     found = solved(more, tolerance=1e-13)  # nothing is known less exactly than the coefficient of such a column
     coef = found.coef[:, :-1]
     assert apart(problem, of(solved(problem)), (coef, found.intercept + value * found.coef[:, -1])) < 1e-5
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("optimizer", [*EXACT, "auto"])
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+@pytest.mark.parametrize("features", [0, 1, 30])
+def test_features_that_are_all_zero_or_absent_leave_the_frequencies_of_the_classes(
+    features: int, loss: str, optimizer: str, sparse: bool
+) -> None:
+    zeros, labels = torch.zeros(6, features), torch.tensor([0, 1, 0, 1, 1, 1])
+    zeros = csr_array((6, features), dtype=np.float32) if sparse else zeros
+    for l2, l1 in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1), (0.1, 0.1)):
+        found = fit(zeros, labels, Objective(loss, l2=l2, l1=l1), optimizer=optimizer)
+        logit = found.intercept if loss == "bce" else found.intercept.diff()
+        assert found.converged
+        assert found.coef.shape[1] == features
+        assert not found.coef.any()
+        assert found.bound.gradient.shape[1] == features + 1
+        # f = 0.64 is within 1e-6 of itself, at a curvature of 2 / 9
+        assert logit.tolist() == pytest.approx([math.log(4 / 2)], abs=2.5e-3)
 
 
 @pytest.mark.parametrize("name", ["binary", "softmax", "unpenalized", "wide"])

@@ -30,6 +30,9 @@ probability of 90 % becomes 83 % or 96 %."""
 PART_NUMBERS = 2**18
 """Logits that are computed with at once: 2 MiB, which stay in a cache with what is computed from them."""
 
+FIRST_STEP = 0.25
+"""First step in log T of the search: a quarter."""
+
 LOG_TEMPERATURE_STEP = 1e-2
 """Step in log T for the second derivative from the first one: its relative error is about its square, and rounding
 stays below 1e-12."""
@@ -145,22 +148,10 @@ def fit_calibration(
             for few in mine.split(max(1, PART_NUMBERS // wide.shape[1])):
                 yield wide[few].double(), labels[rows][few], weight[rows][few]
 
-    def costs(log_temperature: Tensor) -> Iterator[Tensor]:
-        """The negative log-likelihood of each block."""
-        for wide, own, weights in blocks():
-            probabilities = LOSSES[loss].class_probabilities(wide, log_temperature.exp(), found.log_weight)
-            right = probabilities.gather(1, own.unsqueeze(1)).squeeze(1)
-            yield weights @ -right.clamp(min=torch.finfo(torch.float64).tiny).log()
-
-    def cost(log_temperature: float) -> float:
-        """The negative log-likelihood."""
-        return sum(float(part) for part in costs(torch.tensor(log_temperature, dtype=torch.float64)))
-
-    @torch.enable_grad()
     def slope(log_temperature: float) -> float:
         """The derivative of the negative log-likelihood by log T."""
-        at = torch.tensor(log_temperature, dtype=torch.float64, requires_grad=True)
-        return sum(float(torch.autograd.grad(part, at)[0]) for part in costs(at))
+        at = math.exp(log_temperature), found.log_weight
+        return sum(float(weights @ LOSSES[loss].temperature_slope(wide, own, *at)) for wide, own, weights in blocks())
 
     rows = counted(found.rows, "row")
     if len(classes := labels[there].unique()) == 1:
@@ -170,7 +161,7 @@ def fit_calibration(
         return dataclasses.replace(
             found, reason=f"the model makes no mistake on val ({rows}), so its probabilities are never too high"
         )
-    best = _least(cost, slope, *map(math.log, TEMPERATURE_RANGE))
+    best = _least(slope, *map(math.log, TEMPERATURE_RANGE))
     if not TEMPERATURE_RANGE[0] * LIMIT_FACTOR < math.exp(best) < TEMPERATURE_RANGE[1] / LIMIT_FACTOR:
         beyond = (
             f"below {TEMPERATURE_RANGE[0]:g}"
@@ -188,15 +179,19 @@ def fit_calibration(
     return dataclasses.replace(found, temperature=math.exp(best), low=low, high=high)
 
 
-def _least(cost: Callable[[float], float], slope: Callable[[float], float], low: float, high: float) -> float:
-    """The minimizer of a unimodal function, as exact as rounding allows.
+def _least(slope: Callable[[float], float], low: float, high: float) -> float:
+    """The minimizer in [low, high] of a unimodal function of this slope, as exact as rounding allows.
 
-    The values of the function tell it to the square root of rounding only, and its slope is 0 or not a number far from
-    it, where probabilities are 0.  So the values find its neighborhood, and the slope is 0 there.
+    Steps that double lead from 0 downhill until the slope changes its sign; most temperatures are near 1.
     """
-    from scipy.optimize import brentq, minimize_scalar
+    from scipy.optimize import brentq
 
-    near = float(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x)
-    around = near - LOG_TEMPERATURE_STEP, near + LOG_TEMPERATURE_STEP
-    is_inside = slope(around[0]) < 0 < slope(around[1])
-    return float(brentq(slope, *around, xtol=1e-15, rtol=1e-14)) if is_inside else near
+    at, step = 0.0, FIRST_STEP
+    here = slope(at)
+    while low < at < high and here:
+        there = min(max(at - math.copysign(step, here), low), high)
+        after = slope(there)
+        if after * here < 0:
+            return float(brentq(slope, *sorted((at, there)), xtol=1e-15, rtol=1e-14))
+        at, here, step = there, after, 2 * step
+    return at

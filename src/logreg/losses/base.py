@@ -304,3 +304,40 @@ class Loss(ABC):
         if log_weight is not None:
             logs = logs - log_weight.to(logits) / temperature
         return torch.softmax(logs, dim=1)
+
+    def temperature_slope(
+        self, logits: Tensor, labels: Tensor, temperature: float, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """Derivative of minus the logarithm of the probability of each row's class by log T, (N,).
+
+        Args:
+            logits: Shape (N, K), float64.
+            labels: Shape (N,).
+            temperature: T, as of `class_probabilities`.
+            log_weight: As of `class_probabilities`.
+        """
+        with torch.enable_grad():
+            log_temperature = torch.full_like(logits[:, :1], math.log(temperature), requires_grad=True)
+            own = self.class_probabilities(logits, log_temperature.exp(), log_weight).gather(1, labels.unsqueeze(1))
+            cost = -own.clamp(min=torch.finfo(own.dtype).tiny).log().sum()
+            return torch.autograd.grad(cost, log_temperature)[0][:, 0]
+
+
+def log_probability_slope(
+    loss: Loss, logits: Tensor, labels: Tensor, temperature: float, log_weight: Tensor | None
+) -> Tensor:
+    """`Loss.temperature_slope` of a loss that is minus the logarithm of a probability, (N,).
+
+    The probabilities of the classes are a softmax of numbers v: the logits, or for separate outputs the logarithms of
+    their probabilities.  With moves m = -dv / dlog T the slope is m of the class less the mean of m.
+    """
+    at = logits / temperature
+    moves = at
+    if not loss.couples_outputs:
+        moves = loss.residual(at, torch.ones_like(at)).mul_(at).neg_()
+        if at.shape[1] == 1:
+            moves = torch.cat([loss.residual(at, torch.zeros_like(at)).mul_(at).neg_(), moves], dim=1)
+    if log_weight is not None:
+        moves = moves - log_weight.to(moves) / temperature
+    mean = (loss.class_probabilities(logits, temperature, log_weight) * moves).sum(1)
+    return moves.gather(1, labels.unsqueeze(1))[:, 0].sub_(mean)

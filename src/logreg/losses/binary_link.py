@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.losses.base import Loss, RowTerms, divided, one_vs_rest
+from logreg.losses.base import Loss, RowTerms, divided, log_probability_slope, one_vs_rest
 
 LOG_2 = math.log(2)
 
@@ -117,6 +117,12 @@ class BinaryLink(Loss):
         logits = divided(logits, temperature)
         logs = -torch.cat([self.of_zero(logits).value, self.of_one(logits).value], dim=1)
         return logs.exp() if log_weight is None else torch.softmax(logs - log_weight.to(logits) / temperature, dim=1)
+
+    def temperature_slope(
+        self, logits: Tensor, labels: Tensor, temperature: float, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """See `Loss.temperature_slope`; in closed form."""
+        return log_probability_slope(self, logits, labels, temperature, log_weight)
 
 
 def _blended(one: Terms, zero: Terms, targets: Tensor) -> Terms:

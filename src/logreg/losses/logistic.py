@@ -13,8 +13,8 @@ from logreg.losses.cross_entropy import CrossEntropy
 class LogisticLoss(CrossEntropy):
     """softplus(z) - y z of a logit z and a target y: -log p for y = 1 and -log(1 - p) for y = 0, p = sigmoid(z).
 
-    torch computes it as max(z, 0) - y z + log1p(exp(-|z|)): no positive number is exponentiated, so that a wrong
-    z = 800 costs 800 and not inf.
+    torch computes it as (1 - y) z - log sigmoid(z): no positive number is exponentiated, so that a wrong z = 800 costs
+    800 and not inf.
 
     Example:
         >>> LogisticLoss().value(torch.zeros(1, 1), torch.ones(1, 1))  # log 2
@@ -53,8 +53,8 @@ class LogisticLoss(CrossEntropy):
         entropy: Tensor = torch.special.entr(q) + torch.special.entr(1 - q)
         return -entropy.sum(1)
 
-    def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """See `Loss.evaluate`; residual and curvature share one sigmoid."""
+    def evaluate_fast(self, logits: Tensor, labels: Tensor) -> RowTerms:
+        """See `CrossEntropy.evaluate_fast`; residual and curvature share one sigmoid."""
         targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         p = torch.sigmoid(logits)
         return RowTerms(self.value(logits, targets), p - targets, p * (1 - p))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.csr import checked_sparse, is_sparse
 from logreg.facts import Batch
@@ -118,8 +119,11 @@ def fit(
     started, passes = time.perf_counter(), 0
     check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
     features = checked_sparse(features)
-    if is_sparse(features) and optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL:
+    if (is_sparse(features) and optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL) or not features.shape[1]:
         features = features.to_dense()  # which is the fastest way
+    num_features = features.shape[1]
+    if not num_features:  # the methods need one: a feature that is always 0 keeps a coefficient of 0
+        features, start = F.pad(features, (0, 1)), None if start is None else (F.pad(start[0], (0, 1)), start[1])
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_classes(objective.loss, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
@@ -159,6 +163,8 @@ def fit(
             enough = GOOD_RELATIVE_GAP if alone is None else math.inf
             state.bound = bound_of(problem, state.solution, memory, enough)
     point, bound = in_source_units(problem, stored, state.solution, state.bound)
+    if not num_features:
+        point, bound = point[:, 1:], bound._replace(gradient=bound.gradient[:, 1:])
     seconds = time.perf_counter() - started
     return Fit(point[:, :-1], point[:, -1], bound, state.converged, passes, seconds)
 

@@ -244,6 +244,18 @@ def test_a_direction_within_the_span_adds_nothing() -> None:
     assert least[1] == pytest.approx(least[0], rel=1e-13, abs=0)
 
 
+def test_a_direction_that_is_nearly_within_the_span_is_orthogonal_to_it() -> None:
+    given = stated("binary")
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    first = on.orthogonal_part(given.dual_coef)
+    on.add(first, given.rows.logits(given.rows.combined(first)))
+    off = torch.randn(15, 1, generator=torch.Generator().manual_seed(1)).double()
+    direction = on.orthogonal_part(1e12 * given.dual_coef + off)
+    inside, outside = (given.rows.combined(one) for one in (first, direction))
+    assert abs(float((inside * outside).sum())) < 1e-12 * float(inside.norm() * outside.norm())
+    assert abs(float(direction.sum())) < 1e-12 * float(direction.norm())  # since X' 1 = 0 but for rounding
+
+
 def steps_within(on: Span, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The decreases that the steps of one call predict."""
     decreases: list[float] = []
@@ -413,6 +425,21 @@ def test_a_penalty_may_be_very_weak_or_very_strong(l2: float, classes: int) -> N
     found = fit(features, labels, objective, tolerance=1e-6)
     assert found.converged
     assert found.passes < 40
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_columns_of_very_different_scales_and_a_loss_of_nearly_zero_have_a_certified_optimum(
+    seed: int, dtype: torch.dtype
+) -> None:
+    """Newton's steps lie within the span but for rounding, and f is so small that 1 - p has lost its digits."""
+    draw = np.random.default_rng(seed)
+    x = draw.standard_normal((200, 2000)) * 10 ** draw.uniform(-2, 4, 2000)
+    labels = torch.from_numpy(x @ (draw.standard_normal(2000) / x.std(0)) / 40 + draw.logistic(size=200) > 0).long()
+    found = fit(torch.from_numpy(x).to(dtype), labels, Objective("bce", l2=1e-6))
+    assert found.converged
+    assert found.bound.value < 1e-10
+    assert found.passes < 10
 
 
 def test_numbers_whose_products_are_infinite_are_left_to_other_solvers() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN
 from logreg.solvers.passes.evaluate import Derivatives, additions_of_penalty
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
@@ -24,12 +25,6 @@ MAX_FEATURE_RMS = 10.0
 """Upper limit of the root mean square of a feature in an optimizer's coordinates.
 
 The coordinates give a sample of the rows a root mean square of about 1; the factor 10 covers what the sample missed.
-"""
-
-SATURATED_LOSS = 1e-6
-"""Mean loss, in nats, below which residuals are computed anew by `EvaluatePrecisely`.
-
-The probabilities of such rows are so near 1 that 1 - p has lost its digits in an optimizer's evaluation.
 """
 
 

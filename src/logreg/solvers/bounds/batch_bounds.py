@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.solvers.bounds.base import SATURATED_LOSS
+from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem

@@ -14,7 +14,8 @@ import math
 from torch import Tensor
 
 from logreg.losses import Loss
-from logreg.solvers.bounds.base import SATURATED_LOSS, Bound, EvaluatedPoint, conversion_rounding, evaluated_point
+from logreg.losses.cross_entropy import SATURATED_LOSS
+from logreg.solvers.bounds.base import Bound, EvaluatedPoint, conversion_rounding, evaluated_point
 from logreg.solvers.bounds.curvature import bound_by_curvature, half_decrement_by_hessian
 from logreg.solvers.bounds.duality import bound_by_duality, gap_by_residuals
 from logreg.solvers.bounds.strong_convexity import bound_by_strong_convexity

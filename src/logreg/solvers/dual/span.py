@@ -257,10 +257,14 @@ class Span:
     def orthogonal_part(self, dual_coef: Tensor) -> Tensor:
         """The part of a direction (N, K) that is orthogonal to the span, so that its logits keep their digits.
 
-        It is 0 where the direction lies within the span but for rounding.
+        It is 0 where the direction lies within the span but for rounding.  It is projected twice: where most of a
+        direction lies within the span, the rounding of the first projection is a large part of what is left.
         """
-        whole = _columns(dual_coef)
-        left = whole - _combination(self._dual_coef, self._projections(whole))
+        whole = left = _columns(dual_coef)
+        for _ in range(2):
+            if self._free:  # at the optimum of an intercept the dual coefficients sum to 0
+                left = left - left.mean(1, keepdims=True)
+            left = left - _combination(self._dual_coef, self._projections(left))
         is_outside = np.linalg.norm(left, axis=1) > ORTHOGONAL_PART_ROUNDING * np.linalg.norm(whole, axis=1)
         return self._tensor(np.where(is_outside[:, None], left, 0.0))
 

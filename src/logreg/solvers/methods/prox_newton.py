@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.rows import chosen_rows
-from logreg.solvers.bounds.base import SATURATED_LOSS, evaluated_point
+from logreg.solvers.bounds.base import evaluated_point
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
 from logreg.solvers.l1_model import minimize_penalized_model
 from logreg.solvers.methods.lbfgs import expected_gap, lbfgs

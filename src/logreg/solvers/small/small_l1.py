@@ -18,8 +18,9 @@ from torch import Tensor
 
 from logreg.losses import one_vs_rest
 from logreg.losses.base import RowTerms
+from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.base import SATURATED_LOSS, Bound, evaluated_point
+from logreg.solvers.bounds.base import Bound, evaluated_point
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
 from logreg.solvers.kernels import Array, coupled_gram

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from logreg.losses import one_vs_rest
-from logreg.solvers.bounds.base import SATURATED_LOSS, Bound
+from logreg.losses.cross_entropy import SATURATED_LOSS
+from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
 from logreg.solvers.bounds.newton_bound import MAX_REACH, kappa_of
 from logreg.solvers.kernels import Array

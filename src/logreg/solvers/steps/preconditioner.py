@@ -110,7 +110,9 @@ def preconditioner(
     """
     by_intercept = curvature.diagonal().clamp(min=1e-30)
     measured = yield from request(HessianDiagonal(problem, coordinates, point))
-    diagonal = measured.clamp(min=1e-300).maximum(ZERO_DIAGONAL_RATIO * measured[:, :-1].mean(1, keepdim=True))
+    diagonal = measured.clamp(min=torch.finfo(torch.float32).tiny).maximum(
+        ZERO_DIAGONAL_RATIO * measured[:, :-1].mean(1, keepdim=True)
+    )
     number, mass = _rows_to_draw(problem), float(by_intercept.sum())
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
