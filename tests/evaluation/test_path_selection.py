@@ -121,6 +121,7 @@ def test_bounds_on_both_sides_of_a_strength_save_its_fit(factor: float, is_saved
     assert found.converged
     assert found.bound.rigorous
     assert torch.equal(found.point, start) == is_saved
+    assert (found.passes == 1) == is_saved
     assert found.bound.value - best.bound.value <= found.bound.gap + found.bound.rounding <= 1e-3 * found.bound.value
     by_duality = drive(bound(Strength(1e-6).of(problem), found.point, enough=math.inf), memory)
     assert by_duality.gap > 1e-3 * by_duality.value

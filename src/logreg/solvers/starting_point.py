@@ -61,7 +61,7 @@ CORRELATION_ROWS = 512
 
 MIN_CORRELATION = 2.0
 """Largest eigenvalue of the features' correlations, as a multiple of that of uncorrelated features in as many rows,
-from which stochastic gradient descent saves steps."""
+from which they count as correlated: then stochastic gradient descent saves steps, as does a preconditioner."""
 
 MAX_MEAN_ERROR = 4.0
 """Squared distance of the mean of a sample from that of all rows, in standard deviations, which is about the number of
@@ -157,7 +157,9 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     coordinates = choose_coordinates(problem, sample, every_scale=True)
-    stochastic = many and not rows and (avoids or not holds_hessian(problem)) and _are_correlated(coordinates, sample)
+    if not rows and (avoids or not holds_hessian(problem)):
+        state.correlation = _largest_correlation(coordinates, sample)
+    stochastic = many and state.correlation > 1
     if stochastic:
         coordinates = choose_coordinates(problem, sample, every_scale=False)
     if problem.intercept and coordinates is not problem.model and not is_wide(problem):
@@ -315,15 +317,16 @@ def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
     return second.square() > MIN_INFORMATIVE_ROWS * fourth
 
 
-def _are_correlated(coordinates: Coordinates, sample: Batch) -> bool:
-    """Whether standardized features are more correlated than those of few rows are by chance.
+def _largest_correlation(coordinates: Coordinates, sample: Batch) -> float:
+    """The largest eigenvalue of standardized features' covariance; 1 where few rows may have such a one by chance.
 
     References:
         Marchenko and Pastur (1967), Distribution of eigenvalues for some sets of random matrices: the largest one.
     """
     few = thinned(sample, min(CORRELATION_ROWS, len(sample.labels)))._replace(sample_weight=None)
     by_chance = (1 + math.sqrt(len(coordinates.scale) / max(len(few.labels), 1))) ** 2
-    return largest_eigenvalue(coordinates, few) > MIN_CORRELATION * by_chance
+    largest = largest_eigenvalue(coordinates, few)
+    return largest if largest > MIN_CORRELATION * by_chance else 1.0
 
 
 def stable_step(problem: Problem, coordinates: Coordinates, sample: Batch) -> float:

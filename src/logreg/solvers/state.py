@@ -60,6 +60,8 @@ class SolverState:
         gap: The optimizer's current estimate of f - f*, in nats.
         evaluated: A point where f is known, such as the start, which is then not evaluated again; after a rough end of
             Newton's method its last point.
+        correlation: Largest eigenvalue of the features' correlations in a sample of the rows; 1 where it is no larger
+            than by chance, and not a number where it is not known.
         row_sizes: Units of the coordinates, (D + 1,), and the norms of the rows in these units; ``None`` until known.
         sample: Rows of a sample, each at most once, whose Newton step bounds the gap; ``None`` where there is none.
         bound: The best bound of f - f* so far; the optimizer ends with it.
@@ -77,6 +79,7 @@ class SolverState:
     predicted_decrease: float = math.inf
     gap: float = math.inf
     evaluated: KnownPoint | None = None
+    correlation: float = math.nan
     row_sizes: tuple[Tensor, RowNormBounds] | None = None
     sample: Batch | None = None
     bound: Bound | None = None

@@ -96,6 +96,21 @@ def test_independent_features_need_no_better_matrix_than_the_diagonal() -> None:
         assert state.bound.value - exact.bound.value <= state.bound.gap
 
 
+@pytest.mark.parametrize("common", [0.0, 0.3])
+def test_features_get_a_preconditioner_where_they_are_correlated_alone(
+    common: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logreg.solvers.methods.quasi_newton._are_slow", lambda left, end, most: True)
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(800, 800, generator=draw) + common * torch.randn(800, 1, generator=draw)
+    memory = MemoryRows(features, (features @ torch.randn(800, generator=draw) > 0).long())
+    state = state_of(memory, 1e-2, 1e-3)
+    drive(start(state, newton), memory)
+    assert (state.correlation > 1) == (common > 0)
+    assert ("CurvatureSample" in kinds_of_passes(state, memory)) == (common > 0)
+    assert state.converged
+
+
 def test_correlated_features_get_a_preconditioner_once_the_diagonal_is_too_slow() -> None:
     memory = rows_of(correlated=True)
     state = state_of(memory, 1e-4)

@@ -32,13 +32,13 @@ from logreg.solvers.steps.line_search import (
     satisfies_armijo,
 )
 from logreg.solvers.steps.preconditioner import (
-    SAMPLED_ROWS,
     BlockInverse,
     block_rows,
     centered,
     holds_blocks,
     inverse_of_blocks,
     preconditioner,
+    preconditioner_passes,
 )
 
 MAX_QUASI_NEWTON_STEPS = 1000
@@ -93,7 +93,8 @@ def quasi_newton_steps(
     neighboring problem.  Else it is one of these, each of which takes longer to form than the one before:
 
     1. The diagonal of the Hessian of standardized features, which is known without a pass.
-    2. The `preconditioner`, as soon as steps with the diagonal would take longer than it takes to form.
+    2. The `preconditioner` of correlated features, as soon as steps with the diagonal would take longer than it takes
+       to form.
     3. Each output's block of the Hessian, where blocks can be held and steps have taken as long as the blocks do.
        Whenever the fit would have ended, it takes at most twice as long as with the better choice.
 
@@ -103,7 +104,7 @@ def quasi_newton_steps(
     Where the state has a sample, its Newton step bounds the gap as soon as the predicted decrease is small enough.
 
     Steps end where float64 brings no more progress, and where a held Hessian bounds the gap sooner than duality does.
-    Where another way follows they end as soon as steps with a better matrix than the diagonal are slow, too.
+    Where another way follows they end as soon as steps are slow with the best matrix that is to be had.
 
     Args:
         state: State of the problem, with l2 > 0; updated in each step.
@@ -151,20 +152,16 @@ class _Steps:
         self.limit = max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300)
         self.sample_limit = 0.0 if rough else SAMPLE_TOL_FACTOR * state.tolerance
         self.diagonal: _ScaledDiagonal | None = None
-        l2, of_pass, few = (
-            problem.penalties(state.coordinates)[0],
-            pass_seconds(problem),
-            min(SAMPLED_ROWS, problem.rows),
-        )
+        l2, of_pass = problem.penalties(state.coordinates)[0], pass_seconds(problem)
         if state.inverse is None:
             self.diagonal = _ScaledDiagonal(problem, state.coordinates, now)
             state.inverse = LimitedMemoryInverse(self.diagonal, problem, l2)
         else:
             state.inverse.change_l2(l2)
-        self.made_at = self.inverse.made_at if math.isfinite(self.inverse.made_at) else now.value
+        self.made_at = math.inf if self.diagonal is not None else min(self.inverse.made_at, now.value)
         self.num_pairs, self.error = 0, 1.0
         self.left: list[float] = []
-        self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
+        self.most_diagonal = preconditioner_passes(problem) + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
         self.most_late = (
             HESSIAN_BOUND_PASSES + hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
@@ -182,6 +179,11 @@ class _Steps:
         return self.state.inverse
 
     @property
+    def may_precondition(self) -> bool:
+        """Whether the `preconditioner` may replace the diagonal: that of features without correlations is about it."""
+        return self.diagonal is not None and self.state.correlation != 1
+
+    @property
     def noise(self) -> float:
         """Rounding error of f."""
         return VALUE_ROUNDING[self.dtype] * abs(self.now.value)
@@ -194,7 +196,7 @@ class _Steps:
             if state.converged and not self.rough:
                 return True
             self.left.append(gap)
-            if self.slow_tol and self.diagonal is None and self.is_slow():
+            if self.slow_tol and not self.may_precondition and self.is_slow():
                 return False
             yield from self.improve_matrix()
             step = centered(self.problem, -self.inverse(self.now.gradient))
@@ -284,15 +286,15 @@ class _Steps:
 
     def is_slow(self) -> bool:
         """Whether steps with the first matrix take too long."""
-        most = MAX_STEPS_LEFT if self.diagonal is None else self.most_diagonal
-        tolerance = self.slow_tol if self.diagonal is None else FAR_TOL
+        most = self.most_diagonal if self.may_precondition else MAX_STEPS_LEFT
+        tolerance = FAR_TOL if self.may_precondition else self.slow_tol
         end = self.rough or self.limit
         return self.state.predicted_decrease <= tolerance and _are_slow(self.left, end, most)
 
     def improve_matrix(self) -> PassRequests[None]:
         """Replaces the first matrix by a better one where that pays."""
         state, problem, now = self.state, self.problem, self.now
-        if self.diagonal is not None:
+        if self.may_precondition:
             if not self.is_slow():
                 return
             state.inverse = self.diagonal = None  # frees its memory before the next one takes it
@@ -302,7 +304,7 @@ class _Steps:
             paid = self.inverse.steps > self.steps_of_blocks and now.value <= REMAKE_VALUE_RATIO * self.made_at
             if not (paid or self.inverse.is_stale) or not holds_blocks(problem):
                 return
-            state.inverse = None
+            state.inverse = self.diagonal = None
             by_intercept, number = now.curvature.diagonal().clamp(min=1e-30), block_rows(problem)
             first = yield from inverse_of_blocks(
                 problem, state.coordinates, state.point, by_intercept, number, state.seed

@@ -33,8 +33,8 @@ from logreg.solvers.choose import holds_hessian
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.newton import newton
 from logreg.solvers.optimizers import EXACT, FITS_IF_NOT_CONVEX
-from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.passes.evaluate import KnownPoint
+from logreg.solvers.passes.base import PassRequests, request
+from logreg.solvers.passes.evaluate import Evaluate, KnownPoint
 from logreg.solvers.problem import Coordinates, Problem, is_standardized
 from logreg.solvers.starting_point import stable_step
 from logreg.solvers.state import SolverState, within
@@ -242,20 +242,15 @@ class PathFitter:
         value = min(end.bound.loss + float(problem.objective.penalty(end.point[:, :-1])) for end, _ in ends)
         if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
             return None
-        point, passes = nearest_start(problem, (stronger, weaker)), 0
-        requests = bound(problem, point, enough=self._tolerance, cheaply=True)
-        try:
-            while True:
-                yield next(requests)
-                passes += 1
-        except StopIteration as end_of_requests:
-            found: Bound = end_of_requests.value
+        point = nearest_start(problem, (stronger, weaker))
+        evaluation = yield from request(Evaluate(problem, problem.model, point, torch.float64))
+        found = yield from bound(problem, point, evaluation, enough=math.inf)  # the chord bounds the gap, not duality
         if found.value - least < found.gap:
             hidden = sum(part * (end.bound.rounding + end.bound.error) for end, part in ends)
             rounding = found.rounding + found.error + hidden
             found = found._replace(gap=max(found.value - least, 0.0), rounding=rounding)
         is_near = within(found, self._tolerance)
-        return PathPoint(point, found, True, passes, l2, l1) if is_near else None
+        return PathPoint(point, found, True, 1, l2, l1) if is_near else None
 
 
 def fit_path(

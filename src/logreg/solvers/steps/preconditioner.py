@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.solvers.costs import SECONDS_PER_GRAM_NUMBER, SECONDS_PER_GRAM_PRODUCT, pass_seconds
+from logreg.solvers.costs import SECONDS_PER_GRAM_NUMBER, SECONDS_PER_GRAM_PRODUCT, blocks_seconds, pass_seconds
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import InterceptCurvature
 from logreg.solvers.passes.hessian import CurvatureInSpan, CurvatureSample, HessianDiagonal, SampledCurvature
@@ -117,13 +117,24 @@ def preconditioner(
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
     spikes = spikes_of(problem, coordinates, diagonal, by_intercept, *drawn, is_sample=number < problem.rows)
-    d = problem.num_features
-    few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
-    if few and holds_blocks(problem) and len(spikes.values):
+    if _samples_blocks(problem) and len(spikes.values):
         return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed, measured))
     if len(spikes.values) and span_passes(problem, len(spikes.values)) <= MAX_SPAN_PASSES:
         return (yield from inverse_in_span(problem, coordinates, point, by_intercept, measured, spikes))
     return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
+
+
+def preconditioner_passes(problem: Problem) -> float:
+    """Time to form a `preconditioner`, in passes, at most: its two passes, and the blocks or their parts on a span."""
+    if not _samples_blocks(problem):
+        return 2 + MAX_SPAN_PASSES
+    return 2 + blocks_seconds(problem, min(SAMPLED_ROWS, problem.rows)) / pass_seconds(problem)
+
+
+def _samples_blocks(problem: Problem) -> bool:
+    """Whether a `preconditioner` has each output's block where features are correlated."""
+    d = problem.num_features
+    return d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE and holds_blocks(problem)
 
 
 def span_passes(problem: Problem, directions: int) -> float:
