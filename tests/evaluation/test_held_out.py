@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -410,3 +411,28 @@ def test_of_very_many_classes_the_largest_and_the_worst_are_notable() -> None:
     assert notable_classes(classes[:100]) == tuple(classes[:100])
     names = [each.name for each in notable_classes(classes)]
     assert names == [*(str(number) for number in range(499, 489, -1)), *(str(number) for number in range(1, 11))]
+
+
+@pytest.mark.parametrize(("classes", "threads"), [(2, 1), (3, 2)])
+def test_the_two_threads_that_score_two_classes_have_one_core_each(
+    monkeypatch: pytest.MonkeyPatch, classes: int, threads: int
+) -> None:
+    found = list[int]()
+
+    def noted(of: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            found.append(torch.get_num_threads())
+            return of(*arguments)
+
+        return call
+
+    for name in ("ranking_scores", "draws"):  # one in each thread
+        monkeypatch.setattr(held_out, name, noted(getattr(held_out, name)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        scored(made(400, classes))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == [threads] * (2 if classes == 2 else 1)

@@ -15,6 +15,7 @@ from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Thresh
 from logreg.evaluation.predicted import ROWS_AT_ONCE, Predicted, RowSummary
 from logreg.evaluation.ranking_scores import ranking_scores
 from logreg.evaluation.threshold import threshold_of
+from logreg.solvers.threads import threads_for
 
 CLASS_SCORES_AT_ONCE = 2**22
 """Number of classes times bootstrap samples whose scores are computed at once; as float64 they take 32 MiB."""
@@ -103,7 +104,8 @@ def evaluate(
     """
     rows, of_weights = len(predicted.labels), _weights(predicted)
     predicted = predicted.repeated()
-    with ThreadPoolExecutor(1) as pool:  # many rows are sorted meanwhile
+    # Of two classes many rows are sorted meanwhile: two threads, of which each does its own operations alone.
+    with threads_for(0 if len(class_names) == 2 else math.inf), ThreadPoolExecutor(1) as pool:
         ranked = chosen = None
         if len(class_names) == 2:
             ranked = pool.submit(ranking_scores, predicted)
