@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 import pytest
 
 from logreg.data.formats import text_tables
@@ -45,6 +46,8 @@ COLUMNS: dict[str, Any] = {
     "late date": lambda row: 2020 if row < 200 else "2020-01-01",
     "time": lambda row: f"{row % 24:02d}:00:00",
     "words for missing": lambda row: "null" if row % 3 else "x",
+    "late word for missing": lambda row: "n/a" if row > 300 else row,
+    "words for nan": lambda row: ["-nan", "NaN", "-NaN", row / 2][row % 4],
     "nan": lambda row: "nan" if row == 200 else row / 2,
     "infinite": lambda row: "-inf" if row > 200 else row / 2,
 }
@@ -106,6 +109,34 @@ def test_each_kind_of_column_is_read_as_if_its_type_were_inferred(
 def test_a_type_that_is_contradicted_is_changed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, found = both(write(tmp_path / "t.csv", list(dict.fromkeys([name, "text", "whole"]))), monkeypatch, 300)
     assert found == [True]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["whole", "fraction", "words for missing"], [["", "many"]]),
+        (["whole", "late word for missing", "words for missing"], [["", "many"], None]),
+        (["whole", "text", "words for missing"], [None]),
+    ],
+)
+def test_numbers_are_compared_with_all_words_for_a_missing_value_once_there_is_one(
+    names: list[str], words: list[list[str] | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, found = pyarrow.csv.read_csv, list[list[str]]()
+
+    def noted(file: Any, how: Any, parse: Any, convert: Any) -> Any:
+        if how.column_names:  # a block
+            found.append(convert.null_values)
+        return read(file, how, parse, convert)
+
+    monkeypatch.setattr(pyarrow.csv, "read_csv", noted)
+    options, codes = TextOptions(("many",)), ["words for missing"]
+    one, other, _ = both(write(tmp_path / "t.csv", names), monkeypatch, 300, options=options, codes=codes)
+    assert_same(one, other)
+    assert one.column("words for missing").null_count > 200
+    every = [*pyarrow.csv.ConvertOptions().null_values, "many"]
+    assert {*map(tuple, found)} == {tuple(every if each is None else each) for each in words}
+    assert found[-1] == (every if words[-1] is None else words[-1])
 
 
 def test_numbers_with_decimal_commas_are_those_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,18 +323,23 @@ def _read_typed(
     how = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
     text = pa.dictionary(pa.int32(), pa.string())
 
-    def typed(types: Mapping[str, pa.DataType]) -> Any:
-        return options.conversion(columns, types, strings_can_be_null=True)
+    def typed(types: Mapping[str, pa.DataType], **more: Any) -> Any:
+        return options.conversion(columns, types, strings_can_be_null=True, **more)
 
     def in_order(types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         with open_text(path, key) as file, pyarrow.csv.open_csv(file, how, parse, typed(types)) as reader:
             yield from reader
 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+        conversions = [typed(types)]
+        if all(name in declared for name, kind in types.items() if kind == text):
+            # Most words for a missing value are no numbers, so that a block with one fails; those that Arrow reads as
+            # nan are missing, too.  To compare each value with all words takes a sixth of the time.
+            conversions.insert(0, typed(types, null_values=["", *options.missing_values]))
         try:
             with open_text(path, key) as file:
                 blocks = _line_blocks(file, layout, block_bytes)
-                return _gather_text(path, _parse_blocks(blocks, layout.header, parse, typed(types)), block_bytes)
+                return _gather_text(path, _parse_blocks(blocks, layout.header, parse, conversions), block_bytes)
         except _NotLineByLineError:
             return _gather_text(path, in_order(types), block_bytes)
 
@@ -396,18 +401,40 @@ def _line_blocks(file: Any, layout: TextLayout, block_bytes: int) -> Iterator[by
     yield rest
 
 
-def _parse_blocks(blocks: Iterator[bytes], header: Sequence[str], parse: Any, convert: Any) -> Iterator[pa.RecordBatch]:
+def _parse_blocks(
+    blocks: Iterator[bytes], header: Sequence[str], parse: Any, conversions: Sequence[Any]
+) -> Iterator[pa.RecordBatch]:
     """Blocks of lines as batches of Arrow, in order; each core parses another block.
 
     Arrow's reader of blocks uses one core, and its reader of whole files, which uses all, keeps the whole table.
+
+    Args:
+        blocks: Whole lines.
+        header: The names in the header of the file.
+        parse: Arrow's options for the lines.
+        conversions: Arrow's options for the values.  The first are used up to the first block that does not suit them,
+            and from there on the last.
     """
     import pyarrow as pa
     import pyarrow.csv
 
-    def parsed(lines: bytes) -> list[pa.RecordBatch]:
+    usual = conversions[0]
+
+    def converted(lines: bytes, convert: Any) -> list[pa.RecordBatch]:
         options = pyarrow.csv.ReadOptions(use_threads=False, block_size=len(lines), column_names=header)
         table = pyarrow.csv.read_csv(pa.BufferReader(lines), options, parse, convert)
         return table.to_batches()  # type: ignore[no-any-return]  # pyarrow has no types
+
+    def parsed(lines: bytes) -> list[pa.RecordBatch]:
+        nonlocal usual
+        tried = usual  # another thread may change it
+        try:
+            return converted(lines, tried)
+        except pa.ArrowInvalid:
+            if tried is conversions[-1]:
+                raise
+            usual = conversions[-1]
+            return converted(lines, usual)
 
     cores, waiting = usable_cores(), deque[Future[list[pa.RecordBatch]]]()
     with ThreadPoolExecutor(cores) as pool:
