@@ -16,6 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from logreg.evaluation import path_selection
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import (
     SCORE_RTOL,
@@ -23,15 +24,17 @@ from logreg.evaluation.path_selection import (
     best_of,
     path_csv,
     score_path,
+    score_points,
     search_strength,
     simplest_of,
 )
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows, dense_sample
+from logreg.rows import MemoryRows, dense_sample, part_rows
 from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.kernels import logits_of
 from logreg.solvers.passes.base import PassRequests, drive, request
 from logreg.solvers.passes.evaluate import Evaluate, KnownPoint
 from logreg.solvers.paths import l2_path
@@ -589,3 +592,28 @@ def test_derivatives_for_another_strength_are_those_of_its_problem(classes: int)
     torch.testing.assert_close(found.hessian, of_second.hessian)
     assert known.at(weaker, coordinates, point + 1e-3) is None
     assert known.at(weaker, problem.model, point) is None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_points_are_scored_with_copies_of_features_that_stay_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, is_sparse: bool
+) -> None:
+    features, labels = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(20_000) % 2
+    block = Batch(features.to_sparse_csr() if is_sparse else features, labels)
+    problem = problem_of(MemoryRows(*block[:2]), Objective("bce", l2=0.1))
+    sizes = list[int]()
+
+    def noted(block: Batch, *point: Tensor) -> Tensor:
+        sizes.append(len(block.labels))
+        return logits_of(block, *point)
+
+    monkeypatch.setattr(path_selection, "logits_of", noted)
+    point = torch.linspace(-0.3, 0.3, 65, dtype=torch.float64).unsqueeze(0)
+    found = score_points(problem, [point], [block])
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        features.double() @ point[0, :-1] + point[0, -1], labels.double(), reduction="none"
+    )
+    torch.testing.assert_close(found.loss, losses.mean().unsqueeze(0))
+    assert sum(sizes) == 20_000
+    assert max(sizes) == (20_000 if is_sparse else part_rows(64, torch.float64))

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from logreg.config import SELECT
+from logreg.csr import is_sparse
 from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided
 from logreg.processes import Processes
-from logreg.rows import RowSource, dense_sample, logit_rows, parts, row_weights
+from logreg.rows import RowSource, dense_sample, logit_rows, part_rows, parts, row_weights
 from logreg.solvers.kernels import logits_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.paths.l2_path import PathFitter, PathPoint, largest_curvature, to_two_digits
@@ -89,7 +90,7 @@ def score_points(
     intercept = torch.cat([point[:, -1] for point in points]) - coef @ problem.model.center
     losses, hits, weights, own_weights, odds, labels = [], [], [], [], [], []
     at_once = logit_rows(len(intercept), torch.float64)
-    for block in (part for whole in rows for part in parts(whole, at_once)):
+    for block in (part for whole in rows for part in parts(whole, _rows_at_once(whole, at_once))):
         logits = logits_of(block, coef, intercept).split(k, dim=1)
         losses.append(torch.stack([loss.value_at(mine, block.labels) for mine in logits]))
         predicted = torch.stack([decided(loss.class_probabilities(mine)) for mine in logits])
@@ -118,6 +119,11 @@ def score_points(
         loss_weight=float(w.sum()),
         weight=float(own.sum()),
     )
+
+
+def _rows_at_once(block: Batch, rows: int) -> int:
+    """At most ``rows`` rows; fewer where a copy of their dense features in float64 would leave the cache."""
+    return rows if is_sparse(block.features) else min(rows, part_rows(block.features.shape[1], torch.float64))
 
 
 def score_path(problem: Problem, points: Sequence[PathPoint], val: RowSource, auroc: bool = False) -> list[PathRow]:
