@@ -155,17 +155,24 @@ def _damped_pivots(h: Array, g: Array, u: Array, l1: Array, shift: Array | None)
     damping, damped = MIN_DAMPING, h
     if shift is not None:
         damped = h + SHIFT_DAMPING * shift
-    found = _pivot(damped, damping * added, g, u, l1)
+    found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
     if shift is not None and found is None:
         damped = h + MAX_SHIFT_DAMPING * shift
-        found = _pivot(damped, damping * added, g, u, l1)
+        found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
     while found is None and (damping := damping * DAMPING_GROWTH) <= MAX_DAMPING:
-        found = _pivot(damped, damping * added, g, u, l1)
+        found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
     return found
 
 
-def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | None:
-    """The minima for M strengths of l1, (M, P), with a diagonal that is added to the matrix.
+def _with_diagonal(h: Array, added: Array) -> Array:
+    """A matrix (P, P) with numbers (P,) that are added to its diagonal."""
+    result: Array = h.copy()
+    result.reshape(-1)[:: len(h) + 1] += added
+    return result
+
+
+def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
+    """The minima for M strengths of l1, (M, P), of a model whose matrix is damped.
 
     Each guess of signs is that of all strengths that are left: it is right for the first some of them.  ``None`` where
     the matrix is not positive definite, or pivoting does not end.
@@ -179,31 +186,28 @@ def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | Non
     if not np.count_nonzero(sign):  # takes less time than `any`
         sign = np.where(np.abs(g) > limit[0], -np.sign(g), 0.0)
         sign[free_always] = 0.0
-    result, first = np.empty_like(l1), 0
+    result, first, to_zero = np.empty_like(l1), 0, -u
     fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES
     while singles:
         is_free = sign != 0
         is_free[free_always] = True
         which = is_free.nonzero()[0]
-        move = -u
-        move[which] = 0.0
-        slope = g + h @ move if np.count_nonzero(move) else g
-        moves = np.empty_like(l1[first:])
+        move = np.where(is_free, 0.0, to_zero)
+        moves, slope = np.empty_like(l1[first:]), g + h @ move if np.count_nonzero(move) else g
         moves[:] = move
         if len(which):
-            part = h.take(which, 0).take(which, 1)
-            part.reshape(-1)[:: len(which) + 1] += added.take(which)
             right = (l1[first:] * -sign - slope).take(which, 1)
+            part = h.take(which, 0).take(which, 1)
             _, solved, failed = lapack.dposv(part.T, right.T, lower=1, overwrite_a=1, overwrite_b=1)
             if failed:
                 return None
             moves[:, which] = solved.T
-        slopes = g + moves @ h + added * moves
+        slopes = moves @ h
+        slopes += g
         v = u + moves  # exactly 0 where it is held there
-        leaves, enters = v * sign < 0, np.abs(slopes) > limit[first:]
-        enters[:, which] = False
-        wrong = leaves | enters
-        places = np.flatnonzero(wrong.any(1))
+        leaves = v * sign < 0
+        wrong = np.where(is_free, leaves, np.abs(slopes) > limit[first:])
+        places = wrong.any(1).nonzero()[0]
         right_ones = int(places[0]) if len(places) else len(v)
         if right_ones:
             result[first : first + right_ones] = v[:right_ones]
@@ -218,5 +222,5 @@ def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | Non
         if not tries:  # the one of the largest index, by the rule of Murty, which cannot cycle
             own[: own.nonzero()[0][-1]] = False
             singles -= 1
-        sign = np.where(own, np.where(leaves[right_ones], 0.0, -np.sign(slopes[right_ones])), sign)
+        sign = np.where(own, np.where(is_free, 0.0, -np.sign(slopes[right_ones])), sign)
     return None
