@@ -207,7 +207,7 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
         v = u + moves  # exactly 0 where it is held there
         leaves = v * sign < 0
         wrong = np.where(is_free, leaves, np.abs(slopes) > limit[first:])
-        places = wrong.any(1).nonzero()[0]
+        places = np.flatnonzero(wrong.any(1))
         right_ones = int(places[0]) if len(places) else len(v)
         if right_ones:
             result[first : first + right_ones] = v[:right_ones]

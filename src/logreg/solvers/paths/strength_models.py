@@ -137,13 +137,15 @@ class StrengthModels:
         result[:] = now.point
         l1, l2 = self._l1[which], self._l2[which]
         gradients, strong = (now.wrong * self._signed)[0] @ self._columns.T, 2 * l1.min(0) - self._l1[center]
-        for output, spread in enumerate(now.curvature[0] * self._weights):
+        for output, roots in enumerate(np.sqrt(now.curvature[0] * self._weights)):
             start, gradient = now.point[0, output], gradients[output]
             kept = ((start != 0) | (np.abs(gradient) >= strong)).nonzero()[0]
             if not len(kept):
                 continue
             columns, start, gradient = self._columns.take(kept, 0), start.take(kept), gradient.take(kept)
-            hessian, own_l1 = (columns * spread) @ columns.T, l1.take(kept, 1)
+            columns *= roots
+            # NumPy sees that the product is symmetric.
+            hessian, own_l1 = columns @ columns.T, l1.take(kept, 1)
             if not self._has_l2:
                 found = minimize_for_strengths(hessian, gradient, start, own_l1)
             else:

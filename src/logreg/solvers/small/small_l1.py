@@ -197,9 +197,11 @@ class LogisticL1(SmallLogistic):
 
     def model_minimum(self, now: LogisticEvaluation, point: Array) -> tuple[Array, float]:
         """See `_SmallL1`."""
-        models = zip(self.hessian(now), now.gradient, point, strict=True)
-        found = [minimize_model(hessian, gradient, start, self.l1) for hessian, gradient, start in models]
-        return np.stack([one.point for one in found]), sum(one.decrease for one in found)
+        target, decrease = np.empty_like(point), 0.0
+        for output, hessian in enumerate(self.hessian(now)):
+            target[output], lower = minimize_model(hessian, now.gradient[output], point[output], self.l1)
+            decrease += lower
+        return target, decrease
 
     def along(
         self, before: LogisticEvaluation, now: LogisticEvaluation, start: Array, end: Array
