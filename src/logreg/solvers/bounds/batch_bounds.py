@@ -84,9 +84,9 @@ class DualPoints(NamedTuple):
     rounding: Tensor
     """Upper bound of the rounding error of the excess."""
     conductance: Tensor
-    """Sum of the curvatures of the rows: sums of theta that rounding leaves are moved in proportion to them."""
+    """Sum of the curvatures of the rows, in proportion to which sums of theta are moved to 0; 0 where theta is none."""
     hidden: Tensor | float = 0.0
-    """Part of the gap that is the cost of room for rounding errors."""
+    """Part of the gap that is the cost of room for rounding errors, (S, C)."""
 
 
 def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor) -> BatchBound:
@@ -112,7 +112,7 @@ def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor,
         by_intercept = spread @ rows.features
         conductance = by_intercept[..., -1]
         shift = sums[..., -1] / conductance.clamp(min=1e-300)
-        # Beyond, there is no dual point: a conductance of 0 says so.
+        # Beyond, there is no dual point.
         conductance = torch.where(shift.abs() * loss.self_concordance <= MAX_FEASIBLE_SHIFT, conductance, 0.0)
         sums = sums - shift.unsqueeze(-1) * by_intercept
         # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
