@@ -155,24 +155,17 @@ def _damped_pivots(h: Array, g: Array, u: Array, l1: Array, shift: Array | None)
     damping, damped = MIN_DAMPING, h
     if shift is not None:
         damped = h + SHIFT_DAMPING * shift
-    found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
+    found = _pivot(damped, damping * added, g, u, l1)
     if shift is not None and found is None:
         damped = h + MAX_SHIFT_DAMPING * shift
-        found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
+        found = _pivot(damped, damping * added, g, u, l1)
     while found is None and (damping := damping * DAMPING_GROWTH) <= MAX_DAMPING:
-        found = _pivot(_with_diagonal(damped, damping * added), g, u, l1)
+        found = _pivot(damped, damping * added, g, u, l1)
     return found
 
 
-def _with_diagonal(h: Array, added: Array) -> Array:
-    """A matrix (P, P) with numbers (P,) that are added to its diagonal."""
-    result: Array = h.copy()
-    result.reshape(-1)[:: len(h) + 1] += added
-    return result
-
-
-def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
-    """The minima for M strengths of l1, (M, P), of a model whose matrix is damped.
+def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | None:
+    """The minima for M strengths of l1, (M, P), with a diagonal that is added to the matrix.
 
     Each guess of signs is that of all strengths that are left: it is right for the first some of them.  ``None`` where
     the matrix is not positive definite, or pivoting does not end.
@@ -198,12 +191,13 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
         if len(which):
             right = (l1[first:] * -sign - slope).take(which, 1)
             part = h.take(which, 0).take(which, 1)
+            part.reshape(-1)[:: len(which) + 1] += added.take(which)
             _, solved, failed = lapack.dposv(part.T, right.T, lower=1, overwrite_a=1, overwrite_b=1)
             if failed:
                 return None
             moves[:, which] = solved.T
         slopes = moves @ h
-        slopes += g
+        slopes += g + added * moves
         v = u + moves  # exactly 0 where it is held there
         leaves = v * sign < 0
         wrong = np.where(is_free, leaves, np.abs(slopes) > limit[first:])
