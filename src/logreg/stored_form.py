@@ -89,7 +89,8 @@ class StoredForm(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether all features are stored unchanged."""
-        return not bool(self.shift.any()) and bool((self.unit == 1).all())
+        # NumPy's operations on few numbers take less time than those of torch.
+        return not self.shift.numpy().any() and bool((self.unit.numpy() == 1).all())
 
     def transform(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """Features in source units, shape (N, D), any type -> stored features, same shape, in ``dtype``."""

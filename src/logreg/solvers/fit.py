@@ -216,7 +216,7 @@ def problem_of(
     classes = num_classes or int(labels.max()) + 1
     weights = row_weights(Batch(features, labels, memory.sample_weight), tuple(class_weight), torch.float64)
     scale = torch.ones(features.shape[1], dtype=torch.float64, device=features.device)
-    if stored is not None and (objective.l2 or objective.l1):
+    if stored is not None and (objective.l2 or objective.l1) and not stored.is_plain:
         check_scale(1 / stored.unit, advice="Standardize it")
         scale = 1 / stored.unit.to(features.device)
     wide = torch.float64 if features.dtype == torch.float64 and not is_sparse(features) else torch.float32

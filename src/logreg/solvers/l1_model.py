@@ -179,30 +179,28 @@ def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | Non
     if not np.count_nonzero(sign):  # takes less time than `any`
         sign = np.where(np.abs(g) > limit[0], -np.sign(g), 0.0)
         sign[free_always] = 0.0
-    result, first = np.empty_like(l1), 0
+    result, first, to_zero = np.empty_like(l1), 0, -u
     fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES
     while singles:
         is_free = sign != 0
         is_free[free_always] = True
         which = is_free.nonzero()[0]
-        move = -u
-        move[which] = 0.0
-        slope = g + h @ move if np.count_nonzero(move) else g
-        moves = np.empty_like(l1[first:])
+        move = np.where(is_free, 0.0, to_zero)
+        moves, slope = np.empty_like(l1[first:]), g + h @ move if np.count_nonzero(move) else g
         moves[:] = move
         if len(which):
+            right = (l1[first:] * -sign - slope).take(which, 1)
             part = h.take(which, 0).take(which, 1)
             part.reshape(-1)[:: len(which) + 1] += added.take(which)
-            right = (l1[first:] * -sign - slope).take(which, 1)
             _, solved, failed = lapack.dposv(part.T, right.T, lower=1, overwrite_a=1, overwrite_b=1)
             if failed:
                 return None
             moves[:, which] = solved.T
-        slopes = g + moves @ h + added * moves
+        slopes = moves @ h
+        slopes += g + added * moves
         v = u + moves  # exactly 0 where it is held there
-        leaves, enters = v * sign < 0, np.abs(slopes) > limit[first:]
-        enters[:, which] = False
-        wrong = leaves | enters
+        leaves = v * sign < 0
+        wrong = np.where(is_free, leaves, np.abs(slopes) > limit[first:])
         places = np.flatnonzero(wrong.any(1))
         right_ones = int(places[0]) if len(places) else len(v)
         if right_ones:
@@ -218,5 +216,5 @@ def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | Non
         if not tries:  # the one of the largest index, by the rule of Murty, which cannot cycle
             own[: own.nonzero()[0][-1]] = False
             singles -= 1
-        sign = np.where(own, np.where(leaves[right_ones], 0.0, -np.sign(slopes[right_ones])), sign)
+        sign = np.where(own, np.where(is_free, 0.0, -np.sign(slopes[right_ones])), sign)
     return None

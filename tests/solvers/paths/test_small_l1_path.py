@@ -7,17 +7,18 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from scipy.special import xlogy
 from sklearn.linear_model import LogisticRegression
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.batch_bounds import BatchBound, batch_bound
+from logreg.solvers.bounds.batch_bounds import BatchBound, bound_at_dual_points
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.l1_model import minimize_for_strengths, minimize_model
-from logreg.solvers.paths import small_l1_path
 from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.paths.small_l1_path import fit_small_l1_path, fits_several_at_once
-from logreg.solvers.paths.strength_models import Points, StrengthModels
+from logreg.solvers.paths.strength_models import Ends, Points, StrengthModels
+from logreg.solvers.small.small_l1 import clipped_dual
 
 
 def table(classes: int, size: float = 2.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -132,18 +133,6 @@ def test_a_loose_tolerance_takes_few_models(monkeypatch: pytest.MonkeyPatch) -> 
     assert numbers[1e-8] >= 2 * numbers[1e-3]
 
 
-def test_bounds_are_the_same_whether_computed_together_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, _ = table(3)
-    rows = MemoryRows(x, y)
-    problem = problem_of(rows, Objective("bce"), 3)
-    strengths = [Strength(l1=one) for one in np.geomspace(10, 0.01, 20).tolist()]
-    together = fit_small_l1_path(problem, rows, strengths, 1e-6, problem.zeros())
-    monkeypatch.setattr(small_l1_path, "MAX_BOUND_NUMBERS", 1)
-    for one, other in zip(together, fit_small_l1_path(problem, rows, strengths, 1e-6, problem.zeros()), strict=True):
-        torch.testing.assert_close(other.point, one.point)
-        assert other.bound.gap == pytest.approx(one.bound.gap, rel=1e-6, abs=1e-14)
-
-
 def test_a_step_that_increases_f_is_halved() -> None:
     x, y, _ = table(2)
     rows = MemoryRows(x, y)
@@ -163,40 +152,68 @@ def test_a_dual_point_that_is_nowhere_within_its_range_leaves_f_as_the_gap() -> 
     models = StrengthModels(problem_of(rows, Objective("bce")), rows, [Strength(l1=1e-3)])
     which, start = np.zeros(1, dtype=np.int64), models.evaluate(np.zeros((1, 1, 13)))
     far = start._replace(negated=start.negated - 8)  # each probability is predicted as 1 / 2 - 8 / 4
-    gap, dual = models.gaps(start, far, which)
-    assert not dual.any()
-    assert gap.tolist() == pytest.approx(models.values(far, which).tolist())
+    dual = models.gaps(start, far, which)
+    assert not dual.sums.any()
+    assert dual.gap.tolist() == pytest.approx(models.values(far, which).tolist())
 
 
 def test_predicted_dual_points_are_feasible() -> None:
     x, y, _ = table(2)
     rows = MemoryRows(x, y)
     strengths = [Strength(l1=one) for one in (0.1, 0.01, 0.001)]
-    models = StrengthModels(problem_of(rows, Objective("bce")), rows, strengths)
+    problem = problem_of(rows, Objective("bce"))
+    models = StrengthModels(problem, rows, strengths)
     which, start = np.arange(3), models.evaluate(np.zeros((1, 1, 13)))
     new = models.evaluate(models.minima(start, 0, which))
     predicted = start.wrong + start.curvature * (new.negated - start.negated)
-    clipped = np.clip(predicted, 0.0, 1.0)
-    assert (clipped != predicted).any()
-    _, dual = models.gaps(start, new, which)
-    sums, before = (models._sums(one * models._signed) for one in (dual, clipped))
-    assert (np.abs(sums[..., :-1]) <= models._l1[:, None, :-1] * (1 + 1e-12)).all()
+    assert ((predicted < 0) | (predicted > 1)).any()
+    moved = clipped_dual(problem, predicted, models._minus_sign, models._weights)
+    assert ((moved >= 0) & (moved <= 1)).all()
+    before = models._sums(moved * models._signed)
+    sums = models.gaps(start, new, which).sums
     assert (np.abs(before[..., :-1]) > models._l1[:, None, :-1]).any()
-    # of the intercept: what is left is of second order
-    assert (np.abs(sums[..., -1]) / dual.sum(2)).max() <= (np.abs(before[..., -1]) / clipped.sum(2)).max() / 10
+    assert (np.abs(sums[..., :-1]) <= models._l1[:, None, :-1]).all()
+    # of the intercept
+    assert np.abs(models._sums(np.clip(predicted, 0, 1) * models._signed)[..., -1]).max() > 1e-3
+    assert np.abs(sums[..., -1]).max() < 1e-15
+
+
+def test_the_gap_of_a_predicted_dual_point_is_that_of_its_definition() -> None:
+    x, y, weights = table(2)
+    rows = MemoryRows(x, y, weights)
+    for l2 in (0.0, 0.05):
+        models = StrengthModels(problem_of(rows, Objective("bce")), rows, [Strength(l2, one) for one in (0.1, 0.03)])
+        which, start = np.arange(2), models.evaluate(np.zeros((1, 1, 13)))
+        for _ in range(3):
+            start = models.evaluate(models.minima(start, 0, which[:1]))
+        new = models.evaluate(models.minima(start, 0, which))
+        dual = models.gaps(start, new, which)
+        bound = models.bounds([Ends.of(new, models.values(new, which), dual, 2)])
+        q = start.wrong + start.curvature * (new.negated - start.negated)
+        q = clipped_dual(models._problem, q, models._minus_sign, models._weights)
+        scale = np.maximum(np.abs(models._sums(q * models._signed)[..., :-1] / models._l1[:, None, :-1]).max(2), 1.0)
+        q = (q if l2 else q / scale[..., None])[:, 0]
+        entropy = -xlogy(q, q) - xlogy(1 - q, 1 - q)
+        slopes = np.abs(models._sums(q[:, None] * models._signed)[:, 0, :-1])
+        beyond = np.maximum(slopes - models._l1[:, :-1], 0.0)
+        conjugate = (beyond**2 / (2 * models._l2[:, :-1])).sum(1) if l2 else 0.0
+        gap = models.values(new, which) - entropy @ models._weights + conjugate
+        assert gap.max() > 1e-6
+        assert bound.gap[:, 0].tolist() == pytest.approx(gap.tolist(), rel=1e-9, abs=1e-12)
+        assert bool((bound.rounding < 1e-8 * bound.value).all())
 
 
 def test_the_rounding_of_a_stored_point_counts_with_the_gradient_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With l1 alone, a bound by a predicted dual point differs in this alone from one by the point's own.
+    # A bound by a predicted dual point differs in this alone from one by the point's own.
     x, y, _ = table(2)
     rows, pairs = MemoryRows(x, y), list[list[BatchBound]]()
-    bound: Any = batch_bound
+    bound: Any = bound_at_dual_points
 
     def both(*arguments: Any, predicted: bool) -> BatchBound:
         pairs.append([bound(*arguments, predicted=of) for of in (False, predicted)])
         return pairs[-1][1]
 
-    monkeypatch.setattr("logreg.solvers.paths.strength_models.batch_bound", both)
+    monkeypatch.setattr("logreg.solvers.paths.strength_models.bound_at_dual_points", both)
     problem = problem_of(rows, Objective("bce"))
     fit_small_l1_path(problem, rows, [Strength(l1=one) for one in (0.1, 0.03, 0.01)], 1e-2, problem.zeros())
     ((own, predicted),) = pairs

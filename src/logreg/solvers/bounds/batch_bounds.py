@@ -74,10 +74,25 @@ class BatchBound(NamedTuple):
     error: Tensor
 
 
-def batch_bound(
-    rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor, predicted: bool = False
-) -> BatchBound:
+class DualPoints(NamedTuple):
+    """Points theta of the dual problem, with the weights of the rows; with l1 alone feasible but for rounding."""
+
+    sums: Tensor
+    """The sums of theta x over the rows, and of theta, (S, C, p)."""
+    excess: Tensor
+    """The Fenchel-Young excess at the primal points, (S, C), as the others that follow."""
+    rounding: Tensor
+    """Upper bound of the rounding error of the excess."""
+    conductance: Tensor
+    """Sum of the curvatures of the rows, in proportion to which sums of theta are moved to 0; 0 where theta is none."""
+    hidden: Tensor | float = 0.0
+    """Part of the gap that is the cost of room for rounding errors, (S, C)."""
+
+
+def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor) -> BatchBound:
     """Bounds f - f* of each problem by duality; without a feasible dual point only f* >= 0 is known.
+
+    The dual point is that of the residuals, moved until they sum to 0, and with l1 alone scaled until it is feasible.
 
     Args:
         rows: The rows.
@@ -85,13 +100,68 @@ def batch_bound(
         at: The evaluation there.
         l2: The strength of l2 at each of the S points, (S,): all > 0, or all 0.
         l1: The strength of l1, (S,): all > 0, or all 0.
-        predicted: Whether slopes, residuals and curvature are those of a dual point that a model predicts, and not of
-            the point itself.
+    """
+    problem, loss, totals = rows.problem, rows.problem.loss, rows.totals
+    d, ratio = problem.num_features, problem.model.scale / rows.coordinates.scale
+    summed, is_measured = accumulated(len(rows.features)), bool(l1[0] > 0) and not bool(l2[0] > 0)
+    sums, theta, excess = at.slopes, at.residuals, torch.zeros_like(at.loss)
+    conductance = of_room = excess
+    rounding = 8 * UNIT_ROUNDOFF * totals
+    if problem.intercept:
+        spread = at.curvature * rows.weights
+        by_intercept = spread @ rows.features
+        conductance = by_intercept[..., -1]
+        shift = sums[..., -1] / conductance.clamp(min=1e-300)
+        # Beyond, there is no dual point.
+        conductance = torch.where(shift.abs() * loss.self_concordance <= MAX_FEASIBLE_SHIFT, conductance, 0.0)
+        sums = sums - shift.unsqueeze(-1) * by_intercept
+        # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
+        excess = shift.square() * conductance
+        if is_measured:
+            theta = theta - shift.unsqueeze(-1) * spread
+    if is_measured:
+        # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
+        strengths, coef, slopes = l1.view(-1, 1, 1) * ratio, point[..., :d], sums[..., :d]
+        room = 2 * summed * (2 * loss.max_curvature * at.loss).sqrt().unsqueeze(-1) * rows.squares.sqrt()[:, :d]
+        plain = (slopes.abs() / strengths).amax(-1, keepdim=True).clamp(min=1.0)
+        scale = (1 - 1e-12) / ((slopes.abs() + room) / strengths).amax(-1, keepdim=True).clamp(min=1.0)
+        theta, sums = theta * scale, sums * scale
+        of_room = (1 - plain * scale)[..., 0] * (coef * sums[..., :d]).abs().sum(-1)
+        excess, sizes = _excess(rows, at, theta)
+        rounding = rounding + (summed + 8 * UNIT_ROUNDOFF) * sizes  # the sums over the rows are as large, and cancel
+    gradient = at.slopes + F.pad(l2.view(-1, 1, 1) * ratio.square(), (0, int(problem.intercept))) * point
+    dual = DualPoints(sums, excess, rounding, conductance, of_room)
+    return bound_at_dual_points(rows, point, at.loss, at.value, gradient, dual, l2, l1)
+
+
+def bound_at_dual_points(
+    rows: BatchRows,
+    point: Tensor,
+    of_rows: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    dual: DualPoints,
+    l2: Tensor,
+    l1: Tensor,
+    predicted: bool = False,
+) -> BatchBound:
+    """Bounds f - f* of each problem by dual points; where one is not feasible only f* >= 0 is known.
+
+    Args:
+        rows: The rows.
+        point: As of `batch_bound`.
+        of_rows: The weighted loss there, (S, C).
+        value: f of each problem, (S, B).
+        gradient: The gradient of f without l1, (S, C, p).
+        dual: The dual points.
+        l2: As of `batch_bound`.
+        l1: As of `batch_bound`.
+        predicted: Whether the gradient is that of a dual point which a model predicts, and not of the point itself.
     """
     problem, own = rows.problem, rows.coordinates
     k, d, loss, model = problem.num_outputs, problem.num_features, problem.loss, problem.model
     ratio, totals = model.scale / own.scale, rows.totals
-    has_l2, has_l1, strengths = bool(l2[0] > 0), bool(l1[0] > 0), (l2, l1)
+    has_l2, has_l1, strengths = bool(l2[0] > 0), bool(l1[0] > 0), l1
     l2, l1 = l2.view(-1, 1, 1) * ratio.square(), l1.view(-1, 1, 1) * ratio
     coef = point[..., :d]
     summed = accumulated(len(rows.features))
@@ -99,52 +169,25 @@ def batch_bound(
     largest_logits = (point.abs() * reach).sum(-1) + (problem.largest_offset or 0.0) * totals.sqrt()
     logits_error = (d + 10) * UNIT_ROUNDOFF * largest_logits
     steepest = 2 * loss.max_curvature
-
-    # The dual point: the residuals, moved until they sum to 0, and with l1 alone scaled until it is feasible.
-    sums, theta, excess = at.slopes, at.residuals, torch.zeros_like(at.loss)
     # A residual of a probability near 1 has a large relative error.
-    feasible = at.loss > SATURATED_LOSS * totals
-    conductance, is_measured = excess, predicted or (has_l1 and not has_l2)
-    if problem.intercept:
-        spread = at.curvature * rows.weights
-        by_intercept = spread @ rows.features
-        conductance = by_intercept[..., -1]
-        shift = sums[..., -1] / conductance.clamp(min=1e-300)
-        feasible = feasible & (shift.abs() * loss.self_concordance <= MAX_FEASIBLE_SHIFT)
-        sums = sums - shift.unsqueeze(-1) * by_intercept
-        # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-        excess = shift.square() * conductance
-        if is_measured:
-            theta = theta - shift.unsqueeze(-1) * spread
-    rounding = 8 * UNIT_ROUNDOFF * totals
-    of_room = torch.zeros_like(at.loss)
-    if has_l1 and not has_l2:
-        # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
-        room = 2 * summed * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
-        plain = (sums[..., :d].abs() / l1).amax(-1, keepdim=True).clamp(min=1.0)
-        scale = (1 - 1e-12) / ((sums[..., :d].abs() + room) / l1).amax(-1, keepdim=True).clamp(min=1.0)
-        theta, sums = theta * scale, sums * scale
-        of_room = (1 - plain * scale)[..., 0] * (coef * sums[..., :d]).abs().sum(-1)
-    if is_measured:
-        excess, sizes = _excess(rows, at, theta)
-        rounding = rounding + (summed + 8 * UNIT_ROUNDOFF) * sizes  # the sums over the rows are as large, and cancel
-    excess = excess.clamp(min=0)
-    rounding = rounding + summed * (excess + 2 * rounding)
+    feasible = of_rows > SATURATED_LOSS * totals
+    excess = dual.excess.clamp(min=0)
+    rounding = dual.rounding + summed * (excess + 2 * dual.rounding)
     distance = (steepest * excess).sqrt()
-    size = (steepest * at.loss).sqrt() + distance
+    size = (steepest * of_rows).sqrt() + distance
     noise = summed * size.unsqueeze(-1) * reach[:, :d]
     if problem.intercept:
         # What rounding leaves of the sums over the rows is moved in proportion to the curvatures.
-        bound_of_sums = totals.sqrt() * size + 2 * MAX_FEASIBLE_SHIFT * conductance
-        off = sums[..., -1].abs() * (1 + UNIT_ROUNDOFF) + summed * bound_of_sums
-        conductance = conductance * (1 - summed)
+        bound_of_sums = totals.sqrt() * size + 2 * MAX_FEASIBLE_SHIFT * dual.conductance
+        off = dual.sums[..., -1].abs() * (1 + UNIT_ROUNDOFF) + summed * bound_of_sums
+        conductance = dual.conductance * (1 - summed)
         feasible = feasible & (off * loss.self_concordance <= MAX_FEASIBLE_SHIFT * conductance)
         cost = off.square() / conductance.clamp(min=1e-300)
         noise = noise + cost.sqrt().unsqueeze(-1) * reach[:, :d]
         rounding = rounding + cost + 2 * (excess * cost).sqrt()
 
     # The terms of the penalties.
-    slopes = sums[..., :d]
+    slopes = dual.sums[..., :d]
     noise = noise + 8 * UNIT_ROUNDOFF * (slopes.abs() + l2 * coef.abs())
     of_l1 = l1 * coef.abs()
     if has_l2:
@@ -157,20 +200,19 @@ def batch_bound(
     else:
         terms = coef * slopes + of_l1
         shrunk = (((slopes.abs() + noise) / l1).amax(-1) - 1).clamp(min=0, max=1)
-        rounding = rounding + (noise * coef.abs()).sum(-1) + shrunk * (at.loss + of_l1.sum(-1))
+        rounding = rounding + (noise * coef.abs()).sum(-1) + shrunk * (of_rows + of_l1.sum(-1))
     second = max(loss.max_curvature, 1.0) / 2
     rounding = rounding + (8 + 2 * d + k) * UNIT_ROUNDOFF * of_l1.sum(-1)
     rounding = rounding + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
-    of_room = torch.minimum(of_room, gap)
-    gap, rounding = gap - of_room, rounding + of_room
+    hidden = gap.clamp(max=dual.hidden)
+    gap, rounding = gap - hidden, rounding + hidden
     gap = torch.where(feasible & (gap + rounding).isfinite(), gap, math.inf)
 
     # f, and the point as it is stored.
-    steepness = loss.lipschitz * totals.sqrt() if math.isfinite(loss.lipschitz) else (steepest * at.loss).sqrt()
+    steepness = loss.lipschitz * totals.sqrt() if math.isfinite(loss.lipschitz) else (steepest * of_rows).sqrt()
     error = (2 * steepness * logits_error).unflatten(-1, (-1, k)).sum(-1)
-    error = error + 2 * (summed + (k * (d + 1) + 4) * UNIT_ROUNDOFF) * at.value.abs()
-    gradient = at.slopes + F.pad(l2, (0, int(problem.intercept))) * point
+    error = error + 2 * (summed + (k * (d + 1) + 4) * UNIT_ROUNDOFF) * value.abs()
     point, gradient = (one if problem.intercept else F.pad(one, (0, 1)) for one in (point, gradient))
     offsets = (coef.abs() / own.scale) @ (2 * own.center.abs() + model.center.abs())
     of_intercept = (d + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * point[..., -1].abs()
@@ -182,13 +224,13 @@ def batch_bound(
     stored = own.to(model, point.flatten(0, 1)).view_as(point)
     slope = own.gradient_to(model, gradient.flatten(0, 1)).view_as(point)
     if has_l1:
-        slope = smallest_subgradient(stored, slope, F.pad(strengths[1].view(-1, 1, 1).expand(-1, 1, d), (0, 1)))
+        slope = smallest_subgradient(stored, slope, F.pad(strengths.view(-1, 1, 1).expand(-1, 1, d), (0, 1)))
 
-    gap, rounding, of_rows = (one.unflatten(-1, (-1, k)).sum(-1) for one in (gap, rounding, at.loss))
-    known = gap + rounding <= at.value + error  # neither a loss nor a penalty is negative, so f* >= 0
-    gap, rounding = torch.where(known, gap, at.value + error), torch.where(known, rounding, 0.0)
+    gap, rounding, of_rows = (one.unflatten(-1, (-1, k)).sum(-1) for one in (gap, rounding, of_rows))
+    known = gap + rounding <= value + error  # neither a loss nor a penalty is negative, so f* >= 0
+    gap, rounding = torch.where(known, gap, value + error), torch.where(known, rounding, 0.0)
     stored, slope = (one.unflatten(1, (-1, k)) for one in (stored, slope))
-    return BatchBound(stored, slope, at.value, gap, of_rows, rounding, error)
+    return BatchBound(stored, slope, value, gap, of_rows, rounding, error)
 
 
 def _excess(rows: BatchRows, at: BatchEvaluation, theta: Tensor) -> tuple[Tensor, Tensor]:

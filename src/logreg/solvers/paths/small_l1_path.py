@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.batch_bounds import BatchBound
 from logreg.solvers.paths.l2_path import PathPoint, Strength
 from logreg.solvers.paths.small_folds import MAX_ROW_NUMBERS, BatchPaths, has_small_outputs
 from logreg.solvers.paths.strength_models import Ends, StrengthModels
@@ -43,9 +42,6 @@ MAX_STEPS = 30
 
 ROOM = 0.9
 """Part of the tolerance at which an estimated gap is enough, since the certified one is a little larger."""
-
-MAX_BOUND_NUMBERS = 2**17
-"""Logits, of several strengths, whose bounds are computed at once: 1 MiB."""
 
 
 def fits_several_at_once(problem: Problem, rows: MemoryRows, tolerance: float) -> bool:
@@ -76,7 +72,7 @@ def fit_small_l1_path(
     """
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         models = StrengthModels(problem, rows, strengths)
-        now, passes, waiting, bounds = models.start(start), np.zeros(len(strengths), dtype=np.int64), list[Ends](), []
+        now, passes, ends = models.start(start), np.zeros(len(strengths), dtype=np.int64), list[Ends]()
         most = min(MAX_RADIUS, max(MAX_TRIAL_NUMBERS // (2 * models.size) - 1, 0))
         # The model is made at ``center``, for the strengths from ``first`` to ``radius`` beyond the center.
         last, first, center, radius, steps = len(strengths) - 1, 0, 0, 0, 0
@@ -86,8 +82,8 @@ def fit_small_l1_path(
             which = np.array([*range(first, end + 1), *([following] if following > end else [])])
             new = models.evaluate(models.minima(now, center, which))
             passes[which] += 1
-            gaps, dual = models.gaps(now, new, which)
-            enough = ROOM * tolerance * models.values(new, which)
+            values, dual = models.values(new, which), models.gaps(now, new, which)
+            gaps, enough = dual.gap, ROOM * tolerance * values
             served = end + 1 - first
             is_near = gaps[:served] <= enough[:served]
             found = served if is_near.all() else int(is_near.argmin())
@@ -101,12 +97,8 @@ def fit_small_l1_path(
                 center, radius, steps = first, 0, steps + 1
                 continue
             found, steps = max(found, 1), 0
-            waiting.append(Ends.of(new, dual, found))
+            ends.append(Ends.of(new, values, dual, found))
             place = min(found + radius, len(which) - 1)
             now, center, first = new.at(place), int(which[place]), first + found
-            if first > last or sum(one.dual.size for one in waiting) >= MAX_BOUND_NUMBERS:
-                done = sum(len(one.dual) for one in waiting)
-                bounds.append(models.bounds(waiting, np.arange(first - done, first)))
-                waiting = []
-        joined = BatchBound(*(torch.cat(field) for field in zip(*bounds, strict=True)))
-        return BatchPaths(joined, torch.from_numpy(passes).unsqueeze(1)).of_problem(0, strengths, tolerance)
+        of_passes = torch.from_numpy(passes).unsqueeze(1)
+        return BatchPaths(models.bounds(ends), of_passes).of_problem(0, strengths, tolerance)

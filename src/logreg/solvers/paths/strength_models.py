@@ -14,13 +14,14 @@ import torch
 
 from logreg.losses import one_vs_rest
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds.batch_bounds import BatchBound, BatchEvaluation, BatchRows, batch_bound
+from logreg.solvers.bounds.batch_bounds import BatchBound, BatchRows, DualPoints, bound_at_dual_points
 from logreg.solvers.kernels import Array
 from logreg.solvers.l1_model import minimize_for_strengths, minimize_model
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.paths.l2_path import Strength
 from logreg.solvers.problem import Problem
-from logreg.solvers.small.small_l1 import TINY, clipped_dual
-from logreg.solvers.small.small_logistic import logistic_terms
+from logreg.solvers.small.small_l1 import FEASIBLE_MARGIN, TINY, clipped_dual
+from logreg.solvers.small.small_logistic import SQUARES_MARGIN, logistic_terms
 from logreg.solvers.small.small_newton import MAX_HALVINGS, standardized_rows
 from logreg.solvers.state import VALUE_ROUNDING
 
@@ -44,20 +45,36 @@ class Points(NamedTuple):
         return Points(*(field[place : place + 1] for field in self))
 
 
+class Dual(NamedTuple):
+    """Dual points of M strengths, and the gaps that they show."""
+
+    gap: Array
+    """The duality gap up to rounding, (M,)."""
+    sums: Array
+    """The sums of theta x over the rows, (M, K, P)."""
+    excess: Array
+    """The Fenchel-Young excess, (M, K)."""
+    sizes: Array
+    """Size of the terms of the excess, which cancel, (M, K)."""
+    conductance: Array
+    """Sum of the curvatures of the rows at the dual points, (M, K)."""
+
+
 class Ends(NamedTuple):
-    """The ends of the fits for M strengths, without a certificate yet."""
+    """The ends of the fits for M strengths, with all that their certificates need."""
 
     point: Array
     """See `Points`."""
     loss: Array
-    negated: Array
-    dual: Array
-    """Dual points, as probabilities of the wrong class, (M, K, n)."""
+    value: Array
+    """The objective, (M,)."""
+    dual: Dual
 
     @classmethod
-    def of(cls, points: Points, dual: Array, number: int) -> Ends:
-        """The first of some points, with their dual points."""
-        return cls(*(field[:number] for field in (points.point, points.loss, points.negated, dual)))
+    def of(cls, points: Points, value: Array, dual: Dual, number: int) -> Ends:
+        """The first of some points, with their objectives and their dual points."""
+        first = Dual(*(field[:number] for field in dual))
+        return cls(points.point[:number], points.loss[:number], value[:number], first)
 
 
 class StrengthModels:
@@ -99,7 +116,7 @@ class StrengthModels:
         values, wrong, curvature = logistic_terms(negated)
         return Points(point, negated, wrong, curvature, values @ self._weights)
 
-    def values(self, at: Points | Ends, which: Array) -> Array:
+    def values(self, at: Points, which: Array) -> Array:
         """The objectives at points of the strengths ``which``, (M,)."""
         sizes = np.abs(at.point)
         value: Array = (sizes * self._l1[which][:, None]).sum((1, 2))
@@ -120,13 +137,15 @@ class StrengthModels:
         result[:] = now.point
         l1, l2 = self._l1[which], self._l2[which]
         gradients, strong = (now.wrong * self._signed)[0] @ self._columns.T, 2 * l1.min(0) - self._l1[center]
-        for output, spread in enumerate(now.curvature[0] * self._weights):
+        for output, roots in enumerate(np.sqrt(now.curvature[0] * self._weights)):
             start, gradient = now.point[0, output], gradients[output]
             kept = ((start != 0) | (np.abs(gradient) >= strong)).nonzero()[0]
             if not len(kept):
                 continue
             columns, start, gradient = self._columns.take(kept, 0), start.take(kept), gradient.take(kept)
-            hessian, own_l1 = (columns * spread) @ columns.T, l1.take(kept, 1)
+            columns *= roots
+            # NumPy sees that the product is symmetric.
+            hessian, own_l1 = columns @ columns.T, l1.take(kept, 1)
             if not self._has_l2:
                 found = minimize_for_strengths(hessian, gradient, start, own_l1)
             else:
@@ -148,11 +167,10 @@ class StrengthModels:
             new = self.evaluate((now.point + new.point) / 2)
         return now
 
-    def gaps(self, now: Points, new: Points, which: Array) -> tuple[Array, Array]:
-        """The duality gaps at the minima of the models at a point, up to rounding, (M,), and their dual points.
+    def gaps(self, now: Points, new: Points, which: Array) -> Dual:
+        """The dual points that the models at a point predict at their minima, and the duality gaps there.
 
-        A dual point is that which the model predicts, clipped to probabilities, and with l1 alone scaled down until it
-        is feasible.
+        A dual point is clipped to probabilities, and with l1 alone scaled down until it is feasible.
 
         Args:
             now: The point.
@@ -160,45 +178,46 @@ class StrengthModels:
             which: Their strengths.
         """
         d, coef, l1, l2 = self._problem.num_features, new.point, self._l1[which][:, None], self._l2[which][:, None]
-        dual = now.wrong + now.curvature * (new.negated - now.negated)
-        dual = clipped_dual(self._problem, dual, self._minus_sign, self._weights)
-        sums = self._sums(dual * self._signed)
+        q = now.wrong + now.curvature * (new.negated - now.negated)
+        q = clipped_dual(self._problem, q, self._minus_sign, self._weights)
+        sums = self._sums(q * self._signed)
         if self._has_l2:
             held = np.sign(sums) * np.maximum(np.abs(sums) - l1, 0.0)
             off = (held + l2 * coef)[..., :d]
             terms = (np.square(off) / (2 * l2[..., :d])).sum((1, 2)) + (coef * (sums - held)).sum((1, 2))
         else:
             reach = (np.abs(sums[..., :d]) / l1[..., :d]).max((1, 2), initial=1.0)
-            scale = (1 / reach)[:, None, None]
-            dual *= scale
-            terms = (coef[..., :d] * sums[..., :d] * scale).sum((1, 2))
+            scale = ((1 - FEASIBLE_MARGIN * (reach > 1)) / reach)[:, None, None]
+            q *= scale
+            sums *= scale
+            terms = (coef[..., :d] * sums[..., :d]).sum((1, 2))
         terms += (np.abs(coef) * l1).sum((1, 2))
-        q, other = np.maximum(dual, TINY), np.maximum(1 - dual, TINY)
-        conjugate = q * np.log(q) + other * np.log(other)  # minus the entropy
-        excess = new.loss.sum(1) + ((conjugate - new.negated * dual) @ self._weights).sum(1)
-        return excess + terms, dual
+        other = 1 - q
+        # The conjugate is minus the entropy.
+        conjugate = (q * np.log(np.maximum(q, TINY)) + other * np.log(np.maximum(other, TINY))) @ self._weights
+        product = new.negated * q
+        excess = new.loss + conjugate - product @ self._weights
+        sizes = new.loss - conjugate + np.abs(product) @ self._weights
+        conductance = (q * other) @ self._weights if self._problem.intercept else np.ones_like(excess)
+        return Dual(excess.sum(1) + terms, sums, excess, sizes, conductance)
 
     def _sums(self, theta: Array) -> Array:
         """The sums of theta x over the rows, (M, K, P), of numbers (M, K, n)."""
         sums: Array = theta.reshape(-1, theta.shape[2]) @ self._columns.T
         return sums.reshape(*theta.shape[:2], -1)
 
-    def bounds(self, ends: Sequence[Ends], which: Array) -> BatchBound:
-        """Bounds f - f* at the ends of fits, of the strengths ``which`` in all, by their dual points."""
-        at, outputs = Ends(*(np.concatenate(field) for field in zip(*ends, strict=True))), len(self._targets)
-        weights = torch.from_numpy(self._weights)
-        rows = BatchRows(
-            self._problem,
-            self._coordinates,
-            self._features,
-            weights.expand_as(self._targets),
-            weights.sum().expand(outputs),
-            self._targets,
-            (weights @ self._features.square()).expand(outputs, -1),
-        )
-        theta, value = at.dual * self._signed, self.values(at, which)[:, None]
-        fields = at.loss, value, self._sums(theta), theta, at.dual * (1 - at.dual), at.negated * self._minus_sign
-        evaluation = BatchEvaluation(*(torch.from_numpy(field) for field in fields))
-        own = [self._strengths[one] for one in which]
-        l2, l1 = (torch.tensor(one, dtype=torch.float64) for one in ([s.l2 for s in own], [s.l1 for s in own]))
-        return batch_bound(rows, torch.from_numpy(at.point), evaluation, l2, l1, predicted=True)
+    def bounds(self, ends: Sequence[Ends]) -> BatchBound:
+        """Bounds f - f* at the ends of the fits of all strengths, in their order, by their dual points."""
+        joined = [np.concatenate([end[field] for end in ends]) for field in range(3)]
+        dual = Dual(*(np.concatenate(field) for field in zip(*(end.dual for end in ends), strict=True)))
+        total, outputs = self._problem.row_sum_scale * self._problem.total_weight, len(self._targets)
+        point, loss, value, sums, excess, sizes, conductance = map(torch.from_numpy, (*joined, *dual[1:]))
+        totals = point.new_full((outputs,), total)
+        weights = torch.from_numpy(self._weights).expand_as(self._targets)
+        squares = point.new_full((outputs, point.shape[2]), total * SQUARES_MARGIN)
+        rows = BatchRows(self._problem, self._coordinates, self._features, weights, totals, self._targets, squares)
+        l2, l1 = (point.new_tensor(one) for one in zip(*((s.l2, s.l1) for s in self._strengths), strict=True))
+        rounding = (accumulated(len(self._weights)) + 8 * UNIT_ROUNDOFF) * sizes + 8 * UNIT_ROUNDOFF * total
+        gradient = sums + torch.from_numpy(self._l2)[:, None] * point
+        theta = DualPoints(sums, excess, rounding, conductance)
+        return bound_at_dual_points(rows, point, loss, value[:, None], gradient, theta, l2, l1, predicted=True)

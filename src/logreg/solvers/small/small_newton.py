@@ -141,7 +141,7 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
         own -= center[:, None]
     scale = np.sqrt(np.square(own) @ shares)
     scale = np.where(scale > 1e-9 * np.abs(center), scale, 1.0)
-    own /= scale[:, None]
+    own *= (1 / scale)[:, None]  # takes far less time than a division
     of_rows = torch.from_numpy(shares * (problem.row_sum_scale * problem.total_weight)).unsqueeze(1)
     return torch.from_numpy(columns).T, of_rows, Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
 
