@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import logging
@@ -10,6 +11,7 @@ import pickle
 import shlex
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -153,6 +155,40 @@ def conf_is_read_once() -> Iterator[None]:
             lambda self, defaults, repo: once(repo, repr(defaults), lambda: compose(self, defaults, repo)),
         )
         patched.setattr(config_loader_impl, "create_defaults_list", list_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_copied_and_written_fast() -> Iterator[None]:
+    """What Hydra and OmegaConf do slowly in each command: copies, the parsing of the same overrides, and YAML."""
+    import yaml  # type: ignore[import-untyped]  # PyYAML brings no types
+    from hydra._internal.config_repository import CachingConfigRepository
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import omegaconf
+    from omegaconf._utils import get_omega_conf_dumper
+    from omegaconf.base import Metadata
+
+    parse_rule = OverridesParser.parse_rule
+    parse = cache(lambda text, rule: parse_rule(OverridesParser.create(), text, rule))
+
+    def copied(self: Metadata, memo: dict[int, Any]) -> Metadata:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)  # types and keys, which do not change
+        new.flags = None if self.flags is None else dict(self.flags)
+        new.resolver_cache = copy.deepcopy(self.resolver_cache) if self.resolver_cache else defaultdict(dict)
+        return new
+
+    def begin(self: CachingConfigRepository, delegate: Any) -> None:
+        self.delegate, self.cache = copy.copy(delegate), {}  # whose list of sources is made anew, never changed
+
+    class Dumper(yaml.CDumper):  # type: ignore[misc]  # as above
+        yaml_representers = get_omega_conf_dumper().yaml_representers
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Metadata, "__deepcopy__", copied, raising=False)
+        patched.setattr(CachingConfigRepository, "__init__", begin)
+        patched.setattr(OverridesParser, "parse_rule", lambda self, text, rule: copy.copy(parse(text, rule)))
+        patched.setattr(omegaconf, "get_omega_conf_dumper", lambda: Dumper)
         yield
 
 

@@ -415,7 +415,7 @@ def table(tmp_path: Path) -> Path:
     return write(tmp_path, x, y, offset.tolist())
 
 
-EPOCHS = ("max_epochs=200", "lr=0.1", "schedule=cosine", "precision=64")
+EPOCHS = ("max_epochs=60", "lr=0.1", "schedule=cosine", "precision=64")
 
 
 @pytest.mark.parametrize(

@@ -162,8 +162,9 @@ def truth(levels: int, rate: float) -> dict[str, float]:
     return {"auroc": found.auroc, "average_precision": found.average_precision}
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize(("rows", "rate", "levels"), [(40, 0.5, 0), (200, 0.15, 2)])
+@pytest.mark.parametrize(
+    ("rows", "rate", "levels", "grouped"), [(40, 0.5, 0, False), (40, 0.5, 0, True), (200, 0.15, 2, False)]
+)
 def test_nineteen_of_twenty_intervals_hold_the_true_value(
     rows: int, rate: float, levels: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from logreg.evaluation.temperature import WIDE_INTERVAL_RATIO, Calibration, fit_calibration
 from logreg.losses import LOSSES
 from logreg.losses.base import Loss
+from logreg.run.scoring import calibrate
 from logreg.training.checkpoint_reading import TrainedModel
 from models import Models
 from whole_runs import Answer, train
@@ -250,6 +251,24 @@ SUFFIX = {
     "safetensors": "safetensors",
     "torch_export": "pt2",
 }
+
+
+@pytest.mark.parametrize(("lr", "fits"), [("0.01", 1), ("1000", 2)])
+def test_the_best_model_is_calibrated_on_its_own_only_where_it_is_not_the_last(
+    lr: str, fits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def noted(*arguments: Any) -> Calibration:
+        calls.append(arguments)
+        return calibrate(*arguments)
+
+    monkeypatch.setattr("logreg.run.train.calibrate", noted)
+    run = train(tmp_path, "dataset=iris", f"lr={lr}", "l2=0", "max_epochs=2", "calibrate=temperature")
+    assert len(calls) == fits
+    best, last = (TrainedModel.load(run.folder / "checkpoints" / f"{name}.ckpt").module for name in ("best", "last"))
+    assert torch.equal(best.model.coef, last.model.coef) == (fits == 1)
+    assert (best.calibration == last.calibration) == (fits == 1)
 
 
 def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_be(

@@ -133,11 +133,11 @@ def test_maxima_of_samples_are_those_of_each_alone(name: str) -> None:
     design = Design((0, 1, 2), ("a", "b", "c", "intercept"), (), {}, outputs, tuple(map(str, outputs)), "0")
     likelihood = Likelihood(problem, rows, design, max(2, problem.num_outputs))
     start = maximize(likelihood, likelihood.evaluate(torch.zeros(design.shape, dtype=torch.float64))).parameters
-    (weights,) = resampled_weights(ones(40), 100, seed=4)
+    (weights,) = resampled_weights(ones(40), 30, seed=4)
     likelihood.passes = 0
     found, has_one = maximize_samples(likelihood, start, weights, 1e-4)
-    assert likelihood.passes < 100  # for each alone more than a thousand
-    assert 0 < int(has_one.sum()) < 100
+    assert likelihood.passes < 100  # for each alone some hundreds
+    assert 0 < int(has_one.sum()) < 30
     for own, mine, is_found in zip(weights, found, has_one.tolist(), strict=True):
         alone = Likelihood(problem, Reweighted(rows, own), design, likelihood.num_classes)
         if not is_found:

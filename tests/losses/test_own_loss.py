@@ -151,9 +151,9 @@ def test_gradient_descent_ends_with_a_certificate(loss: str) -> None:
     data = TensorDataModule(
         build_dataset("breast_cancer", {}), 64, {"val": 0.2, "test": 0.2}, standardize=True, dtype=torch.float64
     )
-    module = LogisticModule(data.facts, loss=loss, l2=1e-2, optimizer="sgd", lr=0.5, batch_size=64, max_epochs=100)
+    module = LogisticModule(data.facts, loss=loss, l2=1e-2, optimizer="sgd", lr=0.5, batch_size=64, max_epochs=40)
     trainer = pl.Trainer(
-        max_epochs=100,
+        max_epochs=40,
         precision="64-true",
         logger=False,
         enable_checkpointing=False,

@@ -186,6 +186,11 @@ def test_separated_classes_are_sent_to_a_penalty(tmp_path: Path, ask: Ask, refus
     assert ask(fitted(tmp_path, columns, "l2=1e-3"), "interval=bootstrap replicates=39")["interval"] == "bootstrap"
 
 
+@pytest.fixture(scope="module")
+def penalized(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fitted(tmp_path_factory.mktemp("penalized"), drawn(), "l2=1e-2")
+
+
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
@@ -201,9 +206,9 @@ def test_separated_classes_are_sent_to_a_penalty(tmp_path: Path, ask: Ask, refus
     ids=str,
 )
 def test_what_does_not_go_with_a_bootstrap(
-    typed: tuple[str, ...], answer: str, tmp_path: Path, refused: Callable[..., str]
+    typed: tuple[str, ...], answer: str, penalized: Run, refused: Callable[..., str]
 ) -> None:
-    assert answer in refused(fitted(tmp_path, drawn(), "l2=1e-2"), *typed)
+    assert answer in refused(penalized, *typed)
 
 
 def test_a_fit_short_of_its_optimum_has_no_bootstrap(tmp_path: Path, refused: Callable[..., str]) -> None:

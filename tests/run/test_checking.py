@@ -255,11 +255,18 @@ def test_influence_is_that_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     assert sum(by_row.values()) == pytest.approx(5, rel=1e-9)  # the number of parameters
 
 
+@pytest.fixture(scope="module")
+def of_parabola(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("parabola")
+    return fitted(folder, write_csv(folder, parabola()), "y")
+
+
 @pytest.mark.parametrize("typed", [("loss=cross_entropy",), ("dataset.positive=no",), ("precision=64",)], ids=" ".join)
-def test_the_form_of_the_fit_changes_no_check(typed: tuple[str, ...], tmp_path: Path, ask: Ask) -> None:
-    file = write_csv(tmp_path, parabola())
-    known = ask(fitted(tmp_path, file, "y"))
-    run = fitted(tmp_path, file, "y", *typed)
+def test_the_form_of_the_fit_changes_no_check(
+    typed: tuple[str, ...], of_parabola: Run, tmp_path: Path, ask: Ask
+) -> None:
+    known = ask(of_parabola)
+    run = fitted(tmp_path, Path(of_parabola.summary["config"]["dataset"]["path"]), "y", *typed)
     swapped = "dataset.positive=no" in typed
     for arguments in ("", "reference_class=yes"):
         other = ask(run, arguments)

@@ -24,9 +24,22 @@ RunCommand = Callable[..., Answer]
 OTHERS = [link for link in LINKS if link != "logit"]
 
 
-@pytest.mark.parametrize("link", OTHERS)
-def test_a_run_ends_with_what_is_known_of_its_optimum(link: str, tmp_path: Path) -> None:
-    run = train(tmp_path, f"link={link}", "l2=0.1", "optimizer=newton")
+@pytest.fixture(scope="module", params=OTHERS)
+def link(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def of_link(link: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of the link; tests may not change the run."""
+    here = tmp_path_factory.mktemp(link)
+    train(here, f"link={link}", "l2=0.1", "optimizer=newton")
+    return here
+
+
+def test_a_run_ends_with_what_is_known_of_its_optimum(link: str, of_link: Path) -> None:
+    run = newest(of_link)
     found, loss = run.summary["optimality"], LOSSES[link]
     assert run.summary["objective"]["loss"] == link
     assert found["converged"] == loss.is_convex
@@ -69,10 +82,8 @@ def test_formats_give_the_probabilities_of_the_model(
     assert float(answer.out.split("agrees to ")[1].split()[0]) <= (1e-6 if kind == "onnx" else 1e-12)
 
 
-@pytest.mark.parametrize("link", OTHERS)
-def test_onnx_has_the_operators_of_each_link(link: str, run_command: RunCommand, tmp_path: Path) -> None:
-    train(tmp_path, f"link={link}", "l2=0.1", "optimizer=newton")
-    answer = run_command(tmp_path, "export", "format=onnx", "output=model.onnx")
+def test_onnx_has_the_operators_of_each_link(of_link: Path, run_command: RunCommand) -> None:
+    answer = run_command(of_link, "export", "format=onnx", "output=model.onnx")
     assert answer.code == 0, answer.err
     assert float(answer.out.split("agrees to ")[1].split()[0]) <= 1e-6
 

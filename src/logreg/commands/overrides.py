@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,31 +69,30 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
     Raises:
         ConfigError: Brackets or quotes of an argument are not in pairs.
     """
-    parser = OverridesParser.create()
-    parsed = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        brackets, inside = value[:1] + value[-1:], value[1:-1]
-        parts = [] if not inside or set(inside) & set("[]{}$'\"") else inside.split(",")
-        as_text = []
-        in_pairs = all(value.count(left) == value.count(right) for left, right in ("[]", "{}"))
-        if value[:1] not in ("[", "{") and in_pairs and "${" not in value and not set(value) & set("'\""):
-            as_text = [f"{key}={quoted(value)}"]
-        elif parts and brackets == "[]":
-            as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in parts)}]"]
-        elif parts and brackets == "{}":
-            pairs = [part.partition(":") for part in parts]
-            as_text = [f"{key}={{{','.join(f'{name}:{quoted(text.strip())}' for name, _, text in pairs)}}}"]
-        for line in (argument, *as_text):
-            with suppress(HydraException):
-                parsed.append(parser.parse_override(line))
-                break
-        else:
-            has_quotes = value[:1] not in ("[", "{", "'", '"') and not {"'", '"'}.isdisjoint(value)
-            in_quotes = f'{key}="{escaped(value, chr(34))}"'.replace("'", "'\\''")
-            advice = f" Text that has quotes stands in quotes: '{in_quotes}'." if has_quotes else ""
-            raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.{advice}")
-    return parsed
+    return [_parse_override(argument) for argument in arguments]
+
+
+@lru_cache(maxsize=1024)  # a command reads each of its settings, fewer than these, five times
+def _parse_override(argument: str) -> Override:
+    key, _, value = argument.partition("=")
+    brackets, inside = value[:1] + value[-1:], value[1:-1]
+    parts = [] if not inside or set(inside) & set("[]{}$'\"") else inside.split(",")
+    as_text = []
+    in_pairs = all(value.count(left) == value.count(right) for left, right in ("[]", "{}"))
+    if value[:1] not in ("[", "{") and in_pairs and "${" not in value and not set(value) & set("'\""):
+        as_text = [f"{key}={quoted(value)}"]
+    elif parts and brackets == "[]":
+        as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in parts)}]"]
+    elif parts and brackets == "{}":
+        pairs = [part.partition(":") for part in parts]
+        as_text = [f"{key}={{{','.join(f'{name}:{quoted(text.strip())}' for name, _, text in pairs)}}}"]
+    for line in (argument, *as_text):
+        with suppress(HydraException):
+            return OverridesParser.create().parse_override(line)
+    has_quotes = value[:1] not in ("[", "{", "'", '"') and not {"'", '"'}.isdisjoint(value)
+    in_quotes = f'{key}="{escaped(value, chr(34))}"'.replace("'", "'\\''")
+    advice = f" Text that has quotes stands in quotes: '{in_quotes}'." if has_quotes else ""
+    raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.{advice}")
 
 
 def quoted(text: str) -> str:

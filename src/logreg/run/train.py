@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from logreg.config import SECTIONS, SETTINGS, RunConfig
@@ -292,11 +293,18 @@ def _certificate(
 
 
 def _calibrate(module: LogisticModule, data: TensorDataModule, checkpoints: Checkpoints) -> Calibration:
-    """Fits the calibration of the model and of best.ckpt, and writes each into its checkpoint; returns the first."""
+    """Fits the calibration of the model and of best.ckpt, where it is another, and writes each into its checkpoint.
+
+    Returns:
+        The calibration of the model.
+    """
     module.calibration = calibrate(module, data)
     checkpoints.amend(checkpoints.last_path, calibration=module.calibration.as_dict())
     best = TrainedModel.load(checkpoints.best_path).module
-    checkpoints.amend(checkpoints.best_path, calibration=calibrate(best, data).as_dict())
+    pairs = zip(best.parameters(), module.parameters(), strict=True)
+    is_last = all(torch.equal(one, other.cpu()) for one, other in pairs)
+    of_best = module.calibration if is_last else calibrate(best, data)
+    checkpoints.amend(checkpoints.best_path, calibration=of_best.as_dict())
     return module.calibration
 
 
