@@ -321,11 +321,14 @@ def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: Run
     assert run_command(tmp_path, "evaluate", "dataset.path=dots.csv", "dataset.decimal=.").code == 0
     assert run_command(tmp_path, "predict", "x=1,5", "n=2").out == answers["dots"][0]
     assert run_command(tmp_path, "predict", "input=dots.csv", "decimal=.").out == answers["dots"][1]
-    answer = run_command(tmp_path, "predict", "input=dots.csv")
-    assert (answer.code, answer.err.partition(". ")[2]) == (
-        2,
-        "Write numbers with a comma before the decimals and nothing else around them; leave missing ones empty.\n",
-    )
+    for more in ((), ("keep=[x]",)):
+        answer = run_command(tmp_path, "predict", "input=dots.csv", *more)
+        assert (answer.code, answer.err) == (
+            2,
+            "`input` must hold numbers where the model learned from numbers, got '0.000' in column 'x' [in dots.csv]. "
+            "Set decimal=. if all columns have it before the decimals. Else write numbers with a comma before the "
+            "decimals and nothing else around them; leave missing ones empty.\n",
+        )
 
 
 FAULTS = {
@@ -342,14 +345,14 @@ FAULTS = {
     **{
         file: (
             f"`input` must hold numbers where the model learned from numbers, got '{word}' in column "
-            f"'size' [in {file}]. "
-            "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
+            f"'size' [in {file}]. {advice}"
+            "rite numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
         )
-        for file, word in (
-            ("text.csv", "large"),
-            ("comma.csv", "7,25"),
-            ("hexadecimal.csv", "large"),
-            ("mixed.csv", "0x1F"),
+        for file, word, advice in (
+            ("text.csv", "large", "W"),
+            ("comma.csv", "7,25", "Set decimal=, if all columns have it before the decimals. Else w"),
+            ("hexadecimal.csv", "large", "W"),
+            ("mixed.csv", "0x1F", "W"),
         )
     },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
