@@ -31,7 +31,7 @@ from logreg.commands.predicting import (
     print_counts,
 )
 from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_free
 from logreg.launchers import placement
@@ -263,6 +263,13 @@ def _check_combinations(typed: TypedArguments) -> None:
     for key in ("output", "keep", "drop", "separator", "decimal") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
+    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
+        advice = "Relative paths start at the current folder."
+        if "://" in values["input"]:
+            advice = "Addresses are for training: copy the files to this machine."
+        elif set(values["input"]) & set("*?["):
+            advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
+        raise DatasetNotFoundError(f"`input` must be there, and {values['input']} is missing. {advice}")
     # not Path.resolve, which raises where links form a circle
     if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
         what = "folder" if Path(values["input"]).is_dir() else "file"

@@ -44,7 +44,7 @@ from logreg.data.formats.text_tables import (
     word_among_numbers,
 )
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
 from logreg.rows import BLOCK_ROWS
 from logreg.terminal import counted
@@ -131,14 +131,9 @@ class NewRowsReader:
             The number of rows, or ``None`` where it is not known beforehand; and the blocks.
 
         Raises:
-            LogregError: The input does not exist, is broken, or is not of the kind that the model was trained on.
+            LogregError: The input is broken, or is not of the kind that the model was trained on.
         """
         file = Path(path)
-        if path != STANDARD_INPUT and not file.exists():
-            advice = "Relative paths start at the current folder."
-            if set(path) & set("*?["):
-                advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
-            raise DatasetNotFoundError(f"`input` must be there, and {path} is missing. {advice}")
         is_image_file = file.suffix.lower() in IMAGE_SUFFIXES
         if self.facts.image_shape or self.facts.backbone:
             if file.is_dir() or is_image_file:
