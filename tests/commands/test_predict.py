@@ -479,7 +479,7 @@ MISTAKES = {
     ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
     ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
     ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict beside input=. `--help` lists the keys.",
-    ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
+    ("toy", ("input=-", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
     ("softmax", ("hours=3", "threshold=0.3")): (
         "`threshold` must go with two classes, and the model has 3. Leave it out."
     ),

@@ -263,13 +263,6 @@ def _check_combinations(typed: TypedArguments) -> None:
     for key in ("output", "keep", "drop", "separator", "decimal") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
-    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
-        advice = "Relative paths start at the current folder."
-        if "://" in values["input"]:
-            advice = "Addresses are for training: copy the files to this machine."
-        elif set(values["input"]) & set("*?["):
-            advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
-        raise DatasetNotFoundError(f"`input` must be there, and {values['input']} is missing. {advice}")
     # not Path.resolve, which raises where links form a circle
     if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
         what = "folder" if Path(values["input"]).is_dir() else "file"
@@ -280,6 +273,13 @@ def _check_combinations(typed: TypedArguments) -> None:
             raise ConfigError(
                 f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
+    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
+        advice = "Relative paths start at the current folder."
+        if "://" in values["input"]:
+            advice = "Addresses are for training: copy the files to this machine."
+        elif set(values["input"]) & set("*?["):
+            advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
+        raise DatasetNotFoundError(f"`input` must be there, and {values['input']} is missing. {advice}")
 
 
 def _separator(trained: TrainedModel, typed: str | None) -> str | None:

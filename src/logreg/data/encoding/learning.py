@@ -463,11 +463,9 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
     listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)
     problem = f"columns must hold usable values, and {len(faults):,} do not [in {columns.source}]: {listed}."
     leaves_columns = others or any(key != "dataset.drop" for key in named)
-    if not leaves_columns:
-        return f"{problem} Fix the {'table' if columns.in_python else 'file'}."
     if columns.in_python:
-        return f"{problem} Fix the table, or set {', '.join(typed)}."
-    advice = f"Fix the file, or type: {' '.join(typed)}"
+        return f"{problem} Fix the table, or set {', '.join(typed)}." if leaves_columns else f"{problem} Fix the table."
+    advice = f"Fix the file, or type: {' '.join(typed)}" if leaves_columns else "Fix the file."
     advices = (or_other_decimal_of(advice, fault.series.levels, columns) for fault in faults)
     return f"{problem} {next((longer for longer in advices if longer != advice), advice)}"
 
