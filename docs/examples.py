@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,4 +120,8 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ..
 
 
 if __name__ == "__main__":
-    write_examples()
+    try:
+        write_examples()
+    except OSError as error:  # a folder that cannot be written to, a full disk
+        sys.stderr.write(f"{FOLDER}/ must be a folder that can be written to: {error}. Go to another folder.\n")
+        sys.exit(2)

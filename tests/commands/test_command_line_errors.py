@@ -683,6 +683,19 @@ def test_an_option_does_not_take_a_setting_for_its_value(run_train: Callable[[st
     assert "\nl2: 0.5\n" in answer.out
 
 
+@pytest.mark.parametrize("option", ["--config-dir", "--config-name", "--config-path", "-cd"])
+def test_files_of_settings_elsewhere_are_refused_and_not_passed_over(
+    run_train: Callable[[str], Answer], option: str
+) -> None:
+    answer = run_train(f"{option}=mine experiment=toy_tutorial" if option != "-cd" else "-cd mine")
+    named = "--config-dir" if option == "-cd" else option
+    assert (answer.code, answer.err) == (
+        2,
+        f"`{named}` must not be used: settings are files of {CONF}. "
+        "Add yours there, such as experiment/NAME.yaml, or type its settings.\n",
+    )
+
+
 def test_a_name_that_looks_like_a_number_is_typed_in_quotes(run_train: Callable[[str], Answer]) -> None:
     typed = "dataset=table dataset.target=y l2=1 report=brief"
     answer = run_train(f"{typed} dataset.path=2024")

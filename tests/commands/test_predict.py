@@ -297,6 +297,46 @@ NEW = {
 """Files that are no good."""
 
 
+def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name_is_made(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "a home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    rows = [f"{row / 8:.3f},{'yes' if row % 3 else 'no'}" for row in range(100)]
+    (home / "old.csv").write_text("\n".join(["x,y", *rows]))
+    (home / "new.csv").write_text("x\n1\n2\n")
+    np.savez(home / "matrix.npz", features=np.arange(60.0).reshape(20, 3), labels=[0, 1] * 10)
+    for typed in (
+        ("train", "dataset=table", "dataset.path=~/old.csv", "dataset.target=y", "l2=0.1", "hydra.run.dir=~/run"),
+        ("train", "dataset=features", 'dataset.path="~/matrix.npz"', "l2=0.1", "hydra.run.dir=~/other"),
+        ("predict", "ckpt_path=~/run", "input=~/new.csv", "output=~/predicted.csv"),
+        ("evaluate", "ckpt_path=~/run", "output=~/scores.json"),
+        ("export", "ckpt_path=~/run", "format=json", "output=~/model.json"),
+    ):
+        answer = run_command(here, *typed)
+        assert answer.code == 0, answer.err
+    made = {"run", "other", "predicted.csv", "scores.json", "model.json"}
+    assert made < {path.name for path in home.iterdir()}
+    assert {path.name for path in here.iterdir()} <= {"runs"}
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("gone", "Relative paths start at the current folder."),
+        ("s3://bucket/rows", "Addresses are for training: copy the files to this machine."),
+        ("gone/*.csv", "It is no pattern: name one file, or a folder of files with output=FOLDER."),
+    ],
+)
+def test_an_input_that_is_missing_is_said_before_anything_of_the_output(
+    path: str, advice: str, tmp_path: Path, run_command: RunCommand
+) -> None:
+    answer = run_command(tmp_path, "predict", f"input={path}", "output=predictions")
+    assert (answer.code, answer.err) == (2, f"`input` must be there, and {path} is missing. {advice}\n")
+
+
 def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: RunCommand) -> None:
     rows = [f"{row / 8:.3f};{row % 7};{'yes' if row % 3 else 'no'}" for row in range(100)]
     for name, old, new in (("dots", "", ""), ("commas", ".", ",")):
@@ -321,11 +361,14 @@ def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: Run
     assert run_command(tmp_path, "evaluate", "dataset.path=dots.csv", "dataset.decimal=.").code == 0
     assert run_command(tmp_path, "predict", "x=1,5", "n=2").out == answers["dots"][0]
     assert run_command(tmp_path, "predict", "input=dots.csv", "decimal=.").out == answers["dots"][1]
-    answer = run_command(tmp_path, "predict", "input=dots.csv")
-    assert (answer.code, answer.err.partition(". ")[2]) == (
-        2,
-        "Write numbers with a comma before the decimals and nothing else around them; leave missing ones empty.\n",
-    )
+    for more in ((), ("keep=[x]",)):
+        answer = run_command(tmp_path, "predict", "input=dots.csv", *more)
+        assert (answer.code, answer.err) == (
+            2,
+            "`input` must hold numbers where the model learned from numbers, got '0.000' in column 'x' [in dots.csv]. "
+            "Set decimal=. if all columns have it before the decimals. Else write numbers with a comma before the "
+            "decimals and nothing else around them; leave missing ones empty.\n",
+        )
 
 
 FAULTS = {
@@ -342,14 +385,14 @@ FAULTS = {
     **{
         file: (
             f"`input` must hold numbers where the model learned from numbers, got '{word}' in column "
-            f"'size' [in {file}]. "
-            "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
+            f"'size' [in {file}]. {advice}"
+            "rite numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
         )
-        for file, word in (
-            ("text.csv", "large"),
-            ("comma.csv", "7,25"),
-            ("hexadecimal.csv", "large"),
-            ("mixed.csv", "0x1F"),
+        for file, word, advice in (
+            ("text.csv", "large", "W"),
+            ("comma.csv", "7,25", "Set decimal=, if all columns have it before the decimals. Else w"),
+            ("hexadecimal.csv", "large", "W"),
+            ("mixed.csv", "0x1F", "W"),
         )
     },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
@@ -436,7 +479,7 @@ MISTAKES = {
     ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
     ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
     ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict beside input=. `--help` lists the keys.",
-    ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
+    ("toy", ("input=-", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
     ("softmax", ("hours=3", "threshold=0.3")): (
         "`threshold` must go with two classes, and the model has 3. Leave it out."
     ),

@@ -687,6 +687,18 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
         Y,
         None,
     ),
+    r"X must hold numbers: .* Encode text first, for example with TableEncoder\.$": (
+        ValueError,
+        pd.DataFrame({"c": pd.Categorical(["hi", "lo"] * 75), "i": pd.array([1, None] * 75, "Int64")}),
+        Y,
+        None,
+    ),
+    r"X must hold numbers, and a column holds dates or times\. Make numbers of them first": (
+        ValueError,
+        pd.DataFrame({"x": X[:, 0], "when": pd.date_range("2024-01-01", periods=150)}),
+        Y,
+        None,
+    ),
     r"must be in the form CSR, got sparse_coo\. Give features\.to_sparse_csr\(\)": (
         ValueError,
         torch.from_numpy(X).to_sparse(),

@@ -19,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatterSciNotation
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from legends import assert_the_legend_is_below
 from logreg.evaluation.held_out import Evaluation, evaluate
 from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.threshold import best_threshold
@@ -81,6 +82,7 @@ def test_the_curves_are_those_of_scikit_learn() -> None:
     figure = roc_and_precision_recall(predicted, evaluation, facts_of(2), "made")
     drawn(figure)
     assert figure is not None
+    assert_the_legend_is_below(figure)
     p, y = predicted.probabilities[:, 1].numpy(), predicted.labels.numpy()
     fallout, recall, _ = roc_curve(y, p, drop_intermediate=False)
     x, ours = next(line for line in figure.axes[0].lines if "AUROC" in str(line.get_label())).get_data()
@@ -251,6 +253,7 @@ def test_the_curves_of_a_training() -> None:
     figure = loss_curves(history, "made")
     drawn(figure)
     assert figure is not None
+    assert_the_legend_is_below(figure)
     assert {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines} == {
         "loss/train": [0.9, 0.5, 0.4],
         "loss/val": [1.0, 0.7, 0.6],
@@ -333,8 +336,7 @@ def test_few_rows_are_counted_in_whole_rows_and_every_point_is_seen() -> None:
     assert all(tick == int(tick) for tick in lower.get_yticks())
     low, high = upper.get_ylim()
     assert low < 0 < 1 < high
-    (legend,) = figure.legends
-    assert legend.get_window_extent().y1 <= lower.get_window_extent().y0  # outside: points may be anywhere
+    assert_the_legend_is_below(figure)
 
 
 class Page(HTMLParser):

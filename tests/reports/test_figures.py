@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
+from legends import assert_the_legend_is_below
 from logreg.evaluation.path_row import PathRow
 from logreg.facts import DataFacts
 from logreg.reports.figures import (
@@ -27,6 +28,7 @@ from logreg.reports.figures import (
     lettered,
     path_curve,
     probability_curve,
+    search_history,
 )
 from whole_runs import Answer
 
@@ -90,13 +92,20 @@ def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write
 # probability
 
 
+def test_no_legend_covers_a_point() -> None:
+    facts = DataFacts("made", 1, ("no", "y" * 60), {"train": 4}, feature_names=("x",))
+    features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
+    assert_the_legend_is_below(probability_curve(0.1, -0.25, facts, features, labels_of, "flat"))
+    trials = [("complete", 0.1), ("pruned", None), ("fail", None), ("complete", 1.0)]
+    assert_the_legend_is_below(search_history(trials, "made"))
+
+
 def test_classes_of_any_name_are_in_the_legend() -> None:
     facts = DataFacts("made", 1, ("_no", "$yes$"), {"train": 4}, feature_names=("x" * 200,))
     features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
     figure = probability_curve(1.5, -3.75, facts, features, labels_of, "title")
     FigureCanvasAgg(figure).draw()
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
+    legend = assert_the_legend_is_below(figure)
     assert [text.get_text() for text in legend.get_texts()] == [r"p(\$yes\$)", " _no", r"\$yes\$"]
     assert len(figure.axes[0].get_xlabel()) <= 60
 
@@ -163,11 +172,9 @@ def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
     for axes, expected in ((upper, 0.3), (lower, 0.7)):
         (star,) = [line for line in axes.lines if line.get_marker() == "*" and len(np.ravel(line.get_xdata()))]
         assert np.ravel(np.asarray(star.get_data())).tolist() == pytest.approx([0.01, expected])
-    (legend,) = figure.legends
-    texts = [text.get_text() for text in legend.get_texts()]
+    texts = [text.get_text() for text in assert_the_legend_is_below(figure).get_texts()]
     assert "best log loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
     assert "strongest within one standard error: l2 = 0.1" in texts
-    assert legend.get_window_extent().y1 <= lower.get_window_extent().y0
     assert upper.get_ylim()[1] > 0.7  # the band is whole
 
 

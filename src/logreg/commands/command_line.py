@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def run_command(
         Exception: A bug, with its traceback.
     """
     early_end = EarlyEnd() if early_end is None else early_end
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    typed = [with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
         placed = placement()
     except ConfigError as error:
@@ -129,6 +130,19 @@ def run_command(
             early_end.after_interrupt(interrupt)
             return 130
         return code
+
+
+def with_home(word: str) -> str:
+    """An argument with the path of the home folder for a "~" behind its "=", which not every shell fills in.
+
+    Example:
+        >>> with_home("dataset.path=~/rows.csv").startswith("dataset.path=~")
+        False
+        >>> with_home("~schedule"), with_home("x=a~/b")
+        ('~schedule', 'x=a~/b')
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  # text stays text
+    return re.sub(r"\A([^=]*=['\"]?)~(?=[/'\"]|\Z)", lambda found: found[1] + home, word)
 
 
 def print_alone(placed: Placement) -> None:

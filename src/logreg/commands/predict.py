@@ -31,7 +31,7 @@ from logreg.commands.predicting import (
     print_counts,
 )
 from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_output
 from logreg.launchers import placement
@@ -273,6 +273,13 @@ def _check_combinations(typed: TypedArguments) -> None:
             raise ConfigError(
                 f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
+    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
+        advice = "Relative paths start at the current folder."
+        if "://" in values["input"]:
+            advice = "Addresses are for training: copy the files to this machine."
+        elif set(values["input"]) & set("*?["):
+            advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
+        raise DatasetNotFoundError(f"`input` must be there, and {values['input']} is missing. {advice}")
 
 
 def _separator(trained: TrainedModel, typed: str | None) -> str | None:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from logreg.commands.command_line import ROOT, check_root
 from logreg.commands.overrides import (
+    CONF,
     check_groups,
     expand_backbone,
     file_as_dataset,
@@ -120,11 +121,18 @@ def _read_options(options: Sequence[str]) -> argparse.Namespace:
         ConfigError: An option is unknown, or goes without another one.
     """
     for option in options:
-        if option.startswith("-") and not any(known.startswith(option) for known in _parser()._option_string_actions):
+        word = option.partition("=")[0]
+        if option.startswith("-") and not any(known.startswith(word) for known in _parser()._option_string_actions):
             raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
     read = _parser().parse_args(options)
     if read.experimental_rerun is not None:
         raise ConfigError("`--experimental-rerun` must not be used: it runs what is pickled. See ckpt_path.")
+    for option in ("config_dir", "config_name", "config_path"):
+        if getattr(read, option) is not None:
+            raise ConfigError(
+                f"`--{option.replace('_', '-')}` must not be used: settings are files of {CONF}. "
+                "Add yours there, such as experiment/NAME.yaml, or type its settings."
+            )
     if (read.resolve or read.package) and not (read.cfg or read.info):
         raise ConfigError(f"`{'--resolve' if read.resolve else '--package'}` must go with --cfg job.")
     modes = {"-m": read.multirun, "--cfg": read.cfg, "--run": read.run, "--info": read.info}

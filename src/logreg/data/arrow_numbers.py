@@ -14,6 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A finite number in a text file."""
+
 TYPE_WORDS = {
     "(dictionary<values=)?(large_)?string": "text",
     "u?int[0-9]|halffloat|float|double|decimal": "numbers",
@@ -117,3 +120,25 @@ def text_array(texts: Sequence[str]) -> pa.Array:
     builder = pa.lib.StringBuilder()
     builder.append_values(list(texts))
     return builder.finish()
+
+
+def is_number(text: str, decimal: str = ".") -> bool:
+    """Whether a cell of a text file is a number, with ``decimal`` before the decimals."""
+    if decimal != ".":
+        text = text.replace(".", "dot").replace(decimal, ".")
+    return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
+
+
+def or_other_decimal(advice: str, words: Sequence[str], decimal: str, key: str) -> str:
+    """The advice, after that to set the other decimal mark where this makes numbers of all words.
+
+    Args:
+        advice: What to do else, one sentence.
+        words: Words in the place of numbers.
+        decimal: Character before the decimals.
+        key: The key that sets it.
+    """
+    other = "," if decimal == "." else "."
+    if words and all(is_number(word, other) for word in words):
+        return f"Set {key}={other} if all columns have it before the decimals. Else {advice[0].lower()}{advice[1:]}"
+    return advice

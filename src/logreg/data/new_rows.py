@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from logreg.csr import is_sparse, place_not_finite
+from logreg.data.arrow_numbers import is_number
 from logreg.data.blocks import CACHED_BLOCK_BYTES
-from logreg.data.encoding.columns import is_number, read_columns
+from logreg.data.encoding.columns import read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES, PARQUET_SUFFIXES, row_groups
@@ -31,12 +32,19 @@ from logreg.data.formats.images import (
     open_image,
     to_8_bits,
 )
-from logreg.data.formats.table_errors import lacking_column, number_advice
+from logreg.data.formats.table_errors import lacking_column, number_error
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.formats.text_tables import LIKELY_SEPARATORS, SEPARATORS, TextOptions, mark_missing, numbers_of
+from logreg.data.formats.text_tables import (
+    LIKELY_SEPARATORS,
+    SEPARATORS,
+    TextOptions,
+    mark_missing,
+    numbers_of,
+    word_among_numbers,
+)
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
 from logreg.rows import BLOCK_ROWS
 from logreg.terminal import counted
@@ -123,14 +131,9 @@ class NewRowsReader:
             The number of rows, or ``None`` where it is not known beforehand; and the blocks.
 
         Raises:
-            LogregError: The input does not exist, is broken, or is not of the kind that the model was trained on.
+            LogregError: The input is broken, or is not of the kind that the model was trained on.
         """
         file = Path(path)
-        if path != STANDARD_INPUT and not file.exists():
-            advice = "Relative paths start at the current folder."
-            if set(path) & set("*?["):
-                advice = "It is no pattern: name one file, or a folder of files with output=FOLDER."
-            raise DatasetNotFoundError(f"`input` must be there, and {path} is missing. {advice}")
         is_image_file = file.suffix.lower() in IMAGE_SUFFIXES
         if self.facts.image_shape or self.facts.backbone:
             if file.is_dir() or is_image_file:
@@ -508,10 +511,8 @@ def _numbers(column: Any, name: str, source: str, decimal: str) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    texts = pc.utf8_trim_whitespace(column)
     try:
-        return numbers_of(pc.utf8_trim_whitespace(column), decimal)
+        return numbers_of(texts, decimal)
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
-            f"{number_advice(decimal)}"
-        ) from error
+        raise number_error(source, "input", word_among_numbers(texts, decimal), name, decimal) from error

@@ -105,12 +105,17 @@ def _checked(estimator: Any, *rows: Any, **options: Any) -> Any:
     """The rows as scikit-learn's `validate_data` returns them, floating; it does not look for missing values.
 
     Raises:
-        ValueError: X has text, or scikit-learn refuses the rows.
+        ValueError: X has text or times, or scikit-learn refuses the rows.
     """
     try:
         return validate_data(estimator, *rows, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr", **options)
-    except ValueError as error:
-        if "could not convert string to float" not in str(error):
+    except np.exceptions.DTypePromotionError as error:
+        raise DataError(
+            "X must hold numbers, and a column holds dates or times. "
+            "Make numbers of them first, such as days since a start, or leave the column out."
+        ) from error
+    except ValueError as error:  # the latter where pandas converts a categorical beside columns of other types
+        if not any(words in str(error) for words in ("could not convert string to float", "Cannot cast")):
             raise
         raise DataError(f"X must hold numbers: {error}. Encode text first, for example with TableEncoder.") from error
 

@@ -24,7 +24,7 @@ from logreg.evaluation.predicted import Predicted
 from logreg.evaluation.ranking import Steps
 from logreg.facts import DataFacts
 from logreg.inference.results import CoefficientTable
-from logreg.reports.figures import label, label_powers, labels
+from logreg.reports.figures import label, label_powers, labels, legend_below
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
 from logreg.reports.wording import typed_threshold, units_in_words
@@ -79,7 +79,7 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
         )
         other.set(yscale="log", ylabel="upper bound on objective - minimum, nats")
         label_powers(other.yaxis)
-    axes.legend(handles=handles, loc="best")
+    legend_below(figure, handles, columns=3)
     return figure
 
 
@@ -122,7 +122,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=y)
     rows = len(predicted.labels)
     upper.set_title(f"{title}, {counted(rows, 'row')}", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # points may be anywhere
+    legend_below(figure, columns=2)
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, BINS + 1)
     lower.bar(edges[:-1], total.numpy(), width=1 / BINS, align="edge", color=BLUE, alpha=0.6, edgecolor="white")
@@ -180,9 +180,9 @@ def roc_and_precision_recall(
     right.set(xlabel=f"recall of {name}", ylabel="precision")
     for axes in (left, right):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        axes.legend(loc="lower right" if axes is left else "lower left", fontsize=8)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
+    legend_below(figure, columns=2)
     return figure
 
 

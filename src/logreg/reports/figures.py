@@ -159,6 +159,18 @@ def label_powers(axis: Axis) -> None:
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
+def legend_below(figure: Figure, handles: Sequence[Any] | None = None, columns: int = 1) -> None:
+    """Adds the legend below the axes: curves and points may be anywhere inside, and names may be long.
+
+    Args:
+        figure: Has a constrained layout.
+        handles: What has an entry, in order; all that has a label where ``None``.
+        columns: Number of columns of entries.
+    """
+    more = {} if handles is None else {"handles": handles}
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, **more)
+
+
 def probability_curve(
     coef: float,
     intercept: float,
@@ -211,9 +223,9 @@ def probability_curve(
             zorder=3,
         )
     axes.set(xlim=(low, high), ylim=(0, 1), xlabel=feature, ylabel=f"probability of {positive}")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=11, pad=10)  # markers of class 1 are half above the axes
     axes.grid(alpha=0.3)
-    axes.legend(loc="center right")
+    legend_below(figure, columns=3)
     return figure
 
 
@@ -330,7 +342,7 @@ def path_curve(
     entries = sorted(
         zip(*upper.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in ("train", words, within)
     )
-    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    legend_below(figure, [handle for handle, _ in entries])
     return figure
 
 
@@ -428,7 +440,7 @@ def search_history(
     axes.set(xlabel="trial", ylabel=score, title=f"{title}: trials")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend()
+    legend_below(figure, columns=4)
     return figure
 
 

@@ -8,6 +8,7 @@ import pyarrow.fs
 import pytest
 
 from logreg.data.formats.find_shards import find_shards, folder_values
+from logreg.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,42 @@ def test_only_folders_that_a_pattern_leads_to_are_listed(
     shards = find_shards(f"{tmp_path}/{pattern}", "dataset.path")
     assert [str(PurePosixPath(shard.path).relative_to(tmp_path)) for shard in shards.shards] == found
     assert listed is None or seen == listed
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.csv"])
+def test_links_are_followed_but_not_into_their_own_folder(pattern: str, tmp_path: Path) -> None:
+    for name in ("here/a.csv", "there/b.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x,y\n")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "here" / "circle").symlink_to(tmp_path / "here")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "itself").symlink_to("itself")
+    shards = find_shards(f"{tmp_path}/here{pattern}", "dataset.path")
+    assert [shard.path.removeprefix(f"{tmp_path}/here/") for shard in shards.shards] == ["a.csv", "link/b.csv"]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_name_that_has_the_letters_of_a_pattern_is_no_pattern(prefix: str, tmp_path: Path) -> None:
+    for name in ("rows [1]/a.csv", "rows 1/b.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x,y\n")
+    found = [
+        [shard.path.removeprefix(f"{tmp_path}/") for shard in find_shards(f"{prefix}{tmp_path}/{name}", "key").shards]
+        for name in ("rows [1]", "rows [1]/a.csv", "rows ?")
+    ]
+    assert found == [["rows [1]/a.csv"], ["rows [1]/a.csv"], ["rows 1/b.csv"]]
+
+
+@pytest.mark.parametrize("path", ["", "/*", "/**", "/**/*", "/in*", "/?nner", "/inner", "/inner/", "/inner/[ab].*"])
+def test_the_pattern_for_files_of_one_format_finds_some(path: str, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("inner/a.csv", "inner/b.tsv"):
+        (tmp_path / name).write_text("x,y\n")
+    with pytest.raises(DataError, match="must hold files of one format") as caught:
+        find_shards(f"{tmp_path}{path}", "dataset.path")
+    advised = str(caught.value).rpartition("such as ")[2].removesuffix(".")
+    assert [PurePosixPath(shard.path).name for shard in find_shards(advised, "dataset.path").shards] == ["a.csv"]
 
 
 def test_columns_that_some_folders_lack_have_one_order() -> None:

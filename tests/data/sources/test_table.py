@@ -822,6 +822,18 @@ def test_decimal_commas_are_named_as_such_in_both_directions(tmp_path: Path) -> 
         table(commas, "dataset.decimal=,")
 
 
+def test_a_file_whose_columns_all_have_the_other_decimal_mark_is_told_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x;z;y\n" + "".join(f"{row},5;{row * 7},25;{'ab'[row % 2]}\n" for row in range(300)))
+    with pytest.raises(DataError) as refused:
+        table(path, "dataset.target=y")
+    assert str(refused.value).endswith(
+        "'z' has '0,25' in row 1 [in t.csv]. "
+        "Set dataset.decimal=, if all columns have it before the decimals. Else fix the file."
+    )
+    assert table(path, "dataset.target=y", "dataset.decimal=,").facts.num_features == 2
+
+
 def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Path) -> None:
     path = write(tmp_path, **troubled())
     typed = ["dataset.missing=error", "dataset.drop=[fine]", "dataset.missing_values=[none]"]

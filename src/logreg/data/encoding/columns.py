@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from logreg.data.arrow_numbers import inferred, numbers, text_array, types_in_words
+from logreg.data.arrow_numbers import inferred, is_number, numbers, or_other_decimal, text_array, types_in_words
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.memory import Allocate, mapped_array
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
-
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""A finite number in a text file."""
 
 DATE_OR_TIME = re.compile(r"\s*(\d{4}-\d\d-\d\d|\d\d:\d\d)", re.ASCII)
 """The beginning of a date or a time by ISO 8601, as Arrow knows them in a text file."""
@@ -313,18 +310,16 @@ def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns
     marks = re.sub(rf"[\d{columns.decimal}+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
     return (
         f"column {name!r} must hold plain numbers, got {word!r} with {marks!r} in {place}. "
-        f"{or_other_decimal(_plain_number(columns), levels, columns)}, "
+        f"{or_other_decimal_of(_plain_number(columns), levels, columns)}, "
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
 
 
-def or_other_decimal(advice: str, levels: Sequence[str], columns: Columns) -> str:
-    """The advice, after that to set the other decimal mark where this makes numbers of all levels of a column."""
-    other = "," if columns.decimal == "." else "."
-    if columns.is_text and not columns.in_python and levels and all(is_number(level, other) for level in levels):
-        first, rest = advice[0].lower(), advice[1:]
-        return f"Set dataset.decimal={other} if all columns have it before the decimals. Else {first}{rest}"
-    return advice
+def or_other_decimal_of(advice: str, levels: Sequence[str], columns: Columns) -> str:
+    """`or_other_decimal` for a column of a table, which may come from Python or a file that is not text."""
+    if not columns.is_text or columns.in_python:
+        return advice
+    return or_other_decimal(advice, levels, columns.decimal, "dataset.decimal")
 
 
 def _plain_number(columns: Columns) -> str:
@@ -391,10 +386,3 @@ def check_offset(series: Series, columns: Columns) -> None:
             f"{key} must be in the units of the logit, from -1e6 to 1e6, got {numbers[row]:g} in {columns.place(row)}. "
             "Of an exposure take the logarithm; or fix the row."
         )
-
-
-def is_number(text: str, decimal: str = ".") -> bool:
-    """Whether a cell of a text file is a number, with ``decimal`` before the decimals."""
-    if decimal != ".":
-        text = text.replace(".", "dot").replace(decimal, ".")
-    return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")

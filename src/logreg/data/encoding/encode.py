@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from logreg.csr import csr
-from logreg.data.encoding.columns import Columns, Series, Values, check_offset, or_other_decimal
+from logreg.data.encoding.columns import Columns, Series, Values, check_offset, or_other_decimal_of
 from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
@@ -275,7 +275,7 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
         wanted = f"column {column.name!r} must be a {column.kind} as in train"
         if series.kind == "category" and (first_word := series.first_word(columns.decimal)) is not None:
             row, word = first_word
-            advice = or_other_decimal("Fix the row.", series.levels, columns)
+            advice = or_other_decimal_of("Fix the row.", series.levels, columns)
             raise DataError(f"{wanted}, got {word!r} in {columns.place(row)}. {advice}")
         raise DataError(f"{wanted}, got {series.type_in_words} [in {columns.source}]. Convert it.")
     if series.kind == "none":

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.encoding.columns import Columns, Series, Values, is_number, or_other_decimal
+from logreg.data.arrow_numbers import is_number
+from logreg.data.encoding.columns import Columns, Series, Values, or_other_decimal_of
 from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.text import learn_text, looks_like_text
@@ -462,12 +463,10 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
     listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)
     problem = f"columns must hold usable values, and {len(faults):,} do not [in {columns.source}]: {listed}."
     leaves_columns = others or any(key != "dataset.drop" for key in named)
-    if not leaves_columns:
-        return f"{problem} Fix the {'table' if columns.in_python else 'file'}."
     if columns.in_python:
-        return f"{problem} Fix the table, or set {', '.join(typed)}."
-    advice = f"Fix the file, or type: {' '.join(typed)}"
-    advices = (or_other_decimal(advice, fault.series.levels, columns) for fault in faults)
+        return f"{problem} Fix the table, or set {', '.join(typed)}." if leaves_columns else f"{problem} Fix the table."
+    advice = f"Fix the file, or type: {' '.join(typed)}" if leaves_columns else "Fix the file."
+    advices = (or_other_decimal_of(advice, fault.series.levels, columns) for fault in faults)
     return f"{problem} {next((longer for longer in advices if longer != advice), advice)}"
 
 

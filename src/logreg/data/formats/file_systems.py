@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import os
+import urllib.parse
 from typing import Any
 
 from logreg.data.formats import arrow_errors
@@ -38,6 +39,11 @@ def file_system_of(path: str, key: str) -> tuple[Any, str]:
     if "://" not in path:
         return fs.LocalFileSystem(), path.rstrip("/") or "/"
     scheme, _, rest = path.partition("://")
+    if scheme == "file":  # names may have letters that an address must not have, such as blanks and brackets
+        place = urllib.parse.unquote(rest.removeprefix("localhost"))
+        if not place.startswith("/"):
+            raise ConfigError.broken(key, "have three slashes before a path from the root", path)
+        return fs.LocalFileSystem(), place.rstrip("/") or "/"
     try:
         if scheme in ("s3", "s3a"):
             # S3FileSystem.from_uri asks a server of Amazon for the region, also where another server is named.

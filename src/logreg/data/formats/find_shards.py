@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,15 +66,18 @@ def find_shards(path: str, key: str) -> Shards:
 
     filesystem, root = file_system_of(path, key)
     parts = root.split("/")
-    marked = [] if Path(path).exists() else [place for place, part in enumerate(parts) if set(part) & set("*?[")]
-    plain = marked[0] if marked else len(parts)
-    base = "/".join(parts[:plain]) or ("/" if root.startswith("/") else ".")
+    marked = [place for place, part in enumerate(parts) if set(part) & set("*?[")]
+    base = root
     try:
+        if marked and filesystem.get_file_info(root).type != fs.FileType.NotFound:
+            marked = []  # a name that has such letters
+        if marked:
+            base = "/".join(parts[: marked[0]]) or ("/" if root.startswith("/") else ".")
         info = filesystem.get_file_info(base)
         if info.type == fs.FileType.File:
             files, seen = [info], list[Any]()
         elif marked:
-            files, seen = _matching(filesystem, base, parts[plain:])
+            files, seen = _matching(filesystem, base, parts[marked[0] :])
         else:
             files, seen = _listed(filesystem, base, recursive=True), list[Any]()
     except (OSError, pa.ArrowException) as error:
@@ -104,9 +108,12 @@ def find_shards(path: str, key: str) -> Shards:
     kinds = {suffix_of(one.path): one.path for one in reversed(files)}
     if len(kinds) > 1:
         one, other = list(kinds.values())[:2]
+        suffix = suffix_of(other)
+        depth = len(parts) - marked[0] if marked else 1
+        inner = [_below(file.path, base).count("/") for file in files if suffix_of(file.path) == suffix]
         raise DataError(
             f"`{key}` must hold files of one format, and {path} has {other} and {one}. "
-            f"Name those to read, such as {path.rstrip('/')}/*{suffix_of(other)}."
+            f"Name those to read, such as {_with_suffix(path, suffix, max(inner) >= depth)}."
         )
     empty = next((one.path for one in files if not one.size), None)
     if empty is not None:
@@ -117,6 +124,21 @@ def find_shards(path: str, key: str) -> Shards:
         for one, of_file in zip(files, values, strict=True)
     ]
     return Shards(key, path, filesystem, tuple(shards))
+
+
+def _with_suffix(path: str, suffix: str, is_deeper: bool) -> str:
+    """A pattern of files with a suffix among those that a path names.
+
+    Args:
+        path: A folder or a pattern.
+        suffix: The suffix.
+        is_deeper: Whether such files lie in inner folders of what the path names.
+    """
+    stem = path.rstrip("/")
+    if is_deeper or stem.endswith("**"):
+        return f"{stem.removesuffix('/**')}/**/*{suffix}"
+    is_pattern = set(stem) & set("*?[") and not Path(path).is_dir()
+    return f"{(stem.rpartition('/')[0] or '.') if is_pattern else stem}/*{suffix}"
 
 
 def _matching(filesystem: Any, base: str, parts: Sequence[str]) -> tuple[list[Any], list[Any]]:
@@ -131,7 +153,7 @@ def _matching(filesystem: Any, base: str, parts: Sequence[str]) -> tuple[list[An
     """
     folders, seen = [base], list[Any]()
     for place, part in enumerate(parts):
-        if part == "**":
+        if part == "**" or filesystem.type_name == "gcs":  # whose folders Arrow sees in a recursive list alone
             rest = re.compile(_regex(parts[place:]))
             below = [(folder, one) for folder in folders for one in _listed(filesystem, folder, recursive=True)]
             found = [one for folder, one in below if rest.fullmatch(_below(one.path, folder))]
@@ -144,11 +166,26 @@ def _matching(filesystem: Any, base: str, parts: Sequence[str]) -> tuple[list[An
 
 
 def _listed(filesystem: Any, folder: str, recursive: bool = False) -> list[Any]:
-    """The files and folders in a folder."""
+    """The files and folders in a folder; with ``recursive``, those in inner folders too, if these are not of tools.
+
+    Links of the local file system are followed, but not into a folder that contains the link.
+    """
     from pyarrow import fs
 
-    entries: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive))
-    return entries
+    is_local = filesystem.type_name == "local"
+    if not (recursive and is_local):  # servers list all names below a folder at once, and have no links
+        entries: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive))
+        return entries
+
+    def walk(place: str, ancestors: frozenset[str]) -> Iterator[Any]:
+        if (real := os.path.realpath(place)) in ancestors:
+            return
+        for one in _listed(filesystem, place):
+            yield one
+            if _is_folder(one, folder):
+                yield from walk(one.path, ancestors | {real})
+
+    return list(walk(folder, frozenset()))
 
 
 def _is_shard(info: Any, base: str) -> bool:

@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from logreg.data.arrow_numbers import or_other_decimal
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text
 from logreg.errors import DataError, nearest
-
-
-def number_advice(decimal: str) -> str:
-    """Next step after a value that is not a number, where ``decimal`` is the character before the decimals."""
-    mark = "dot" if decimal == "." else "comma"
-    return f"Write numbers with a {mark} before the decimals and nothing else around them; leave missing ones empty."
 
 
 def explained_read(path: str, key: str, read: Callable[[], Any]) -> Any:
@@ -85,9 +80,12 @@ def lacking_column(key: str, column: str, source: str, others: Iterable[str], ad
 
 def number_error(path: str, key: str, word: str, column: str, decimal: str) -> DataError:
     """The error for a word in a column from which a model learned numbers."""
+    mark = "dot" if decimal == "." else "comma"
+    advice = f"Write numbers with a {mark} before the decimals and nothing else around them; leave missing ones empty."
+    advice = or_other_decimal(advice, [word], decimal, "dataset.decimal" if key.startswith("dataset.") else "decimal")
     return DataError(
         f"`{key}` must hold numbers where the model learned from numbers, got {word!r} in column {column!r} "
-        f"[in {path}]. {number_advice(decimal)}"
+        f"[in {path}]. {advice}"
     )
 
 

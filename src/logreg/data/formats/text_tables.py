@@ -667,7 +667,7 @@ def _text_to_numbers(batch: Any, numbers: Collection[str], options: TextOptions,
                 try:
                     column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
                 except pa.ArrowInvalid as error:
-                    word = _not_a_number(text, options.decimal)
+                    word = word_among_numbers(text, options.decimal)
                     raise number_error(path, key, word, name.strip(), options.decimal) from error
             batch = batch.set_column(position, name, column)
     return batch
@@ -691,7 +691,7 @@ def numbers_of(texts: Any, decimal: str) -> Any:
     return pc.cast(texts, pa.float64())
 
 
-def _not_a_number(texts: Any, decimal: str) -> str:
+def word_among_numbers(texts: Any, decimal: str) -> str:
     """The first text that is not a number; or else the first hexadecimal one, which fractions must not go with."""
     import pyarrow as pa
 
