@@ -161,6 +161,31 @@ def test_a_step_that_increases_f_is_shortened(start: float) -> None:
     torch.testing.assert_close(state.solution, torch.tensor([[math.log(3), 0.0]]).double(), rtol=1e-6, atol=1e-9)
 
 
+def test_a_hessian_whose_steps_hardly_help_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the end too, where one good step with it would do: steps by the wrong one would take 17 evaluations."""
+    draw = torch.Generator().manual_seed(6)
+    memory = MemoryRows(torch.randn(100, 3, generator=draw).double(), torch.randint(2, (100,), generator=draw))
+    problem = problem_of(memory, Objective("bce", l2=0.1))
+    optimum = SolverState(problem, problem.zeros(), tolerance=1e-14)
+    for requested in newton(optimum):
+        run_pass(memory, requested)
+    result, with_hessian = Evaluate.result, list[bool]()
+
+    def too_large_at_first(requested: Evaluate) -> Derivatives:
+        found = result(requested)
+        with_hessian.append(found.hessian is not None)
+        if len(with_hessian) == 1 and found.hessian is not None:
+            found = found._replace(hessian=30 * found.hessian)
+        return found
+
+    monkeypatch.setattr(Evaluate, "result", too_large_at_first)
+    state = SolverState(problem, optimum.solution + 3e-3, tolerance=1e-6)
+    for requested in newton(state):
+        run_pass(memory, requested)
+    assert state.converged
+    assert with_hessian == [True, False, True, False]
+
+
 @pytest.mark.parametrize("wrong", ["value", "curvature"])
 def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
     wrong: str, monkeypatch: pytest.MonkeyPatch
