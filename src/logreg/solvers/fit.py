@@ -119,9 +119,9 @@ def fit(
     started, passes = time.perf_counter(), 0
     check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
     features = checked_sparse(features)
-    if (is_sparse(features) and optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL) or not features.shape[1]:
+    num_features = features.shape[-1]
+    if is_sparse(features) and (not num_features or (optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL)):
         features = features.to_dense()  # which is the fastest way
-    num_features = features.shape[1]
     if not num_features:  # the methods need one: a feature that is always 0 keeps a coefficient of 0
         features, start = F.pad(features, (0, 1)), None if start is None else (F.pad(start[0], (0, 1)), start[1])
     labels, num_classes = checked_labels(features, labels, num_classes)
