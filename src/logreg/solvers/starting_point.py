@@ -157,7 +157,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     coordinates = choose_coordinates(problem, sample, every_scale=True)
-    if not rows and (avoids or not holds_hessian(problem)):
+    if not (rows or is_wide(problem)) and (avoids or not holds_hessian(problem)):
         state.correlation = _largest_correlation(coordinates, sample)
     stochastic = many and state.correlation > 1
     if stochastic:
