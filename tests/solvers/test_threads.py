@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from threadpoolctl import ThreadpoolController
 
-from logreg.solvers.threads import _openblas, threads_for
+from logreg.solvers.threads import NUMBERS_PER_THREAD, _openblas, in_runs, threads_for
 
 
 def test_little_work_is_done_by_one_thread_and_no_setting_is_left_behind() -> None:
@@ -22,6 +22,28 @@ def test_little_work_is_done_by_one_thread_and_no_setting_is_left_behind() -> No
         with threads_for(1e12):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_share_parts_with_many_numbers() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for numbers, runs in {NUMBERS_PER_THREAD - 1: 1, 2 * NUMBERS_PER_THREAD: 2, 2**40: 3}.items():
+            both, seen = threading.Barrier(runs, timeout=60), set[int]()
+
+            def work(parts: Sequence[int], both: threading.Barrier = both, seen: set[int] = seen) -> list[int]:
+                seen.add(threading.get_ident())
+                both.wait()  # for threads that run at once
+                return list(parts)
+
+            found = in_runs(work, range(10), numbers)
+            assert len(found) == len(seen) == runs
+            assert [part for run in found for part in run] == list(range(10))
+        assert in_runs(len, range(2), 2**40) == [1, 1]
+        with pytest.raises(ZeroDivisionError):
+            in_runs(lambda parts: 1 // (parts[0] - 6), range(9), 2**40)
     finally:
         torch.set_num_threads(before)
 

@@ -33,9 +33,9 @@ joint Hessian, so their work is that of few products with the rows."""
 MAX_SMALL_SOFTMAX_FEATURES = 256
 """Features up to which a softmax is small: their Gram matrix has an eigendecomposition."""
 
-MAX_MEDIUM_NUMEL = 2**25
-"""Numbers in the features up to which a problem is of medium size: the fixed times of a pass are a small part of those
-of larger ones, which several threads share."""
+MAX_MEDIUM_NUMEL = 2**28
+"""Numbers in the features up to which a problem is of medium size, 1 GiB in float32: it keeps some numbers for each
+row, beside rows that are in memory anyway."""
 
 # Hessians
 

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
 ONE_THREAD_FLOP = 2e6
 """Floating-point operations below which one thread does the work, in about the time of one synchronization."""
+
+NUMBERS_PER_THREAD = 2**22
+"""Numbers that a thread of its own reads at least: in about a millisecond, some ten times as long as it takes to
+start."""
+
+
+def in_runs(work: Callable[[Sequence[Part]], Result], parts: Sequence[Part], numbers: int) -> list[Result]:
+    """What a function makes of each of some runs of the parts, in their order: one run for each thread.
+
+    For operations of NumPy, which other threads do not wait for.  The threads wait for one another at the end alone.
+
+    Args:
+        work: The function, which threads may call at once.
+        parts: The parts, in order.
+        numbers: Numbers that all parts have: with few, one thread does all the work.
+    """
+    threads = min(torch.get_num_threads(), max(1, numbers // NUMBERS_PER_THREAD), len(parts))
+    if threads <= 1:
+        return [work(parts)]
+    ends = [len(parts) * run // threads for run in range(threads + 1)]
+    first, *others = (parts[start:end] for start, end in pairwise(ends))
+    with ThreadPoolExecutor(len(others)) as pool:
+        started = [pool.submit(work, run) for run in others]
+        return [work(first), *(one.result() for one in started)]
 
 
 @contextmanager

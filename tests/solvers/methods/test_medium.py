@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
+from logreg.solvers import threads
 from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
@@ -183,8 +185,19 @@ def test_the_bound_is_at_least_the_gap(solved: list[bool], tolerance: float, l2:
     assert all(solved)
 
 
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("per_thread", [1, 2**30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, per_thread: int) -> None:
+    monkeypatch.setattr(threads, "NUMBERS_PER_THREAD", per_thread)
     monkeypatch.setattr(medium_rows, "BLOCK_BYTES", 28_000)  # the last block is a smaller one
     features, labels = drawn()
     weight = torch.rand(3000, generator=torch.Generator().manual_seed(1))

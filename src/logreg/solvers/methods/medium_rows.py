@@ -2,11 +2,13 @@
 
 Preparing a pass of `logreg.solvers.passes` would take longer than the arithmetic, so an evaluation is a handful of
 operations.  It reads each block of rows once, for the logits and for the gradient: the block is still in the cache.
+Threads share the blocks of many rows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from logreg.solvers.kernels import MIN_NUMPY_FEATURES, SUM_ROWS, Array, times_ve
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, additions_of
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.threads import in_runs
 from logreg.stored_form import is_plain
 
 BLOCK_BYTES = 2**20
@@ -46,8 +49,8 @@ class _Part(NamedTuple):
     """Shape (n, D), in the type as stored."""
     sign: Array
     """-1 where the label is 0, and 1 where it is 1, (n,)."""
-    of_residual: Array
-    """Factor from the probability of the wrong class to the weighted residual, (n,)."""
+    weighted_sign: Array
+    """The sign times the weight of the row, (n,)."""
     margins: Array
     """Of `_Work`, (n,)."""
     terms: Array
@@ -64,21 +67,19 @@ class _Work:
         block_rows = _block_rows(features, *copies)
         sign: Array = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
-        of_residual = -sign if self.weights is None else -sign * self.weights
+        weighted_sign = sign if self.weights is None else sign * self.weights
         self.margins: Array = np.empty(len(labels), kind)
         """The logit of each row, times its sign."""
         self.terms: Array = np.empty((2, len(labels)), kind)
-        """The weighted residual; and the probability of the wrong class, then the weighted second derivative of each
-        row's loss, then its loss."""
-        self.converted: Array | None = None
-        """Converted features of a block, where they must be converted."""
-        if copies:
-            self.converted = np.empty((block_rows, features.shape[1]), kind)
+        """The negative weighted residual; and the probability of the wrong class, then the weighted second derivative
+        of each row's loss, then its loss."""
+        self.converted_shape = (block_rows, features.shape[1]) if copies else None
+        """Shape of the memory for converted features of a block, where they must be converted."""
         self.parts: list[_Part] = []
         for first in range(0, len(labels), block_rows):
             part = slice(first, first + block_rows)
             own, terms = None if self.weights is None else self.weights[part], self.terms[:, part]
-            self.parts.append(_Part(features[part], sign[part], of_residual[part], self.margins[part], terms, own))
+            self.parts.append(_Part(features[part], sign[part], weighted_sign[part], self.margins[part], terms, own))
 
 
 class MediumRows:
@@ -108,38 +109,46 @@ class MediumRows:
         work = self._work(kind)
         coef = point[:features] / self._scale
         intercept, coef = kind(point[features] - coef @ self._center), coef.astype(kind)
-        # Sums over the rows of the residuals and, for a certificate, of the second derivatives, times the features.
-        sums = np.zeros((2 if exact else 1, features))
         self._backward = not self._backward
-        for block, sign, of_residual, margins, terms, weights in work.parts[:: -1 if self._backward else 1]:
-            if work.converted is None:
-                times_vector(block, coef, out=margins)
-            else:
-                converted = work.converted[: len(block)]
-                np.copyto(converted, block)
-                block = converted
-                np.matmul(block, coef, out=margins)
-            residuals, wrong = terms[0], terms[1]
-            margins += intercept
-            margins *= sign
-            np.exp(margins, out=wrong)
-            wrong += 1
-            np.reciprocal(wrong, out=wrong)
-            np.multiply(wrong, of_residual, out=residuals)
-            if not exact:
-                sums[0] += residuals @ block
-                continue
-            _to_curvature(wrong, weights)
-            for first in range(0, len(block), SUM_ROWS):
-                few = slice(first, first + SUM_ROWS)
-                sums += terms[:, few] @ block[few]
+        order = -1 if self._backward else 1
+
+        @np.errstate(all="ignore")  # each thread has its own settings
+        def summed(parts: Sequence[_Part]) -> Array:
+            """Sums of the negative residuals and, for a certificate, second derivatives, times the features."""
+            sums = np.zeros((2 if exact else 1, features))
+            space = None if work.converted_shape is None else np.empty(work.converted_shape, kind)
+            for block, sign, weighted_sign, margins, terms, weights in parts[::order]:
+                if space is None:
+                    times_vector(block, coef, out=margins)
+                else:
+                    converted = space[: len(block)]
+                    np.copyto(converted, block)
+                    block = converted
+                    np.matmul(block, coef, out=margins)
+                residuals, wrong = terms[0], terms[1]
+                margins += intercept
+                margins *= sign
+                np.exp(margins, out=wrong)
+                wrong += 1
+                np.reciprocal(wrong, out=wrong)
+                np.multiply(wrong, weighted_sign, out=residuals)
+                if not exact:
+                    sums[0] += residuals @ block
+                    continue
+                _to_curvature(wrong, weights)
+                for first in range(0, len(block), SUM_ROWS):
+                    few = slice(first, first + SUM_ROWS)
+                    sums += terms[:, few] @ block[few]
+            return sums
+
+        sums = np.sum(in_runs(summed, work.parts, self._features.size), 0)
         if not exact:
             _to_curvature(work.terms[1], work.weights)
-        of_ones, own = (_total(term) for term in work.terms)
+        residual, own = -_total(work.terms[0]), _total(work.terms[1])
         loss = _total(self._losses(work)) * share
         shrunk = self.l2 * point
         value = loss + float(shrunk @ point) / 2
-        whole = self._moments(sums[0], of_ones) * share + shrunk
+        whole = self._moments(-sums[0], residual) * share + shrunk
         if not exact:
             return MediumEvaluation(value, whole, own * share, None)
         column = torch.from_numpy(self._moments(sums[1], own) * share).unsqueeze(0)
@@ -197,18 +206,25 @@ class ZeroStart:
             factors[0] = weights.numpy()
         np.multiply(factors[0], labels, out=factors[1])
         block_rows = _block_rows(features, factors.dtype)
-        space = np.empty((block_rows, problem.num_features), factors.dtype)
-        sums, squares = np.zeros((2, problem.num_features)), np.zeros(problem.num_features)
-        for first in range(0, len(labels), block_rows):
-            part = slice(first, first + block_rows)
-            block = features[part].astype(factors.dtype, copy=False)
-            for total, factor in zip(sums, factors[:, part], strict=True):  # one product for both takes longer
-                total += factor @ block
-            # The products come first: they wait less for the memory.
-            if weights is None and block.shape[1] >= MIN_NUMPY_FEATURES:  # reads rows in their order, as BLAS does not
-                squares += np.einsum("ij,ij->j", block, block)
-            else:
-                squares += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+
+        @np.errstate(all="ignore")  # each thread has its own settings
+        def summed(starts: Sequence[int]) -> Array:
+            """Sums over the rows of the weights, of those of label 1, and of the squares, times the features."""
+            space = np.empty((block_rows, problem.num_features), factors.dtype)
+            sums = np.zeros((3, problem.num_features))
+            for first in starts:
+                part = slice(first, first + block_rows)
+                block = features[part].astype(factors.dtype, copy=False)
+                for total, factor in zip(sums, factors[:, part], strict=False):  # one product for both takes longer
+                    total += factor @ block
+                # The products come first: they wait less for the memory.
+                if weights is None and block.shape[1] >= MIN_NUMPY_FEATURES:  # reads rows in their order; BLAS does not
+                    sums[2] += np.einsum("ij,ij->j", block, block)
+                else:
+                    sums[2] += factors[0, part] @ np.multiply(block, block, out=space[: len(block)])
+            return sums
+
+        *sums, squares = np.sum(in_runs(summed, range(0, len(labels), block_rows), features.size), 0)
         self._total, self._ones = factors.sum(1, dtype=np.float64).tolist()  # weights of all rows, and of label 1
         center = sums[0] / self._total
         self.is_plain = weights is None and _is_plain(center, squares, rows.features)
