@@ -594,6 +594,18 @@ def test_a_start_that_is_none_is_refused() -> None:
         fit(x, labels, Objective("bce", l2=1.0), start=(torch.full((1, 3), torch.nan), torch.zeros(1)))
 
 
+@pytest.mark.parametrize("optimizer", [*EXACT, "auto"])
+def test_without_an_intercept_that_of_a_start_has_no_effect(optimizer: str) -> None:
+    x, labels = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
+    start = torch.zeros(1, 3), torch.ones(1)
+    found, expected = (
+        fit(x, labels, Objective("bce", l2=0.1), optimizer=optimizer, intercept=False, start=one)
+        for one in (start, None)
+    )
+    assert found.intercept.tolist() == [0.0]
+    torch.testing.assert_close(found.coef, expected.coef)
+
+
 @pytest.mark.parametrize("features", [0, 1])
 def test_the_message_for_a_wrong_start_tells_the_shapes_that_are_right(features: int) -> None:
     x, labels = torch.zeros(20, features), torch.arange(20) % 2

@@ -105,7 +105,8 @@ def fit(
             float64, and for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
         watch: Is called after each pass with the state and the pass; a small problem and one of medium size take none.
-        start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
+        start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.  Without an
+            intercept those of the start have no effect.
         seed: Seed of the samples of rows from which some optimizers estimate the curvature.
         offset: Known term of each row's logit, (N,), for one output; ``None`` for none.
 

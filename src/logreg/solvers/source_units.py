@@ -104,6 +104,7 @@ def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:
 
 def point_from_source_units(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:
     """A start in source units, (K, D) and (K,), as a point (K, D + 1) in the model's coordinates."""
+    intercept = intercept * problem.intercept  # 0 where there is none, whatever the start
     point = torch.cat([coef, intercept.unsqueeze(1)], dim=1).to(problem.zeros())
     if stored.is_plain:
         return point
