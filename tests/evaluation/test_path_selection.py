@@ -107,27 +107,30 @@ def test_strengths_are_in_their_order_whichever_is_fitted_first(monkeypatch: pyt
     assert all(point.converged for point in points)
 
 
+@pytest.mark.parametrize("unit", [1.0, 2.0**-10])
 @pytest.mark.parametrize(("factor", "is_saved"), [(1.02, True), (1.3, False)])
-def test_bounds_on_both_sides_of_a_strength_save_its_fit(factor: float, is_saved: bool) -> None:
-    memory = MemoryRows(*rows_of(2))
+def test_bounds_on_both_sides_of_a_strength_save_its_fit(factor: float, is_saved: bool, unit: float) -> None:
+    (features, labels), middle = rows_of(2), 1e-6 / unit**2
+    memory = MemoryRows(features / unit, labels)
     problem = problem_of(memory, Objective("bce", l2=1.0))
     fitter = PathFitter(problem, 1e-3)
-    for l2 in (1.2e-6, 0.8e-6):
+    for l2 in (1.2 * middle, 0.8 * middle):
         (best,) = drive(fit_path(problem, [l2], 1e-12), memory)
         point = factor * best.point  # the bound by duality is far larger than the gap there
         here = drive(bound(Strength(l2).of(problem), point), memory)
         gap = here.value - best.bound.value + best.bound.gap
         fitter.points.append(replace(best, point=point, bound=here._replace(gap=gap)))
-    start = nearest_start(Strength(1e-6).of(problem), fitter.points)
-    found = drive(fitter.fit(1e-6), memory)
-    (best,) = drive(fit_path(problem, [1e-6], 1e-12), memory)
+    start = nearest_start(Strength(middle).of(problem), fitter.points)
+    found = drive(fitter.fit(middle), memory)
+    (best,) = drive(fit_path(problem, [middle], 1e-12), memory)
     assert found.converged
     assert found.bound.rigorous
     assert torch.equal(found.point, start) == is_saved
     assert (found.passes == 1) == is_saved
     assert found.bound.value - best.bound.value <= found.bound.gap + found.bound.rounding <= 1e-3 * found.bound.value
-    by_duality = drive(bound(Strength(1e-6).of(problem), found.point, enough=math.inf), memory)
+    by_duality = drive(bound(Strength(middle).of(problem), found.point, enough=math.inf), memory)
     assert by_duality.gap > 1e-3 * by_duality.value
+    assert found.bound.error >= by_duality.error  # whose sizes of features are measured
 
 
 def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:

@@ -137,6 +137,18 @@ def test_the_slope_by_log_temperature_is_that_of_autograd_and_of_differences(
     torch.testing.assert_close(found, (costs[0] - costs[1]) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("loss", [one for one in LOSSES if one != "cross_entropy"])
+@pytest.mark.parametrize("size", [720.0, 5000.0])
+def test_rows_that_are_right_beyond_all_numbers_do_not_change_the_temperature(loss: str, size: float) -> None:
+    logits, labels = rows(1, loss, number=400)
+    expected = fit_calibration(logits, labels, loss, ["a", "b"])
+    far, right = torch.tensor([[-size], [size]], dtype=torch.float64), torch.tensor([0, 1])
+    found = fit_calibration(torch.cat([logits, far]), torch.cat([labels, right]), loss, ["a", "b"])
+    assert expected.temperature != 1
+    assert found.reason == ""
+    assert found.temperature == pytest.approx(expected.temperature, rel=1e-2)
+
+
 NOTHING = {
     "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on val (4 rows)"),
     "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -591,6 +592,34 @@ def test_a_start_that_is_none_is_refused() -> None:
         fit(x, labels, Objective("bce", l2=1.0), start=(torch.zeros(3), torch.zeros(1)))
     with pytest.raises(LogregError, match="`start` must be finite"):
         fit(x, labels, Objective("bce", l2=1.0), start=(torch.full((1, 3), torch.nan), torch.zeros(1)))
+
+
+@pytest.mark.parametrize("optimizer", [*EXACT, "auto"])
+def test_without_an_intercept_that_of_a_start_has_no_effect(optimizer: str) -> None:
+    x, labels = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
+    start = torch.zeros(1, 3), torch.ones(1)
+    found, expected = (
+        fit(x, labels, Objective("bce", l2=0.1), optimizer=optimizer, intercept=False, start=one)
+        for one in (start, None)
+    )
+    assert found.intercept.tolist() == [0.0]
+    torch.testing.assert_close(found.coef, expected.coef)
+
+
+@pytest.mark.parametrize("features", [0, 1])
+def test_the_message_for_a_wrong_start_tells_the_shapes_that_are_right(features: int) -> None:
+    x, labels = torch.zeros(20, features), torch.arange(20) % 2
+    for wrong in (features + 1, features + 2):
+        expected = re.escape(f"coef (1, {features}) and intercept (1,), got (1, {wrong}) and (1,)")
+        with pytest.raises(LogregError, match=expected):
+            fit(x, labels, Objective("bce", l2=1.0), start=(torch.zeros(1, wrong), torch.zeros(1)))
+    assert fit(x, labels, Objective("bce", l2=1.0), start=(torch.zeros(1, features), torch.zeros(1))).converged
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (20,), (20, 0, 2), (0, 0)])
+def test_features_that_are_no_matrix_are_refused_with_their_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LogregError, match=re.escape(f"got torch.float32 of shape {shape}.")):
+        fit(torch.zeros(shape), torch.arange(20) % 2, Objective("bce", l2=1.0))
 
 
 def test_the_seed_chooses_the_sampled_rows() -> None:

@@ -337,6 +337,7 @@ def log_probability_slope(
         moves = loss.residual(at, torch.ones_like(at)).mul_(at).neg_()
         if at.shape[1] == 1:
             moves = torch.cat([loss.residual(at, torch.zeros_like(at)).mul_(at).neg_(), moves], dim=1)
+            moves.clamp_(min=torch.finfo(moves.dtype).min)  # that of a probability of 0 may be infinite
     if log_weight is not None:
         moves = moves - log_weight.to(moves) / temperature
     mean = (loss.class_probabilities(logits, temperature, log_weight) * moves).sum(1)

@@ -147,6 +147,21 @@ def check_offset(labels: Tensor, offset: Tensor | None, outputs: int) -> None:
         )
 
 
+def check_start(start: tuple[Tensor, Tensor] | None, outputs: int, features: int) -> None:
+    """Checks the coefficients (K, D) and intercepts (K,) of a start, or ``None`` for zero.
+
+    Raises:
+        DataError: The start has another shape, or is not finite.
+    """
+    if start is None:
+        return
+    expected, got = ((outputs, features), (outputs,)), tuple(tuple(part.shape) for part in start)
+    if got != expected:
+        raise DataError(f"`start` must have coef {expected[0]} and intercept {expected[1]}, got {got[0]} and {got[1]}.")
+    if not all(bool(part.isfinite().all()) for part in start):
+        raise DataError("`start` must be finite. Leave it out to start from zero.")
+
+
 def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Sequence[float], classes: int) -> None:
     """Checks the weights of rows and of classes.
 

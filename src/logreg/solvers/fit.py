@@ -21,7 +21,14 @@ from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, row_weights
-from logreg.solvers.arguments import check_classes, check_offset, check_settings, check_weights, checked_labels
+from logreg.solvers.arguments import (
+    check_classes,
+    check_offset,
+    check_settings,
+    check_start,
+    check_weights,
+    checked_labels,
+)
 from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import GOOD_RELATIVE_GAP, bound
 from logreg.solvers.choose import MAX_SMALL_NUMEL, Method, choose
@@ -98,7 +105,8 @@ def fit(
             float64, and for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
         watch: Is called after each pass with the state and the pass; a small problem and one of medium size take none.
-        start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
+        start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.  Without an
+            intercept those of the start have no effect.
         seed: Seed of the samples of rows from which some optimizers estimate the curvature.
         offset: Known term of each row's logit, (N,), for one output; ``None`` for none.
 
@@ -119,15 +127,16 @@ def fit(
     started, passes = time.perf_counter(), 0
     check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
     features = checked_sparse(features)
-    num_features = features.shape[-1]
+    labels, num_classes = checked_labels(features, labels, num_classes)
+    check_classes(objective.loss, num_classes)
+    check_weights(labels, sample_weight, class_weight, num_classes)
+    num_outputs, num_features = objective.row_loss.num_outputs(num_classes), features.shape[1]
+    check_offset(labels, offset, num_outputs)
+    check_start(start, num_outputs, num_features)
     if is_sparse(features) and (not num_features or (optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL)):
         features = features.to_dense()  # which is the fastest way
     if not num_features:  # the methods need one: a feature that is always 0 keeps a coefficient of 0
         features, start = F.pad(features, (0, 1)), None if start is None else (F.pad(start[0], (0, 1)), start[1])
-    labels, num_classes = checked_labels(features, labels, num_classes)
-    check_classes(objective.loss, num_classes)
-    check_weights(labels, sample_weight, class_weight, num_classes)
-    check_offset(labels, offset, objective.row_loss.num_outputs(num_classes))
     memory = MemoryRows(features, labels, sample_weight, offset)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept)
     with threads_for(4.0 * problem.numel * problem.num_outputs):

@@ -103,19 +103,9 @@ def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:
 
 
 def point_from_source_units(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:
-    """A start in source units, (K, D) and (K,), as a point (K, D + 1) in the model's coordinates.
-
-    Raises:
-        DataError: The start has another shape, or is not finite.
-    """
-    zeros = problem.zeros()
-    expected = tuple(zeros[:, :-1].shape), (len(zeros),)
-    if (tuple(coef.shape), tuple(intercept.shape)) != expected:
-        got = tuple(coef.shape), tuple(intercept.shape)
-        raise DataError(f"`start` must have coef {expected[0]} and intercept {expected[1]}, got {got[0]} and {got[1]}.")
-    point = torch.cat([coef, intercept.unsqueeze(1)], dim=1).to(zeros)
-    if not bool(point.isfinite().all()):
-        raise DataError("`start` must be finite. Leave it out to start from zero.")
+    """A start in source units, (K, D) and (K,), as a point (K, D + 1) in the model's coordinates."""
+    intercept = intercept * problem.intercept  # 0 where there is none, whatever the start
+    point = torch.cat([coef, intercept.unsqueeze(1)], dim=1).to(problem.zeros())
     if stored.is_plain:
         return point
     plain, form = _coordinates(problem, stored)

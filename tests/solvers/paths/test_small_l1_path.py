@@ -157,6 +157,17 @@ def test_a_dual_point_that_is_nowhere_within_its_range_leaves_f_as_the_gap() -> 
     assert dual.gap.tolist() == pytest.approx(models.values(far, which).tolist())
 
 
+def test_a_dual_point_that_no_move_within_its_range_balances_is_0() -> None:
+    x, y, _ = table(2)
+    problem, is_one = problem_of(MemoryRows(x, y), Objective("bce")), y.numpy()[None] == 1
+    minus_sign, weights = np.where(is_one, -1.0, 1.0), np.full(len(y), 1 / len(y))
+    q = np.where(is_one, 1.0, 0.01)  # those of 1 cannot move, and the others not far enough
+    assert not clipped_dual(problem, q, minus_sign, weights).any()
+    moved = clipped_dual(problem, np.where(is_one, 0.5, 0.4), minus_sign, weights)
+    assert ((moved > 0) & (moved < 1)).all()
+    assert np.abs((moved * minus_sign) @ weights).max() < 1e-15
+
+
 def test_predicted_dual_points_are_feasible() -> None:
     x, y, _ = table(2)
     rows = MemoryRows(x, y)

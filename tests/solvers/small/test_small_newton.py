@@ -14,8 +14,8 @@ from logreg.rows import MemoryRows
 from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.small import small_newton
-from logreg.solvers.small.small_logistic import SmallLogistic
-from logreg.solvers.small.small_newton import solve_small
+from logreg.solvers.small.small_logistic import SQUARES_MARGIN, SmallLogistic
+from logreg.solvers.small.small_newton import solve_small, standardized_rows
 from logreg.solvers.state import SolverState
 
 
@@ -85,6 +85,16 @@ def test_columns_of_every_kind() -> None:
     assert_same(features.float(), labels, Objective("bce", l2=1e-3))
     assert_same(torch.zeros(80, 3, dtype=torch.float64), labels, Objective("bce", l2=1e-3))
     assert_same(drawn(0, rows=20, features=60)[0], labels[:20], Objective("bce", l2=1e-3))
+
+
+def test_no_standardized_column_has_a_mean_square_above_1() -> None:
+    """Also where its deviation, of a few units, is tiny beside its weighted mean."""
+    x, labels = drawn(1)
+    x[:, 0] = torch.where(torch.arange(80) % 2 == 0, 0.0, 4e9 + 2 * x[:, 0])
+    memory = MemoryRows(x, labels, torch.where(x[:, 0] == 0, 1e-20, 1.0))
+    columns, weights, at = standardized_rows(problem_of(memory, Objective("bce", l2=0.1)), memory)
+    assert float((columns.square() * weights).sum(0).max()) <= SQUARES_MARGIN
+    torch.testing.assert_close(columns[:, 0], (x[:, 0] - at.center[0]) / at.scale[0])
 
 
 def test_separated_rows_with_a_weak_penalty() -> None:

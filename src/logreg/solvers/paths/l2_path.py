@@ -30,12 +30,14 @@ from logreg.rows import row_weights
 from logreg.solvers.bounds.base import Bound
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.choose import holds_hessian
+from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.methods.newton import newton
 from logreg.solvers.optimizers import EXACT, FITS_IF_NOT_CONVEX
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate, KnownPoint
-from logreg.solvers.problem import Coordinates, Problem, is_standardized
+from logreg.solvers.passes.sampling import sampled_rows
+from logreg.solvers.problem import Coordinates, Problem, choose_coordinates, is_standardized
 from logreg.solvers.starting_point import stable_step
 from logreg.solvers.state import SolverState, within
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
@@ -243,8 +245,12 @@ class PathFitter:
         if not value - least <= MAX_GAP_BETWEEN * self._tolerance * abs(value):
             return None
         point = nearest_start(problem, (stronger, weaker))
-        evaluation = yield from request(Evaluate(problem, problem.model, point, torch.float64))
-        found = yield from bound(problem, point, evaluation, enough=math.inf)  # the chord bounds the gap, not duality
+        # In coordinates of about size 1, for which the rounding errors of an evaluation are known.
+        at = choose_coordinates(problem, (yield from sampled_rows(problem)), every_scale=True)
+        moved = moved_to(problem.model, at, point)
+        evaluation = yield from request(Evaluate(problem, at, moved, torch.float64))
+        # The chord bounds the gap, not duality.
+        found = yield from bound(problem, moved, evaluation, enough=math.inf, coordinates=at)
         if found.value - least < found.gap:
             hidden = sum(part * (end.bound.rounding + end.bound.error) for end, part in ends)
             rounding = found.rounding + found.error + hidden

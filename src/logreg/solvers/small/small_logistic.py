@@ -23,7 +23,7 @@ from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 SQUARES_MARGIN = 1 + 1e-9
-"""Factor that covers the rounding of the weighted mean square of a standardized feature, which is 1 or 0."""
+"""Factor that covers the rounding of the weighted mean square of a standardized feature, which is at most 1."""
 
 
 def logistic_terms(negated: Array) -> tuple[Array, Array, Array]:

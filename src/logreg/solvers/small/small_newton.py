@@ -140,7 +140,8 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
         center = np.clip(own @ shares, own.min(1), own.max(1))  # exact for a constant column
         own -= center[:, None]
     scale = np.sqrt(np.square(own) @ shares)
-    scale = np.where(scale > 1e-9 * np.abs(center), scale, 1.0)
+    # A deviation that rounding may have left is no unit, but no column gets a mean square above 1.
+    scale = np.where(scale > 1e-9 * np.abs(center), scale, np.maximum(scale, 1.0))
     own *= (1 / scale)[:, None]  # takes far less time than a division
     of_rows = torch.from_numpy(shares * (problem.row_sum_scale * problem.total_weight)).unsqueeze(1)
     return torch.from_numpy(columns).T, of_rows, Coordinates(torch.from_numpy(center), torch.from_numpy(scale))
