@@ -24,7 +24,7 @@ from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate, KnownPoint
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, certified_cheaply, gap_from_gradient
 from logreg.solvers.steps.conjugate_gradients import conjugate_gradients
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import (
@@ -130,9 +130,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
     nearly singular without a penalty, where it is not finite, and where shortened steps do not decrease f.
 
-    It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
-    `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which
-    shows separation.  The point is then the one with the best bound.
+    It stops where the point is certified, where the gradient is 0, after `MAX_FAILED_CERTIFICATES` that did not halve
+    the gap, after `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is
+    nearly 0, which shows separation.  The point is then the one with the best bound.
 
     Without a penalty, directions that change no logit are computed as soon as H is nearly singular; steps have no part
     along them, and the point is the one of least norm.
@@ -332,7 +332,7 @@ class _Iteration:
         if self.path is None or self.base is None:
             return
         predicted = self.state.predicted_decrease * abs(self.base.value)
-        stalled = self.base.value - now.value < STALLED_DECREASE_RATIO * predicted
+        stalled = not self.base.value - now.value > STALLED_DECREASE_RATIO * predicted  # also where both are 0
         self.stalled_steps = self.stalled_steps + 1 if stalled else 0
 
     def accept(self, now: Derivatives) -> None:
@@ -346,9 +346,7 @@ class _Iteration:
 
     def certified_by_gradient(self) -> PassRequests[bool]:
         """Certifies the point before a step is solved for, where its gradient is small enough."""
-        if not self.exact or not self.estimated_gap <= self.state.tolerance:
-            return False
-        return (yield from certified(self.state, self.base, cheaply=True))
+        return self.exact and (yield from certified_cheaply(self.state, self._now(), self.estimated_gap))
 
     def solve(self) -> PassRequests[bool]:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
@@ -436,21 +434,26 @@ class _Iteration:
             self.cheap_bound_limit = reach if reach > MIN_CHEAP_BOUND_REACH * self.stop_limit else math.inf
 
     def ends_by_certificate(self) -> PassRequests[bool]:
-        """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
+        """Certifies the point where the predicted decrease is small.
+
+        Returns:
+            Whether it is certified, too many certificates have failed, or no step is left: the gradient is 0.
+        """
         state = self.state
         if not (self.exact and state.predicted_decrease <= self.limit):
             return False
         if self._certified_by_factored_hessian():
             return True
-        if self.problem.objective.l2 and not self.failed_certificates:
+        at_end = not state.predicted_decrease > 0
+        if self.problem.objective.l2 and not self.failed_certificates and not at_end:
             # Another step, which makes the bound by duality small enough, is cheaper than a bound that takes passes.
             state.gap = min(self.estimated_gap, 1.0) * abs(self._now().value)
         elif (yield from certified(state, self.base)):
             return True
-        self.failed_certificates = 0 if state.gap <= self.smallest_gap / 2 else self.failed_certificates + 1
+        self.failed_certificates = 0 if state.gap < self.smallest_gap / 2 else self.failed_certificates + 1
         self.smallest_gap = min(self.smallest_gap, state.gap)
         self.stop_limit, self.cheap_bound_limit = self.stop_limit / 10, math.inf
-        return self.failed_certificates >= MAX_FAILED_CERTIFICATES
+        return at_end or self.failed_certificates >= MAX_FAILED_CERTIFICATES
 
     def _certified_by_factored_hessian(self) -> bool:
         """Bounds the gap by the factored Hessian without a pass; whether it is within the tolerance."""
