@@ -68,6 +68,11 @@ expensive: farther from the optimum their steps are too long."""
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
 
+MAX_SLOW_HESSIANS = 4
+"""Hessians in float32 in a row, near the optimum, whose steps do not halve the predicted decrease, after which Hessians
+are in float64: large offsets of features may leave float32 no digits of their curvature, and then steps shrink by some
+percent each."""
+
 # Precision
 
 FLOAT32_MIN_LENGTH = 0.02
@@ -128,7 +133,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
     float32, where it is the problem's type, is used far from the optimum and for H.  The last gradients are in float64,
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
-    nearly singular without a penalty, where it is not finite, and where shortened steps do not decrease f.
+    nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where steps
+    are slow near the optimum (`MAX_SLOW_HESSIANS`).
 
     It stops where the point is certified, where the gradient is 0, after `MAX_FAILED_CERTIFICATES` that did not halve
     the gap, after `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is
@@ -224,6 +230,7 @@ class _Iteration:
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
+        slow_hessians: Hessians in a row as of `MAX_SLOW_HESSIANS`.
         last_predicted_decrease: Predicted decrease of the step before the current one.
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian: The same before it was made positive definite, where the end is rough.
@@ -253,6 +260,7 @@ class _Iteration:
         self.slope, self.estimated_gap = self.point, math.inf
         self.path: Path | None = None
         self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
+        self.slow_hessians = 0
 
         self.is_rough = rough > 0
         self.hessian: Tensor | None = None
@@ -494,6 +502,11 @@ class _Iteration:
         shown = STALE_CONTRACTION if has_new_hessian else contraction
         suffices = self.estimated_gap * shown <= state.tolerance
         self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
+        if self._now().hessian is not None:
+            is_slow = self.last_predicted_decrease / 2 < decrease < NEAR_TOL
+            self.slow_hessians = self.slow_hessians + 1 if is_slow else 0
+            if self.slow_hessians == MAX_SLOW_HESSIANS:
+                self.hessian_dtype = torch.float64
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
