@@ -74,6 +74,7 @@ def _restart(state: SolverState, point: Tensor) -> None:
     state.point, state.coordinates, state.inverse = point, state.problem.model, None
     state.predicted_decrease, state.row_sizes, state.sample = math.inf, None, None
     state.bound = state.best = None
+    state.failed_gap = math.inf
 
 
 def _newton_from_here(state: SolverState) -> PassRequests[None]:

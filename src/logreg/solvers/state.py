@@ -66,6 +66,7 @@ class SolverState:
         sample: Rows of a sample, each at most once, whose Newton step bounds the gap; ``None`` where there is none.
         bound: The best bound of f - f* so far; the optimizer ends with it.
         best: The point of that bound, (K, D + 1), in ``coordinates``.
+        failed_gap: The estimated gap, relative to f, at which `certified_cheaply` failed last; infinite before.
     """
 
     problem: Problem
@@ -84,6 +85,7 @@ class SolverState:
     sample: Batch | None = None
     bound: Bound | None = None
     best: Tensor | None = None
+    failed_gap: float = math.inf
 
     def __post_init__(self) -> None:
         self.coordinates = self.problem.model
@@ -159,6 +161,20 @@ def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool 
     found = yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates, cheaply)
     keep_bound(state, found)
     return state.converged
+
+
+def certified_cheaply(state: SolverState, evaluation: Derivatives, gap: float) -> PassRequests[bool]:
+    """Certifies the point by duality where its estimated gap may suffice, and is below half that of the last failure.
+
+    Args:
+        state: State of the problem; see `certified`.
+        evaluation: The derivatives at the point in float64.
+        gap: The gap that `gap_from_gradient` estimates there.
+    """
+    if not gap <= state.tolerance or gap >= state.failed_gap / 2:
+        return False
+    state.failed_gap = gap
+    return (yield from certified(state, evaluation, cheaply=True))
 
 
 def certified_by_sample(state: SolverState, evaluation: Derivatives) -> PassRequests[bool]:

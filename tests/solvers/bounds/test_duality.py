@@ -26,10 +26,11 @@ from logreg.solvers.bounds.base import EvaluatedPoint, conversion_rounding
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.duality import DualPoint, duality_gap
 from logreg.solvers.fit import bound_of, fit, problem_of
-from logreg.solvers.passes.base import drive, request
+from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF, DualObjective, EvaluatePrecisely, centered_coordinates
 from logreg.solvers.problem import Coordinates
+from logreg.solvers.state import SolverState, certified
 from logreg.solvers.steps.newton_steps import intercept_step
 from reference import Array, Reference, Stated
 
@@ -499,3 +500,17 @@ def test_a_bound_covers_the_sums_of_a_dual_point_that_are_lost(penalty: str) -> 
     exact = -(Fraction(ADVERSARIAL) + memory.num_rows - 1) / 2 / memory.num_rows
     for found in (sums, evaluation.gradient[0, :-1]):
         assert max(abs(Fraction(one) / exact - 1) for one in found.tolist()) <= known.accumulated
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+def test_the_search_for_an_intercept_without_an_optimum_ends_in_a_few_passes(loss: str) -> None:
+    features, labels = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double(), torch.arange(60) % 3
+    memory = MemoryRows(features, labels, (labels == 1).double())  # all rows that weigh are of one class
+    problem = problem_of(memory, Objective(loss, l2=1e-3), 3)
+    state, kinds = SolverState(problem, problem.zeros()), []
+    for requested in certified(state, None, cheaply=True):
+        run_pass(memory, requested)
+        kinds.append(type(requested).__name__)
+    assert kinds.count("EvaluatePrecisely") <= 5  # the intercepts move by 1 at each
+    assert state.bound is not None
+    assert state.bound.gap == pytest.approx(state.bound.value)  # f itself, since f* >= 0

@@ -186,6 +186,20 @@ def test_a_hessian_whose_steps_hardly_help_is_computed_anew(monkeypatch: pytest.
     assert with_hessian == [True, False, True, False]
 
 
+@pytest.mark.parametrize("far", [1e4, 1e5])
+def test_hessians_to_which_offsets_leave_no_digits_in_float32_are_computed_in_float64(far: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 40, generator=draw) + far * torch.randn(40, generator=draw)
+    labels = (torch.randn(100, generator=draw) + features[:, 0] - features[:, 0].mean() > 0).long()
+    objective = Objective("bce", l2=1e-3)
+    found = fit(features, labels, objective, optimizer="newton", intercept=False)  # without one, none is subtracted
+    assert found.converged
+    assert found.passes < 40  # of `MAX_EVALUATIONS`
+    exact = fit(features.double(), labels, objective, intercept=False)
+    assert exact.converged
+    assert found.bound.value == pytest.approx(exact.bound.value, rel=2e-6)
+
+
 @pytest.mark.parametrize("wrong", ["value", "curvature"])
 def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
     wrong: str, monkeypatch: pytest.MonkeyPatch

@@ -335,6 +335,18 @@ def test_f_never_increases_however_far_away_descent_starts() -> None:
     assert kinds.count("EvaluateAfterStep") > kinds.count("SubspaceHessian") + 1  # some steps were shortened
 
 
+def test_descent_ends_where_f_and_its_gradient_have_fallen_to_zero() -> None:
+    features, labels = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double(), torch.arange(60) % 2
+    memory = MemoryRows(features, labels, labels.double())  # only class 1 counts: the intercept has no optimum
+    problem = problem_of(memory, Objective("bce", l2=1e-3), 2)
+    state, steps = SolverState(problem, problem.zeros()), 0
+    for requested in descend(state):
+        run_pass(memory, requested)
+        steps += isinstance(requested, SubspaceHessian)
+    assert state.value < 1e-15
+    assert steps < 80  # of `MAX_SUBSPACE_STEPS`
+
+
 def test_the_last_step_that_is_allowed_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "MAX_SUBSPACE_STEPS", 1)
     features, labels, objective = large()

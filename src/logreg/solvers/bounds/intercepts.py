@@ -41,6 +41,12 @@ relative sum of the probabilities of a class that is scaled."""
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
 
+MIN_VALUE_RATIO = 0.1
+"""Part of f that is left after a move of the intercepts alone, below which there is no bound by duality.
+
+Such a bound would be at least 0.9 f, and f itself is one.  Where all rows that weigh are of one class, the intercepts
+have no optimum: f tends to 0, and falls below this within a few passes."""
+
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
 
@@ -50,12 +56,13 @@ def solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, T
 
     Returns:
         The point reached and the Newton step for the intercepts that is left there, (K,), to be subtracted; ``None``
-        where the passes do not suffice, or derivatives are not finite.
+        where the passes do not suffice, f falls below `MIN_VALUE_RATIO`, or derivatives are not finite.
     """
-    problem, coordinates = at.problem, at.coordinates
+    problem, coordinates, first = at.problem, at.coordinates, at.evaluation.value
     for _ in range(MAX_INTERCEPT_PASSES):
         gradient, curvature = at.evaluation.gradient, at.evaluation.curvature
-        if not math.isfinite(float(curvature.own.sum() + gradient.sum())):
+        is_finite = math.isfinite(float(curvature.own.sum() + gradient.sum()))
+        if not is_finite or at.evaluation.value < MIN_VALUE_RATIO * first:
             return None
         if moves_through_one_class(at):
             shift = _scaling_step(at)

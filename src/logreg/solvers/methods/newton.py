@@ -24,7 +24,7 @@ from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate, KnownPoint
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, certified_cheaply, gap_from_gradient
 from logreg.solvers.steps.conjugate_gradients import conjugate_gradients
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.newton_steps import (
@@ -67,6 +67,11 @@ expensive: farther from the optimum their steps are too long."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
+
+MAX_SLOW_HESSIANS = 4
+"""Hessians in float32 in a row, near the optimum, whose steps do not halve the predicted decrease, after which Hessians
+are in float64: large offsets of features may leave float32 no digits of their curvature, and then steps shrink by some
+percent each."""
 
 # Precision
 
@@ -128,11 +133,12 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
     float32, where it is the problem's type, is used far from the optimum and for H.  The last gradients are in float64,
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
-    nearly singular without a penalty, where it is not finite, and where shortened steps do not decrease f.
+    nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where steps
+    are slow near the optimum (`MAX_SLOW_HESSIANS`).
 
-    It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
-    `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which
-    shows separation.  The point is then the one with the best bound.
+    It stops where the point is certified, where the gradient is 0, after `MAX_FAILED_CERTIFICATES` that did not halve
+    the gap, after `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is
+    nearly 0, which shows separation.  The point is then the one with the best bound.
 
     Without a penalty, directions that change no logit are computed as soon as H is nearly singular; steps have no part
     along them, and the point is the one of least norm.
@@ -224,6 +230,7 @@ class _Iteration:
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
+        slow_hessians: Hessians in a row as of `MAX_SLOW_HESSIANS`.
         last_predicted_decrease: Predicted decrease of the step before the current one.
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian: The same before it was made positive definite, where the end is rough.
@@ -253,6 +260,7 @@ class _Iteration:
         self.slope, self.estimated_gap = self.point, math.inf
         self.path: Path | None = None
         self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
+        self.slow_hessians = 0
 
         self.is_rough = rough > 0
         self.hessian: Tensor | None = None
@@ -332,7 +340,7 @@ class _Iteration:
         if self.path is None or self.base is None:
             return
         predicted = self.state.predicted_decrease * abs(self.base.value)
-        stalled = self.base.value - now.value < STALLED_DECREASE_RATIO * predicted
+        stalled = not self.base.value - now.value > STALLED_DECREASE_RATIO * predicted  # also where both are 0
         self.stalled_steps = self.stalled_steps + 1 if stalled else 0
 
     def accept(self, now: Derivatives) -> None:
@@ -346,9 +354,7 @@ class _Iteration:
 
     def certified_by_gradient(self) -> PassRequests[bool]:
         """Certifies the point before a step is solved for, where its gradient is small enough."""
-        if not self.exact or not self.estimated_gap <= self.state.tolerance:
-            return False
-        return (yield from certified(self.state, self.base, cheaply=True))
+        return self.exact and (yield from certified_cheaply(self.state, self._now(), self.estimated_gap))
 
     def solve(self) -> PassRequests[bool]:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
@@ -436,21 +442,26 @@ class _Iteration:
             self.cheap_bound_limit = reach if reach > MIN_CHEAP_BOUND_REACH * self.stop_limit else math.inf
 
     def ends_by_certificate(self) -> PassRequests[bool]:
-        """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
+        """Certifies the point where the predicted decrease is small.
+
+        Returns:
+            Whether it is certified, too many certificates have failed, or no step is left: the gradient is 0.
+        """
         state = self.state
         if not (self.exact and state.predicted_decrease <= self.limit):
             return False
         if self._certified_by_factored_hessian():
             return True
-        if self.problem.objective.l2 and not self.failed_certificates:
+        at_end = not state.predicted_decrease > 0
+        if self.problem.objective.l2 and not self.failed_certificates and not at_end:
             # Another step, which makes the bound by duality small enough, is cheaper than a bound that takes passes.
             state.gap = min(self.estimated_gap, 1.0) * abs(self._now().value)
         elif (yield from certified(state, self.base)):
             return True
-        self.failed_certificates = 0 if state.gap <= self.smallest_gap / 2 else self.failed_certificates + 1
+        self.failed_certificates = 0 if state.gap < self.smallest_gap / 2 else self.failed_certificates + 1
         self.smallest_gap = min(self.smallest_gap, state.gap)
         self.stop_limit, self.cheap_bound_limit = self.stop_limit / 10, math.inf
-        return self.failed_certificates >= MAX_FAILED_CERTIFICATES
+        return at_end or self.failed_certificates >= MAX_FAILED_CERTIFICATES
 
     def _certified_by_factored_hessian(self) -> bool:
         """Bounds the gap by the factored Hessian without a pass; whether it is within the tolerance."""
@@ -491,6 +502,11 @@ class _Iteration:
         shown = STALE_CONTRACTION if has_new_hessian else contraction
         suffices = self.estimated_gap * shown <= state.tolerance
         self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
+        if self._now().hessian is not None:
+            is_slow = self.last_predicted_decrease / 2 < decrease < NEAR_TOL
+            self.slow_hessians = self.slow_hessians + 1 if is_slow else 0
+            if self.slow_hessians == MAX_SLOW_HESSIANS:
+                self.hessian_dtype = torch.float64
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:

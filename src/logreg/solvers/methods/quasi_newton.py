@@ -22,7 +22,7 @@ from logreg.solvers.methods.subspace_descent import (
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, certified_by_sample, gap_from_gradient
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified_by_sample, certified_cheaply, gap_from_gradient
 from logreg.solvers.steps.limited_memory import LimitedMemoryInverse
 from logreg.solvers.steps.line_search import (
     CURVATURE_CONSTANT,
@@ -239,7 +239,7 @@ class _Steps:
         state.gap = min(gap_here, 1.0) * abs(now.value)
         if self.rough:
             return gap_here
-        if self.exact and gap_here <= state.tolerance and (yield from certified(state, now, cheaply=True)):
+        if self.exact and (yield from certified_cheaply(state, now, gap_here)):
             return gap_here
         extrapolates = self.num_pairs and self.limit < gap_here <= MAX_EXTRAPOLATION * self.limit
         flattest, gap = state.point, gap_here
@@ -255,7 +255,7 @@ class _Steps:
                 self.use_float64()
             if flattest is state.point or is_better:
                 state.point, state.value, self.now, self.exact = flattest, there.value, there, True
-                if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
+                if (yield from certified_cheaply(state, there, gap_there)):
                     return gap_there
             error = max(gap_there / max(gap, 1e-300), 1.0)
             if extrapolates:  # which says nothing of the gaps that are estimated at the points of the steps

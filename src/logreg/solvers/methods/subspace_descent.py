@@ -231,12 +231,12 @@ def descend(state: SolverState) -> PassRequests[bool]:
         gap_here = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(gap_here, 1.0) * abs(now.value)
         flattest, gap = least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
-        halved = gap <= smallest_gap / 2
+        halved = gap < smallest_gap / 2  # a gap of 0 is halved once
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
-        progresses = halved or not predicted_decrease > smallest_decrease / 2
+        progresses = halved or predicted_decrease < smallest_decrease / 2
         smallest_decrease = min(smallest_decrease, predicted_decrease)
         rounded_steps = 0 if progresses or predicted_decrease > ROUNDED_DECREASE else rounded_steps + 1
-        if gap <= gap_limit:
+        if gap < gap_limit:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
             if gap_there <= state.tolerance:
