@@ -93,9 +93,10 @@ def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write
 
 
 def test_no_legend_covers_a_point() -> None:
-    facts = DataFacts("made", 1, ("no", "y" * 60), {"train": 4}, feature_names=("x",))
     features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
-    assert_the_legend_is_below(probability_curve(0.1, -0.25, facts, features, labels_of, "flat"))
+    for names in (("no", "y" * 60), ("N" * 60, "W" * 60)):
+        facts = DataFacts("made", 1, names, {"train": 4}, feature_names=("x",))
+        assert_the_legend_is_below(probability_curve(0.1, -0.25, facts, features, labels_of, "flat"))
     trials = [("complete", 0.1), ("pruned", None), ("fail", None), ("complete", 1.0)]
     assert_the_legend_is_below(search_history(trials, "made"))
 

@@ -133,16 +133,16 @@ def run_command(
 
 
 def with_home(word: str) -> str:
-    """An argument with the path of the home folder for a "~" behind its "=", which not every shell fills in.
+    """An argument with the path of the home folder for a "~/" behind its "=", which not every shell fills in.
 
     Example:
         >>> with_home("dataset.path=~/rows.csv").startswith("dataset.path=~")
         False
-        >>> with_home("~schedule"), with_home("x=a~/b")
-        ('~schedule', 'x=a~/b')
+        >>> with_home("~schedule"), with_home("x=a~/b"), with_home("separator=~")
+        ('~schedule', 'x=a~/b', 'separator=~')
     """
     home = os.path.expanduser("~")  # noqa: PTH111  # text stays text
-    return re.sub(r"\A([^=]*=['\"]?)~(?=[/'\"]|\Z)", lambda found: found[1] + home, word)
+    return re.sub(r"\A([^=]*=['\"]?)~(?=/)", lambda found: found[1] + home, word)
 
 
 def print_alone(placed: Placement) -> None:

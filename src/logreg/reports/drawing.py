@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,14 +154,14 @@ def write_figure(figure: Figure, path: Path) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    from logreg.reports.figures import without_warnings_of_letters
+
     figure.set_dpi(130)
     for axes in figure.axes:  # a spine has the ticks of its axis set anew for its extent, which is that of the axes
         for spine in axes.spines.values():
             spine.set_in_layout(False)
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # `draw` warns of letters that no font has
-        warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
+    with without_warnings_of_letters():
         canvas.draw()
     png = BytesIO()
     Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(png, format="png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -130,6 +131,14 @@ def lettered(texts: Iterable[str]) -> Iterator[str]:
         yield missing
 
 
+@contextmanager
+def without_warnings_of_letters() -> Iterator[None]:
+    """Lets matplotlib draw letters that no font has without a warning of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
+        yield
+
+
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """Digits and sign of an exponent."""
 
@@ -165,10 +174,15 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, columns: 
     Args:
         figure: Has a constrained layout.
         handles: What has an entry, in order; all that has a label where ``None``.
-        columns: Number of columns of entries.
+        columns: Largest number of columns of entries; fewer where these would be wider than the picture.
     """
     more = {} if handles is None else {"handles": handles}
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, **more)
+    for number in range(columns, 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=number, frameon=False, fontsize=9, **more)
+        with without_warnings_of_letters():
+            if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                return
+        legend.remove()
 
 
 def probability_curve(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pyarrow.fs
 import pytest
 
-from logreg.data.formats.find_shards import find_shards, folder_values
+from logreg.data.formats.find_shards import find_shards, first_file, folder_values
 from logreg.errors import DataError
 
 
@@ -53,7 +54,7 @@ def test_only_folders_that_a_pattern_leads_to_are_listed(
     assert listed is None or seen == listed
 
 
-@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.csv"])
+@pytest.mark.parametrize("pattern", ["", "/*", "/**", "/**/*.csv", "/[!a]*/**"])
 def test_links_are_followed_but_not_into_their_own_folder(pattern: str, tmp_path: Path) -> None:
     for name in ("here/a.csv", "there/b.csv"):
         (tmp_path / name).parent.mkdir()
@@ -63,7 +64,48 @@ def test_links_are_followed_but_not_into_their_own_folder(pattern: str, tmp_path
     (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
     (tmp_path / "here" / "itself").symlink_to("itself")
     shards = find_shards(f"{tmp_path}/here{pattern}", "dataset.path")
-    assert [shard.path.removeprefix(f"{tmp_path}/here/") for shard in shards.shards] == ["a.csv", "link/b.csv"]
+    found = [shard.path.removeprefix(f"{tmp_path}/here/") for shard in shards.shards]
+    assert found == (["link/b.csv"] if pattern.startswith("/[") else ["a.csv", "link/b.csv"])
+
+
+def test_the_first_file_of_a_table_is_one_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (".tool.csv", "_tool.csv", "_tool/a.csv", "Thumbs.db", "a.npy", "rows.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x,y\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("*.csv", "**", f"{tmp_path}", f"{tmp_path}/*", f"{tmp_path}/r?ws.csv"):
+        first = first_file(path)
+        assert first is not None
+        assert PurePosixPath(first).relative_to(tmp_path if path.startswith("/") else ".") == PurePosixPath("rows.csv")
+    assert first_file("*.npy") is None
+    (tmp_path / "year=1").mkdir()
+    (tmp_path / "year=1" / "a.csv").write_text("x,y\n")
+    assert first_file("**") is None, "no file has the column year"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/a?b.csv", ["a-b.csv", "in/a-b.csv"]),
+        ("*/?/*.csv", ["in/a/b.csv"]),
+        ("**/a[!x]b.csv", ["a-b.csv", "in/a-b.csv"]),
+        ("**/i*", ["in/a/b.csv", "in/a-b.csv"]),
+        ("**/*/**", ["a/b.csv", "in/a/b.csv", "in/a-b.csv"]),
+        ("**/in/**/b.csv", ["in/a/b.csv"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["local", "gcs"])
+def test_no_letter_of_a_pattern_stands_for_a_slash(
+    kind: str, pattern: str, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-b.csv", "a/b.csv", "in/a-b.csv", "in/a/b.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x,y\n")
+    local = pyarrow.fs.LocalFileSystem()
+    system = SimpleNamespace(type_name=kind, get_file_info=local.get_file_info)
+    monkeypatch.setattr("logreg.data.formats.find_shards.file_system_of", lambda path, _: (system, path))
+    shards = find_shards(f"{tmp_path}/{pattern}", "dataset.path").shards
+    assert [str(PurePosixPath(shard.path).relative_to(tmp_path)) for shard in shards] == found
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])

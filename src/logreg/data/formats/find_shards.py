@@ -9,11 +9,12 @@ References:
 from __future__ import annotations
 
 import fnmatch
-import glob
+import itertools
 import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +23,7 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.file_systems import file_system_of, unreachable_error, version_of
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shard, Shards
-from logreg.errors import DataError, DatasetNotFoundError, name_list
+from logreg.errors import DataError, DatasetNotFoundError, LogregError, name_list
 
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Value in the name of a folder that means a missing one."""
@@ -41,12 +42,11 @@ def first_file(path: str) -> str | None:
     """A single file among those that a local path names; ``None`` where there is none that has all columns."""
     if "://" in path:
         return None
-    root = Path(path)
-    if root.is_dir():
-        names = files_with((*SHARD_SUFFIXES, ".safetensors", ".npy"), root)
-        return str(root / names[0]) if names and "=" not in names[0] else None
-    files = [name for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  # any root
-    return files[0] if files and "=" not in files[0] else None
+    with suppress(LogregError):
+        first = find_shards(path, "dataset.path").shards[0]
+        return None if first.values else first.path.removeprefix("./")
+    arrays = files_with((".safetensors", ".npy"), Path(path)) if Path(path).is_dir() else []
+    return str(Path(path) / arrays[0]) if arrays else None
 
 
 def find_shards(path: str, key: str) -> Shards:
@@ -79,7 +79,7 @@ def find_shards(path: str, key: str) -> Shards:
         elif marked:
             files, seen = _matching(filesystem, base, parts[marked[0] :])
         else:
-            files, seen = _listed(filesystem, base, recursive=True), list[Any]()
+            files, seen = _all_in(filesystem, base, base), list[Any]()
     except (OSError, pa.ArrowException) as error:
         if not arrow_errors.is_missing(error):
             raise unreachable_error(key, path, error) from error
@@ -154,38 +154,39 @@ def _matching(filesystem: Any, base: str, parts: Sequence[str]) -> tuple[list[An
     folders, seen = [base], list[Any]()
     for place, part in enumerate(parts):
         if part == "**" or filesystem.type_name == "gcs":  # whose folders Arrow sees in a recursive list alone
-            rest = re.compile(_regex(parts[place:]))
-            below = [(folder, one) for folder in folders for one in _listed(filesystem, folder, recursive=True)]
-            found = [one for folder, one in below if rest.fullmatch(_below(one.path, folder))]
+            below = [(folder, one) for folder in folders for one in _all_in(filesystem, folder, base)]
+            found = [one for folder, one in below if _matches(_below(one.path, folder).split("/"), parts[place:])]
             return found, seen + [one for _, one in below]
         entries = [one for folder in folders for one in _listed(filesystem, folder)]
         seen += entries
         found = [one for one in entries if fnmatch.fnmatchcase(PurePosixPath(one.path).name, part)]
-        folders = [one.path for one in found if _is_folder(one, base)]
-    return found + [one for folder in folders for one in _listed(filesystem, folder, recursive=True)], seen
+        folders = [one.path for one in found if _is_folder(filesystem, one, base)]
+    return found + [one for folder in folders for one in _all_in(filesystem, folder, base)], seen
 
 
 def _listed(filesystem: Any, folder: str, recursive: bool = False) -> list[Any]:
-    """The files and folders in a folder; with ``recursive``, those in inner folders too, if these are not of tools.
+    """The files and folders in a folder, and in inner ones where ``recursive``."""
+    from pyarrow import fs
+
+    entries: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive))
+    return entries
+
+
+def _all_in(filesystem: Any, folder: str, base: str) -> list[Any]:
+    """The files and folders in ``folder``, which is ``base`` or below it, and in inner ones, if these are not of tools.
 
     Links of the local file system are followed, but not into a folder that contains the link.
     """
-    from pyarrow import fs
+    if filesystem.type_name != "local":  # servers list all names below a folder at once, and have no links
+        return _listed(filesystem, folder, recursive=True)
 
-    is_local = filesystem.type_name == "local"
-    if not (recursive and is_local):  # servers list all names below a folder at once, and have no links
-        entries: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive))
-        return entries
-
-    def walk(place: str, ancestors: frozenset[str]) -> Iterator[Any]:
-        if (real := os.path.realpath(place)) in ancestors:
-            return
+    def walk(place: str) -> Iterator[Any]:
         for one in _listed(filesystem, place):
             yield one
-            if _is_folder(one, folder):
-                yield from walk(one.path, ancestors | {real})
+            if _is_folder(filesystem, one, base):
+                yield from walk(one.path)
 
-    return list(walk(folder, frozenset()))
+    return list(walk(folder))
 
 
 def _is_shard(info: Any, base: str) -> bool:
@@ -195,11 +196,17 @@ def _is_shard(info: Any, base: str) -> bool:
     return info.type == fs.FileType.File and not _is_of_tools(info, base) and suffix_of(info.path) in SHARD_SUFFIXES
 
 
-def _is_folder(info: Any, base: str) -> bool:
-    """Whether what lies below ``base`` is a folder that may hold shards."""
+def _is_folder(filesystem: Any, info: Any, base: str) -> bool:
+    """Whether what lies below ``base`` is a folder that may hold shards, and no link to a folder that contains it."""
     from pyarrow import fs
 
-    return info.type == fs.FileType.Directory and not _is_of_tools(info, base)
+    if info.type != fs.FileType.Directory or _is_of_tools(info, base):
+        return False
+    if filesystem.type_name != "local":
+        return True
+    places = itertools.accumulate(_below(info.path, base).split("/"), os.path.join, initial=base)
+    *above, own = map(os.path.realpath, places)
+    return own not in above
 
 
 def _is_of_tools(info: Any, base: str) -> bool:
@@ -214,13 +221,11 @@ def _below(path: str, base: str) -> str:
     return path.removeprefix("./") if base == "." else path[len(base) + (base != "/") :]
 
 
-def _regex(parts: Sequence[str]) -> str:
-    """The regular expression of a pattern, given by the parts between its slashes; a folder stands for its files."""
-    pieces = ["(?:.*/)?" if part == "**" else fnmatch.translate(part)[4:-3].replace(".*", "[^/]*") for part in parts]
-    pattern = ""
-    for piece, part in zip(pieces, parts, strict=True):
-        pattern += piece if part == "**" else piece + "/"
-    return f"{pattern.removesuffix('/')}(?:/.*)?" if parts[-1] != "**" else pattern + ".*"
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the names in a path match the parts of a pattern; a folder stands for its files."""
+    if parts[:1] == ["**"]:
+        return any(_matches(names[start:], parts[1:]) for start in range(len(names)))
+    return not parts or (len(names) > 0 and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:]))
 
 
 def folder_values(paths: Sequence[str]) -> list[dict[str, Any]]:
