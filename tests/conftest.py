@@ -181,7 +181,7 @@ def configs_are_copied_and_written_fast() -> Iterator[None]:
     def begin(self: CachingConfigRepository, delegate: Any) -> None:
         self.delegate, self.cache = copy.copy(delegate), {}  # whose list of sources is made anew, never changed
 
-    class Dumper(yaml.CDumper):  # type: ignore[misc]  # as above
+    class Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]  # as above; without libyaml the slow one
         yaml_representers = get_omega_conf_dumper().yaml_representers
 
     with pytest.MonkeyPatch.context() as patched:
