@@ -194,7 +194,7 @@ def test_hessians_to_which_offsets_leave_no_digits_in_float32_are_computed_in_fl
     objective = Objective("bce", l2=1e-3)
     found = fit(features, labels, objective, optimizer="newton", intercept=False)  # without one, none is subtracted
     assert found.converged
-    assert found.passes < 40  # of `MAX_EVALUATIONS`
+    assert found.passes < 100  # and not all `MAX_EVALUATIONS`
     exact = fit(features.double(), labels, objective, intercept=False)
     assert exact.converged
     assert found.bound.value == pytest.approx(exact.bound.value, rel=2e-6)
