@@ -189,6 +189,7 @@ CASES = {
     "many-classes": Case(Draw(100_000, 20, 20)),
     "10k-900": Case(Draw(10_000, 900)),
     "20k-30-30": Case(Draw(20_000, 30, 30)),
+    "40k-1000": Case(Draw(40_000, 1000)),
     "10k-300": Case(Draw(10_000, 300)),
     "10k-300-correlated": Case(Draw(10_000, 300, factors=30)),
     "breast-cancer": Case(_BREAST),

@@ -26,7 +26,7 @@ start."""
 def in_runs(work: Callable[[Sequence[Part]], Result], parts: Sequence[Part], numbers: int) -> list[Result]:
     """What a function makes of each of some runs of the parts, in their order: one run for each thread.
 
-    For operations of NumPy, which other threads do not wait for.  The threads wait for one another at the end alone.
+    For large operations of NumPy, during which other threads run.  They wait for one another at the end alone.
 
     Args:
         work: The function, which threads may call at once.
@@ -52,7 +52,7 @@ def threads_for(work: float) -> Iterator[None]:
 
     OpenBLAS, which NumPy multiplies with, has one thread in any case.  Its threads wait for one another many times
     within a product, without sleeping: they gain little in short products, and lose most where cores are shared.
-    `kernels.gram_of_columns`, whose products are large, shares them among threads of its own.
+    `kernels.gram_of_columns`, whose products are large, and `in_runs` have threads of their own.
 
     Args:
         work: Floating-point operations between two synchronizations.
