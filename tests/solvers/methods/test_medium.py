@@ -206,7 +206,9 @@ def test_an_evaluation_is_that_of_a_pass(monkeypatch: pytest.MonkeyPatch, dtype:
     at = Coordinates(torch.full((120,), 2.0, dtype=torch.float64), torch.linspace(0.5, 2, 120, dtype=torch.float64))
     point = torch.randn(1, 121, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     rows = MediumRows(problem, memory, at)
-    rows.evaluate(0 * point[0].numpy(), dtype)  # what it leaves in its memory does not matter
+    for kind in (dtype, torch.float32, torch.float64):  # what they leave in their memory does not matter
+        rows.evaluate(0 * point[0].numpy(), kind)
+    assert rows._space.nbytes == 24 * 3000  # for all of them
     other = drive(request(Evaluate(problem, at, point, dtype)), memory)
     rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-6)
     for _ in range(2):  # in both orders of the blocks

@@ -60,17 +60,21 @@ class _Part(NamedTuple):
 
 
 class _Work:
-    """Memory for the evaluations of one floating type: allocating it each time would take a part of their time."""
+    """Memory for the evaluations of one floating type: allocating it each time would take a part of their time.
 
-    def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None) -> None:
+    Both types share ``space``, 3 numbers for each row in float64: no evaluation needs what another one left there.
+    """
+
+    def __init__(self, kind: type, features: Array, labels: Array, weights: Array | None, space: Array) -> None:
         copies = () if features.dtype == kind else (kind,)
         block_rows = _block_rows(features, *copies)
         sign: Array = (2 * labels - 1).astype(kind)
         self.weights: Array | None = None if weights is None else weights.astype(kind)
         weighted_sign = sign if self.weights is None else sign * self.weights
-        self.margins: Array = np.empty(len(labels), kind)
+        shared: Array = space.view(kind)[: 3 * len(labels)].reshape(3, -1)
+        self.margins: Array = shared[0]
         """The logit of each row, times its sign."""
-        self.terms: Array = np.empty((2, len(labels)), kind)
+        self.terms: Array = shared[1:]
         """The negative weighted residual; and the probability of the wrong class, then the weighted second derivative
         of each row's loss, then its loss."""
         self.converted_shape = (block_rows, features.shape[1]) if copies else None
@@ -95,11 +99,12 @@ class MediumRows:
         weights = row_weights(batch, problem.class_weight, torch.float64)
         self._weights = None if weights is None else weights.numpy()
         self._works: dict[type, _Work] = {}
+        self._space = np.empty(3 * len(self._labels))
         self._backward = False  # every other pass: the blocks that the last one read last may still be in a cache
 
     def _work(self, kind: type) -> _Work:
         if kind not in self._works:
-            self._works[kind] = _Work(kind, self._features, self._labels, self._weights)
+            self._works[kind] = _Work(kind, self._features, self._labels, self._weights, self._space)
         return self._works[kind]
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> MediumEvaluation:
