@@ -23,6 +23,7 @@ from logreg.estimators.input import Array, as_array, is_number, number_of_each_r
 from logreg.estimators.logistic_regression import DTYPES, LogisticRegression, is_share, is_strength, is_whole
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
+from logreg.losses import one_logit
 from logreg.optimality.certificate import is_stationary
 from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers.arguments import check_offset, check_weights
@@ -415,11 +416,8 @@ class LogisticRegressionCV(LogisticRegression):
 
     def _coefficients(self, problem: Problem, stored: StoredForm, paths: Sequence[Sequence[PathPoint]]) -> Array:
         """Coefficients and intercepts in source units of each of F paths, (F, R, P, K, D + 1)."""
-        points = torch.stack(
-            [in_source_units(problem, stored, one.point, one.bound)[0] for path in paths for one in path]
-        ).cpu()
-        if len(self.classes_) == 2 and points.shape[1] == 2:  # a softmax
-            points = points[:, 1:] - points[:, :1]
+        each = [in_source_units(problem, stored, one.point, one.bound)[0] for path in paths for one in path]
+        points = torch.stack([one_logit(point) for point in each] if len(self.classes_) == 2 else each).cpu()
         if not self.fit_intercept:
             points = points[..., :-1]
         return points.numpy().reshape(len(paths), len(self.l1_ratios_), len(self.Cs_), *points.shape[1:])

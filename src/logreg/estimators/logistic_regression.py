@@ -35,7 +35,7 @@ from logreg.estimators.input import (
     rows_of,
 )
 from logreg.facts import DataFacts
-from logreg.losses import LOSSES, decided, default_loss
+from logreg.losses import LOSSES, decided, default_loss, one_logit
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Advice, Certificate
 from logreg.optimality.separation.explain import explain_separation
@@ -248,11 +248,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if start is not None and not found.converged and found.passes < self.max_iter:  # too far from the optimum
             before, found = found.passes, solve(max_passes=self.max_iter - found.passes)
             found = replace(found, passes=before + found.passes)
-        coef, intercept = found.coef, found.intercept
-        if len(classes) == 2 and len(coef) == 2:  # a softmax
-            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        parts = [found.coef, found.intercept]
+        if len(classes) == 2:
+            parts = [one_logit(part) for part in parts]
         # In the order that a pickle has, too: products of another order have other last digits.
-        self.coef_, self.intercept_ = (part.cpu().numpy().copy(order="C") for part in (coef, intercept))
+        self.coef_, self.intercept_ = (part.cpu().numpy().copy(order="C") for part in parts)
         self.classes_ = classes
         self.n_iter_ = np.array([found.passes], dtype=np.int32)
         self.has_offset_ = offset is not None
@@ -346,8 +346,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         order = np.argsort(classes)
         if len(classes) == 2:
-            if len(coef) == 2:
-                coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+            coef, intercept = one_logit(coef), one_logit(intercept)
             if order[1] == 0:
                 coef, intercept = -coef, -intercept
                 loss = loss if loss == "auto" else LOSSES[loss].mirror

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.losses import one_logit
+
 TIE_RTOL = 1e-12
 """Scores that differ by less than this fraction of the largest one are ties.
 
@@ -191,7 +193,7 @@ def _sums_from(first: np.ndarray[Any, Any], values: Tensor) -> Tensor:
 
 def log_odds(logits: Tensor) -> Tensor:
     """Logits of two classes, (N, 1) or (N, 2) -> log-odds of the second class, (N,)."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+    return one_logit(logits.T)[0]
 
 
 def area_under_roc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:

@@ -16,6 +16,7 @@ from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.export.base import Sample, spelling_coefficients, spellings
 from logreg.export.sklearn import probabilities_in_order
+from logreg.losses import one_logit
 from logreg.training.linear import Array, Linear, classes_of
 
 
@@ -59,10 +60,8 @@ def as_sklearn(model: Linear) -> Any:
         return estimator if encoder is None else Pipeline([("columns", encoder), ("model", estimator)])
 
     if facts.is_binary:
-        if len(coef) == 2:
-            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         sign = 1 if order[1] == 1 else -1
-        return whole(fitted(sign * coef, sign * intercept, classes))
+        return whole(fitted(sign * one_logit(coef), sign * one_logit(intercept), classes))
     coef, intercept = coef[order], intercept[order]
     if model.row_loss.couples_outputs:
         return whole(fitted(coef, intercept, classes))

@@ -1,7 +1,7 @@
 """The losses by the names that users type; nothing else in the code branches on a name."""
 
 from logreg.losses.algebraic import AlgebraicLoss
-from logreg.losses.base import Loss, RowTerms, decided, one_vs_rest
+from logreg.losses.base import Loss, RowTerms, decided, one_logit, one_vs_rest
 from logreg.losses.binary_link import BinaryLink
 from logreg.losses.cauchit import CauchitLoss
 from logreg.losses.cloglog import CloglogLoss, LoglogLoss
@@ -22,6 +22,7 @@ __all__ = [
     "SoftmaxLoss",
     "decided",
     "default_loss",
+    "one_logit",
     "one_vs_rest",
     "register",
 ]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Numbers = TypeVar("Numbers", bound=Any)
+"""A tensor or an array."""
 
 
 def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -34,6 +37,25 @@ def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = No
     if num_outputs == 1:
         return labels.to(dtype).unsqueeze(1)
     return labels.new_zeros(len(labels), num_outputs, dtype=dtype).scatter_(1, labels.unsqueeze(1), 1.0)
+
+
+def one_logit(outputs: Numbers) -> Numbers:
+    """Logits or parameters of two classes as those of the one logit of the second class: a softmax has two outputs.
+
+    Args:
+        outputs: A row for each output, shape (K, ...), K = 1 or 2.
+
+    Returns:
+        Shape (1, ...): the only row, or the second one less the first.
+
+    Example:
+        >>> one_logit(torch.tensor([[1.0, 2.0], [4.0, 3.0]])).tolist()
+        [[3.0, 1.0]]
+    """
+    if len(outputs) == 1:
+        return outputs
+    difference: Numbers = outputs[1:] - outputs[:1]
+    return difference
 
 
 def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:

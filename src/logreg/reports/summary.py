@@ -31,6 +31,7 @@ from logreg.facts import Split, keeping_scale
 from logreg.files import shown
 from logreg.inference.design import choose_design
 from logreg.invocation import command_words
+from logreg.losses import one_logit
 from logreg.optimality.certificate import Certificate
 from logreg.reports.json_fields import from_json
 from logreg.reports.mistakes import confident_mistakes
@@ -406,10 +407,8 @@ def _majority(result: RunResult) -> MajoritySummary:
 
 def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     """Slope (D,) and offset of the log-odds of class 1, in source units; with K = 2 a difference."""
-    coef, intercept = module.model.in_source_units()
-    if len(coef) == 1:
-        return coef[0], float(intercept[0])
-    return coef[1] - coef[0], float(intercept[1] - intercept[0])
+    coef, intercept = map(one_logit, module.model.in_source_units())
+    return coef[0], float(intercept)
 
 
 def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
