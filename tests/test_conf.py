@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 
 from logreg import config as config_module
 from logreg.commands.overrides import CONF
-from logreg.config import DATASET_SETTINGS, SECTIONS, SETTINGS, RunConfig
+from logreg.config import SETTINGS, RunConfig
 from logreg.constraints import check
 from logreg.data import DATASETS
 from logreg.facts import SPLITS
 from logreg.reports.summary_schema import Summary
 from logreg.run.building import build_data, build_module
 from logreg.run.train import train
+from logreg.sections import DATASET_SETTINGS, SECTIONS
 from logreg.solvers.optimizers import EXACT
 from logreg.training.optimizers import OPTIMIZERS
 from logreg.training.schedules import SCHEDULES, lr_factor

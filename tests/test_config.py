@@ -14,11 +14,8 @@ from logreg.config import (
     ADDED_LATER,
     EXACT,
     LINKS,
-    REFUSED_TRAINER_ARGUMENTS,
-    SECTIONS,
     SETTINGS,
     RunConfig,
-    unknown_key,
 )
 from logreg.constraints import (
     Constraint,
@@ -36,6 +33,7 @@ from logreg.constraints import (
 )
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.fast_import import import_lightning
+from logreg.sections import REFUSED_TRAINER_ARGUMENTS, SECTIONS, unknown_key
 
 
 def a_run(**changes: Any) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from logreg.commands.coefficients import OWN as COEFFICIENTS
 from logreg.commands.overrides import CONF
 from logreg.commands.predict import OWN as PREDICT
 from logreg.commands.sweep import OWN as SWEEP
-from logreg.config import SECTIONS, RunConfig
+from logreg.config import RunConfig
 from logreg.data import DATASETS
+from logreg.sections import SECTIONS
 from test_architecture import LAYERS
 from whole_runs import Answer, hydra_composed, working_in
 

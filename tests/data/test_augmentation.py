@@ -18,13 +18,13 @@ from torchvision.transforms.v2 import functional
 
 import logreg.data.augmentation as augmentation_module
 from fake_mnist import write_fake
-from logreg.config import augmentation_of
 from logreg.data import Table, TensorDataModule, build_dataset
 from logreg.data.augmentation import Augmentation, cropped, flipped, shifted, transformed, with_copies
 from logreg.data.sources.frozen_features import Backbone, FrozenFeatures
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.errors import ConfigError
 from logreg.facts import Batch
+from logreg.sections import augmentation_of
 
 SHAPES = [(1, 28, 28), (3, 32, 24), (3, 7, 9), (1, 1, 5)]
 ALL: dict[str, Any] = {

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from logreg.commands.overrides import CONF, RESOLVER_ERROR, all_keys, bases_of, explain_reference_error, keys_in
-from logreg.config import unknown_key
 from logreg.errors import ConfigError, name_list
+from logreg.sections import unknown_key
 
 MERGE_ERROR = "Error merging override "
 """The start of Hydra's message about a value that does not fit its key."""

@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]  # yaml has no type information
 
-from logreg.config import PROCESS_KEYS, SECTIONS, RunConfig, unknown_key
+from logreg.config import PROCESS_KEYS, RunConfig
 from logreg.errors import ConfigError, escaped, shell_line
 from logreg.files import shown
 from logreg.run_folder import run_folder_of
+from logreg.sections import SECTIONS, unknown_key
 from logreg.terminal import on_one_line
 
 _PACKAGE = Path(__file__).parents[1]

@@ -170,7 +170,7 @@ CHANGES = {
     "crop": _Change(_crop, 4),
     "affine": _Change(_affine, 5),
 }
-"""The changes, by the names in `logreg.config.AUGMENT`."""
+"""The changes, by the names in `logreg.sections.AUGMENT`."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Augmentation:
     """Random changes of images, one after the other.
 
     Attributes:
-        strengths: Strengths of each change, by its name, as `logreg.config.augmentation_of` returns them.
+        strengths: Strengths of each change, by its name, as `logreg.sections.augmentation_of` returns them.
     """
 
     strengths: Mapping[str, Mapping[str, float]]

@@ -102,7 +102,7 @@ class TensorDataModule(pl.LightningDataModule):
             model: Facts of a trained model; the rows are then encoded as its train rows were, with its classes.
             shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.  It may not
                 without an intercept, unless features are standardized.
-            augment: Random changes of train images, as `logreg.config.augmentation_of` returns them; ``None`` for none.
+            augment: Random changes of train images, as of `logreg.sections.augmentation_of`; ``None`` for none.
             copies: Changed copies that each train row gets besides itself; 0 to draw anew in each epoch.
             processes: The processes that share the rows of each split; ``None`` for one process.
         """

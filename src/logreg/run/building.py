@@ -14,20 +14,14 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import (
-    DATASET_SETTINGS,
-    EXACT,
-    IMAGE_SETTINGS,
-    REFUSED_TRAINER_ARGUMENTS,
-    RunConfig,
-    augmentation_of,
-)
+from logreg.config import EXACT, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts
 from logreg.processes import Processes
+from logreg.sections import DATASET_SETTINGS, IMAGE_SETTINGS, REFUSED_TRAINER_ARGUMENTS, augmentation_of
 from logreg.training.callbacks import TimeLimit
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import DTYPES, LogisticModule

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import SECTIONS, SETTINGS, RunConfig
+from logreg.config import SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import evaluate
@@ -45,6 +45,7 @@ from logreg.run.resuming import Resumption, check_resumable, restore_ended, run_
 from logreg.run.scoring import calibrate, predict, score, with_auroc
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
 from logreg.run_folder import Latest, check_new, remove_unsaved_run
+from logreg.sections import SECTIONS
 from logreg.solvers.threads import threads_for
 from logreg.terminal import on_one_line, show_status, terminal
 from logreg.training.callbacks import Certificates
