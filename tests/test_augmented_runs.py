@@ -61,7 +61,7 @@ def test_an_exact_fit_is_the_optimum_over_rows_and_copies(tmp_path: Path) -> Non
     ],
 )
 def test_rows_that_must_not_change_get_a_copy_by_default(settings: list[str], copies: int) -> None:
-    assert data_of("digits", *settings, "dataset.augment=flip").copies == copies
+    assert data_of("digits", *settings, "dataset.augment=flip").preparation.copies == copies
 
 
 def test_a_run_that_draws_anew_claims_no_optimum(tmp_path: Path) -> None:

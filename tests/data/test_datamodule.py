@@ -202,7 +202,7 @@ def test_splits_that_a_dataset_lacks_are_absent() -> None:
 
 
 def test_moments_are_those_of_all_blocks(monkeypatch: pytest.MonkeyPatch, draw: torch.Generator) -> None:
-    monkeypatch.setattr("logreg.data.prepare.CACHED_BLOCK_BYTES", 16 * 7)  # of 7 rows
+    monkeypatch.setattr("logreg.data.preparation_steps.CACHED_BLOCK_BYTES", 16 * 7)  # of 7 rows
     features = torch.randn(100, 2, generator=draw, dtype=torch.float64)
     for rows in (features, checked_sparse(csr_array(features.numpy()))):
         data = TensorDataModule(Given(rows, torch.arange(100) % 2), split={"val": 0.3}, standardize=True)

@@ -585,7 +585,7 @@ def _encode_until(moment: str, folder: Path, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    ["logreg.data.formats.cache.ArrayFiles.keep", "torch.save", "logreg.data.datamodule.find_leaks"],
+    ["logreg.data.formats.cache.ArrayFiles.keep", "torch.save", "logreg.data.preparation.find_leaks"],
     ids=["keep", "save", "leaks"],
 )
 def test_a_killed_process_leaves_nothing_that_is_believed(

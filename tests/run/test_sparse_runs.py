@@ -16,7 +16,7 @@ from torch import Tensor
 
 from logreg.csr import checked_sparse
 from logreg.data import RawData, Table, TensorDataModule
-from logreg.data.prepare import moments_of
+from logreg.data.preparation_steps import moments_of
 from logreg.data.profile import profile_data
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Answer, Run, newest, train

@@ -15,7 +15,7 @@ from logreg.data.base import RawData, Table
 from logreg.data.blocks import BlockDataset
 from logreg.data.formats.cache import ArrayFiles, referenced
 from logreg.data.leaks import Leaks
-from logreg.data.prepare import moments_of, moments_of_columns
+from logreg.data.preparation_steps import moments_of, moments_of_columns
 from logreg.facts import DataFacts, Split
 from logreg.stored_form import StoredForm
 

@@ -17,7 +17,7 @@ from logreg.data.datamodule import TensorDataModule
 from logreg.data.encoding.columns import Columns
 from logreg.data.encoding.learning import ColumnProfile, profile_columns
 from logreg.data.leaks import Leaks, find_leaks
-from logreg.data.prepare import used_rows
+from logreg.data.preparation_steps import used_rows
 from logreg.errors import LogregError
 from logreg.facts import DataFacts, Split
 
@@ -80,10 +80,10 @@ def profile_data(data: TensorDataModule) -> DataProfile:
     Raises:
         LogregError: The data cannot be read at all.
     """
-    raw, tables, class_names = data.raw, data.raw.tables, data.raw.class_names
+    raw, tables, class_names = data.preparation.raw, data.preparation.raw.tables, data.preparation.raw.class_names
     error: LogregError | None = None
     try:
-        tables, class_names = data.selected
+        tables, class_names = data.preparation.selected
         data.setup()
     except LogregError as found:
         error = found

@@ -22,7 +22,7 @@ from logreg.data.encoding.encode import encode
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
-from logreg.data.prepare import moments_of, of_scaled_columns
+from logreg.data.preparation_steps import moments_of, of_scaled_columns
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
 from logreg.estimators.input import Array
 from logreg.facts import Column, DataFacts, names_of_features

@@ -164,7 +164,7 @@ def _data_of(request: CertifyRequest, trained: LogisticModule | None) -> tuple[T
         dataset |= {"copies": copies or None, "augment": dataset["augment"] if copies else None}
         notes = () if copies else (UNCHANGED,)
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
-    data.shifts = config.intercept or config.dataset["standardize"] is not False
+    data.preparation.shifts = config.intercept or config.dataset["standardize"] is not False
     return data, notes
 
 

@@ -38,7 +38,7 @@ def make_folds(data: TensorDataModule, folds: int, repeats: int, seed: int) -> l
     labels, groups = data.labels("train")[:rows], data.groups("train")
     groups = None if groups is None else groups[:rows]
     seeds = ((seed + repeat) % (MAX_SEED + 1) for repeat in range(repeats))
-    limited = data.limit is not None
+    limited = data.preparation.limit is not None
     return [cross_validation_folds(labels, groups, names, folds, each, limited) for each in seeds]
 
 

@@ -393,14 +393,14 @@ def test_columns_are_freed_unless_someone_has_read_them_before(tmp_path: Path, f
     if for_model:
         reader.keep_columns()  # for `source_columns`
     else:
-        assert reader.raw is raw  # as `profile_data` does
+        assert reader.preparation.raw is raw  # as `profile_data` does
     reader.setup()
     assert len(columns.series) == 1
-    assert ("raw" in vars(reader)) == for_model
+    assert ("raw" in vars(reader.preparation)) == for_model
     alone = TensorDataModule(Once(raw), model=model)
     alone.setup()
     assert not columns.series
-    assert "raw" not in vars(alone)
+    assert "raw" not in vars(alone.preparation)
 
 
 class Once:

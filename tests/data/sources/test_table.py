@@ -33,7 +33,7 @@ from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
 from logreg.data.formats.text_tables import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
-from logreg.data.prepare import adopt_classes
+from logreg.data.preparation_steps import adopt_classes
 from logreg.data.sources.table import TableFile
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
