@@ -105,21 +105,16 @@ def encode(
     starts = np.cumsum([0, *(column.num_features for column in encoding)]).tolist()
     forms = [(0.0, 1.0) if stored is None else (float(stored.shift[at]), float(stored.unit[at])) for at in starts[:-1]]
     float_dtype = torch.empty(0, dtype=dtype).numpy().dtype
-    narrowed: list[Part | None] = [None] * len(encoding)
+    narrowed: dict[int, Part] = {}
 
     def narrow(numbers: Sequence[int]) -> list[None]:
         """Encodes some columns of numbers that are wider than the features, into ``narrowed``, and frees them."""
         for number in numbers:
             column, series = encoding[number], learned[number]
             assert series is not None
-            if column.kind != "number" or series.values.itemsize <= float_dtype.itemsize:
-                continue
-            part = NumberPart(column, series.values, forms[number])
-            values = columns.allocate((len(columns), part.width), float_dtype)
-            for rows in _row_blocks(len(columns)):
-                part.write(values[rows], rows)
-            _check_finite(column, series, values, columns)
-            narrowed[number], learned[number] = NarrowedPart(column, values), None
+            if column.kind == "number" and series.values.itemsize > float_dtype.itemsize:
+                narrowed[number] = _narrowed(column, series, forms[number], float_dtype, columns)
+                learned[number] = None
         return []
 
     if free:
@@ -128,23 +123,14 @@ def encode(
         map_in_parts(narrow, range(len(encoding)))
     parts: list[Part] = []
     unseen: dict[str, Tensor] = {}
-    for column, series, ready, form in zip(encoding, learned, narrowed, forms, strict=True):
-        if ready is not None:
-            parts.append(ready)
+    for number, (column, series) in enumerate(zip(encoding, learned, strict=True)):
+        if series is None:
+            parts.append(narrowed[number])
             continue
-        assert series is not None
-        if column.kind == "number":
-            parts.append(NumberPart(column, series.values, form))
-            continue
-        if column.kind == "text":
-            parts.append(text := TextPart(column, series))
-            if bool(text.unknown.any()):
-                unseen[column.name] = torch.from_numpy(text.unknown.nonzero()[0])
-            continue
-        feature_of = _features_of_levels(column, series)
-        parts.append(LevelsPart(column, series.values, feature_of))
-        if bool((feature_of < 0).any()):
-            unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+        part, unknown = _part_of(column, series, forms[number])
+        parts.append(part)
+        if len(unknown):
+            unseen[column.name] = torch.from_numpy(unknown)
     if sparse is None:
         sparse = is_better_sparse(len(columns), parts, float_dtype.itemsize)
 
@@ -160,6 +146,36 @@ def encode(
                 release(part.values, rows)
 
     return (_sparse if sparse else _dense)(parts, len(columns), float_dtype, allocate, written), unseen
+
+
+def _part_of(column: Column, series: Series, form: tuple[float, float]) -> tuple[Part, Values]:
+    """The part of the matrix that a column has, and the numbers of the rows with a level or text that train lacks.
+
+    ``form`` has the shift and the unit of a column of numbers.
+    """
+    none = np.zeros(0, np.int64)
+    if column.kind == "number":
+        return NumberPart(column, series.values, form), none
+    if column.kind == "text":
+        text = TextPart(column, series)
+        return text, text.unknown.nonzero()[0]
+    feature_of = _features_of_levels(column, series)
+    is_unknown = feature_of < 0
+    return LevelsPart(column, series.values, feature_of), is_unknown[series.values].nonzero()[
+        0
+    ] if is_unknown.any() else none
+
+
+def _narrowed(
+    column: Column, series: Series, form: tuple[float, float], dtype: np.dtype[Any], columns: Columns
+) -> NarrowedPart:
+    """The part of a column of numbers, computed in the type of the matrix; arguments as of `_part_of`."""
+    part = NumberPart(column, series.values, form)
+    values = columns.allocate((len(columns), part.width), dtype)
+    for rows in _row_blocks(len(columns)):
+        part.write(values[rows], rows)
+    _check_finite(column, series, values, columns)
+    return NarrowedPart(column, values)
 
 
 def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
