@@ -55,3 +55,16 @@ def drawn(rows: int = 120, seed: int = 0, effect: Callable[[float], float] = flo
     color = [draw.choice(["blue", "green", "red"]) for _ in range(rows)]
     y = ["yes" if effect(x) + (c == "red") + draw.gauss(0, 2) > 0 else "no" for x, c in zip(a, color, strict=True)]
     return {"a": a, "b": b, "color": color, "y": y}
+
+
+def drawn_sparse(folder: Path) -> tuple[Path, dict[str, list[Any]]]:
+    """400 rows of 8 features, of which a tenth are not 0, as a file in the format of svmlight and as columns."""
+    draw = random.Random(0)
+    rows = [[round(draw.gauss(0, 1), 3) if draw.random() < 0.1 else 0.0 for _ in range(8)] for _ in range(400)]
+    y = [int(sum(row) + draw.gauss(0, 1) > 0) for row in rows]
+    lines = [
+        " ".join([str(label), *(f"{place}:{value}" for place, value in enumerate(row, 1) if value)])
+        for label, row in zip(y, rows, strict=True)
+    ]
+    (folder / "t.svm").write_text("\n".join(lines) + "\n")
+    return folder / "t.svm", {**{f"x{place}": [row[place] for row in rows] for place in range(8)}, "y": y}

@@ -22,7 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from logreg.commands.coefficients import main
 from logreg.training.checkpoint_reading import TrainedModel
-from tables import drawn, write_csv
+from tables import drawn, drawn_sparse, write_csv
 from whole_runs import Run, left_in, train, working_in
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "references"
@@ -957,19 +957,11 @@ def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
 
 
 def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) -> None:
-    draw = random.Random(0)
-    rows = [[round(draw.gauss(0, 1), 3) if draw.random() < 0.1 else 0.0 for _ in range(8)] for _ in range(400)]
-    y = [int(sum(row) + draw.gauss(0, 1) > 0) for row in rows]
-    lines = [
-        " ".join([str(label), *(f"{place}:{value}" for place, value in enumerate(row, 1) if value)])
-        for label, row in zip(y, rows, strict=True)
-    ]
-    (tmp_path / "t.svm").write_text("\n".join(lines) + "\n")
-    sparse = train(tmp_path, "dataset=features", f"dataset.path={tmp_path / 't.svm'}", *ALL, "l2=0")
+    file, columns = drawn_sparse(tmp_path)
+    sparse = train(tmp_path, "dataset=features", f"dataset.path={file}", *ALL, "l2=0")
     facts = TrainedModel.load(sparse.folder / "checkpoints" / "last.ckpt").facts
-    assert facts.nonzeros == sum(value != 0 for row in rows for value in row)
-    columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
-    dense = fitted(tmp_path, write_csv(tmp_path, {**columns, "y": y}), "y")
+    assert facts.nonzeros == sum(value != 0 for name in columns if name != "y" for value in columns[name])
+    dense = fitted(tmp_path, write_csv(tmp_path, columns), "y")
     for typed in ("effects=average", "covariance=HC3", "interval=profile test=lrt"):
         one, other = ask(sparse, typed), ask(dense, typed)
         for key in ("coef", "std_error", "low"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from scipy.special import expit
 from scipy.stats import chi2
 
 from logreg.commands.coefficients import main
-from tables import drawn, write_csv
+from tables import drawn, drawn_sparse, write_csv
 from whole_runs import Run, train, working_in
 
 Array = NDArray[np.float64]
@@ -378,17 +377,9 @@ def test_a_row_with_a_sampling_weight_is_one_row(tmp_path: Path, ask: Ask) -> No
 
 
 def test_sparse_rows_have_influence_and_no_splines(tmp_path: Path, ask: Ask) -> None:
-    draw = random.Random(0)
-    rows = [[round(draw.gauss(0, 1), 3) if draw.random() < 0.1 else 0.0 for _ in range(8)] for _ in range(400)]
-    y = [int(sum(row) + draw.gauss(0, 1) > 0) for row in rows]
-    lines = [
-        " ".join([str(label), *(f"{place}:{value}" for place, value in enumerate(row, 1) if value)])
-        for label, row in zip(y, rows, strict=True)
-    ]
-    (tmp_path / "t.svm").write_text("\n".join(lines) + "\n")
-    sparse = ask(train(tmp_path, "dataset=features", f"dataset.path={tmp_path / 't.svm'}", *ALL))
-    columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
-    dense = ask(fitted(tmp_path, write_csv(tmp_path, {**columns, "y": y}), "y"))
+    file, columns = drawn_sparse(tmp_path)
+    sparse = ask(train(tmp_path, "dataset=features", f"dataset.path={file}", *ALL))
+    dense = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
     assert sparse["left_out"] == {**dict.fromkeys(("linearity", "Stukel"), "the rows are sparse")} | {
         key: why for key, why in dense["left_out"].items() if key == "overdispersion"
     }
