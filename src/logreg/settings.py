@@ -46,20 +46,19 @@ class Setting:
         return json.dumps(self.default)
 
 
-def help_lines(settings: Mapping[str, Setting], indent: int = 2) -> str:
+def help_lines(settings: Mapping[str, Setting]) -> str:
     """The lines of ``--help`` about settings: name, default and help text in three columns.
 
     Args:
         settings: Each by its name.
-        indent: Spaces before the names.
 
     Returns:
         Lines of at most ``WIDTH`` columns, without a line break at the end.
     """
     lines: list[str] = []
     for name, setting in settings.items():
-        head = f"{' ' * indent}{name:<{NAME_WIDTH}}{setting.default_in_help:<{DEFAULT_WIDTH}}"
-        behind = " " * (indent + NAME_WIDTH + DEFAULT_WIDTH)
+        head = f"  {name:<{NAME_WIDTH}}{setting.default_in_help:<{DEFAULT_WIDTH}}"
+        behind = " " * (2 + NAME_WIDTH + DEFAULT_WIDTH)
         lines += textwrap.wrap(
             setting.help,
             WIDTH,
