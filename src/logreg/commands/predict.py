@@ -33,7 +33,7 @@ from logreg.commands.predicting import (
 from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
-from logreg.files import check_output
+from logreg.files import check_output, is_there
 from logreg.launchers import placement
 from logreg.run_folder import CKPT_PATH, find_checkpoint
 from logreg.settings import Setting, help_lines
@@ -273,7 +273,7 @@ def _check_combinations(typed: TypedArguments) -> None:
             raise ConfigError(
                 f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
-    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
+    if values["input"] not in (None, "-") and not is_there(Path(values["input"])):
         advice = "Relative paths start at the current folder."
         if "://" in values["input"]:
             advice = "Addresses are for training: copy the files to this machine."

@@ -24,6 +24,7 @@ from logreg.data.formats.text_tables import (
     text_layout,
 )
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.files import is_there
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,7 +164,7 @@ def open_blocks(
 
 
 def _check_file(path: str, key: str) -> None:
-    if not Path(path).exists():
+    if not is_there(Path(path)):
         raise DatasetNotFoundError(
             f"`{key}` must be a file, and {path} is missing. Relative paths start at the current folder."
         )
