@@ -335,6 +335,38 @@ def test_a_tilde_in_a_text_to_be_classified_stays_as_it_is(tmp_path: Path, run_c
     assert (answer.code, answer.out.splitlines()[0]) == (0, "yours"), answer.err
 
 
+def test_files_without_a_header_are_read_from_their_first_line_on(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{row / 8:.3f},{row % 5},{'yes' if row % 3 else 'no'}" for row in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "named.csv").write_text("\n".join(["column_1,column_2,column_3", *rows]) + "\n")
+    learned = ("dataset=table", "dataset.path=rows.csv", "l2=0.1", "report=brief")
+    answer = run_command(tmp_path, "train", *learned, "dataset.target=class")
+    assert (answer.code, answer.err) == (
+        2,
+        "`dataset.target` must name a column of rows.csv, got 'class'. rows.csv has 0.000, 0, no. If its first line is "
+        "a row and no header, set dataset.header=false: its columns are then column_1 to column_3.\n",
+    )
+    answer = run_command(tmp_path, "train", *learned, "dataset.target=column_3", "dataset.header=false")
+    assert answer.code == 0, answer.err
+    expected = run_command(tmp_path, "predict", "input=named.csv", "header=true")
+    assert (expected.code, expected.out.count("\n")) == (0, 41), expected.err
+    assert run_command(tmp_path, "predict", "input=rows.csv").out == expected.out
+    for line_ends in ("\n", "\r\n"):
+        text = line_ends.join([*rows, ""]).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        assert run_command(tmp_path, "predict", "input=-").out == expected.out
+    (tmp_path / "short.csv").write_text("1.5\n")
+    answer = run_command(tmp_path, "predict", "input=short.csv")
+    assert (answer.code, answer.err) == (
+        2,
+        "`input` must have the column 'column_2' that the model learned from [in short.csv]. Without a header the "
+        "place of a column is its name: they must be those of training, with that of the classes, which may be "
+        "empty.\n",
+    )
+
+
 LONG = "x" * 300
 """A longer name than file systems take."""
 
