@@ -1097,7 +1097,7 @@ def test_a_header_of_one_name_with_a_mark_stays_one_name(tmp_path: Path) -> None
 @pytest.mark.parametrize("first", ["", "sep=,\n", "\ufeff"])
 @pytest.mark.parametrize("rows", [60, 60_000])
 def test_files_without_a_header_have_all_their_rows(first: str, rows: int, tmp_path: Path) -> None:
-    columns = {"column_1": range(rows), "column_2": alternating("a", "b", "c", rows=rows)}
+    columns = {"column_1": [*range(rows)], "column_2": alternating("a", "b", "c", rows=rows)}
     text = as_text(columns | {"column_3": alternating("no", "yes", rows=rows)})
     (tmp_path / "named.csv").write_text(text)
     expected = table(tmp_path / "named.csv", target="column_3")
