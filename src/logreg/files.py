@@ -195,6 +195,14 @@ def check_writable(key: str, place: Path) -> None:
         raise ConfigError(f"`{key}` must be a place to write to, and {there} is not. Name another folder.")
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path exists; one whose names are longer than the system takes does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def place_name(path: str) -> str:
     """The name of the file or folder that a path or an address names; of a pattern, that of the folder to search.
 
@@ -208,7 +216,7 @@ def place_name(path: str) -> str:
     inner = re.split(r"[?](?=[\w.-]+=)", inner)[0]  # other question marks are of patterns
     local = os.path.abspath(path)  # noqa: PTH100  # resolves "." and "..", but no links
     parts = PurePosixPath(inner).parts if is_address else Path(local).parts
-    if not Path(path).exists():
+    if not is_there(Path(path)):
         marked = [place for place, part in enumerate(parts) if set(part) & set("*?[")]
         parts = parts[: marked[0]] if marked else parts
     return PurePosixPath(*parts).name

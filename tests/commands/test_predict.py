@@ -24,7 +24,7 @@ from logreg.losses import LOSSES
 from logreg.training.checkpoint_reading import TrainedModel
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
 from tables import write_csv
-from whole_runs import Answer
+from whole_runs import Answer, left_in
 
 RunCommand = Callable[..., Answer]
 
@@ -317,9 +317,88 @@ def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name_is_made(
     ):
         answer = run_command(here, *typed)
         assert answer.code == 0, answer.err
-    made = {"run", "other", "predicted.csv", "scores.json", "model.json"}
+    np.save(home / "x.npy", np.arange(60.0).reshape(20, 3))
+    np.save(home / "y.npy", [0, 1] * 10)
+    listed = ("dataset=features", "dataset.path=[~/x.npy, '~/y.npy']", "l2=0.1", "hydra.run.dir=~/third")
+    assert (answer := run_command(here, "train", *listed)).code == 0, answer.err
+    made = {"run", "other", "third", "predicted.csv", "scores.json", "model.json"}
     assert made < {path.name for path in home.iterdir()}
     assert {path.name for path in here.iterdir()} <= {"runs"}
+
+
+def test_a_tilde_in_a_text_to_be_classified_stays_as_it_is(tmp_path: Path, run_command: RunCommand) -> None:
+    rows = [f"{where},{label}" for where, label in [("~/x", "yours"), ("/usr", "ours")] * 20]
+    (tmp_path / "paths.csv").write_text("\n".join(["place,owner", *rows]))
+    learned = ("dataset=table", "dataset.path=paths.csv", "dataset.target=owner", "l2=0.1")
+    assert run_command(tmp_path, "train", *learned).code == 0
+    answer = run_command(tmp_path, "predict", "place=~/x")
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "yours"), answer.err
+
+
+def test_files_without_a_header_are_read_from_their_first_line_on(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{row / 8:.3f},{row % 5},{'yes' if row % 3 else 'no'}" for row in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "named.csv").write_text("\n".join(["column_1,column_2,column_3", *rows]) + "\n")
+    learned = ("dataset=table", "dataset.path=rows.csv", "l2=0.1", "report=brief")
+    answer = run_command(tmp_path, "train", *learned, "dataset.target=class")
+    assert (answer.code, answer.err) == (
+        2,
+        "`dataset.target` must name a column of rows.csv, got 'class'. rows.csv has 0.000, 0, no. If its first line is "
+        "a row and no header, set dataset.header=false: its columns are then column_1 to column_3.\n",
+    )
+    answer = run_command(tmp_path, "train", *learned, "dataset.target=column_3", "dataset.header=false")
+    assert answer.code == 0, answer.err
+    expected = run_command(tmp_path, "predict", "input=named.csv", "header=true")
+    assert (expected.code, expected.out.count("\n")) == (0, 41), expected.err
+    assert run_command(tmp_path, "predict", "input=rows.csv").out == expected.out
+    for line_ends in ("\n", "\r\n"):
+        text = line_ends.join([*rows, ""]).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        assert run_command(tmp_path, "predict", "input=-").out == expected.out
+    (tmp_path / "short.csv").write_text("1.5\n")
+    answer = run_command(tmp_path, "predict", "input=short.csv")
+    assert (answer.code, answer.err) == (
+        2,
+        "`input` must have the column 'column_2' that the model learned from [in short.csv]. Without a header the "
+        "place of a column is its name: they must be those of training, with that of the classes, which may be "
+        "empty.\n",
+    )
+
+
+LONG = "x" * 300
+"""A longer name than file systems take."""
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"predict input={LONG}.csv",
+        f"predict input=rows.csv output={LONG}.csv",
+        f"export format=json output={LONG}.json",
+        f"compare {LONG}",
+        f"train dataset=table dataset.path={LONG}.csv dataset.target=y",
+        f"train dataset=text dataset.path={LONG}",
+        f"train dataset=features dataset.path=[{LONG}.npy,y.npy]",
+        f"train dataset=image_folder dataset.path={LONG}",
+        f"train dataset=mnist dataset.root={LONG}",
+        f"train dataset={LONG}",
+        f"evaluate {LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_for_the_system_is_a_mistake_of_its_own_key(
+    typed: str, tmp_path: Path, run_command: RunCommand
+) -> None:
+    assert run_command(tmp_path, "train").code == 0
+    (tmp_path / "rows.csv").write_text("hours\n1\n")
+    there = left_in(tmp_path)
+    answer = run_command(tmp_path, *typed.split())
+    key = next(word for word in typed.split() if LONG in word).rpartition("=")[0] or LONG
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith(f"`{key}` must ")
+    assert left_in(tmp_path) == there
 
 
 @pytest.mark.parametrize(

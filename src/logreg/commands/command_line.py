@@ -25,7 +25,8 @@ from logreg.commands.overrides import expand_backbone, is_override, parse_overri
 from logreg.commands.several_processes import silent_unless_first, speak_if_left
 from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
-from logreg.errors import ConfigError, LogregError, LostProcessError, Terminated, did_you_mean, shell_line
+from logreg.errors import ConfigError, LogregError, LostProcessError, Terminated, did_you_mean, shell_line, shortened
+from logreg.files import is_there
 from logreg.invocation import as_started
 from logreg.launchers import Placement, placement
 from logreg.run_folder import RUNS
@@ -86,7 +87,7 @@ def run_command(
         Exception: A bug, with its traceback.
     """
     early_end = EarlyEnd() if early_end is None else early_end
-    typed = [with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         placed = placement()
     except ConfigError as error:
@@ -123,7 +124,7 @@ def run_command(
         except OSError as error:
             if error.errno not in UNWRITABLE_ERRNOS | MISSING_PATH_ERRNOS:
                 raise
-            print_error(early_end.unwritable(error))
+            print_error(_too_long_name(error, typed) or early_end.unwritable(error))
             early_end.after_mistake()
             return 2
         except (KeyboardInterrupt, Terminated) as interrupt:  # after the latter `ending_on_sigterm` ends the process
@@ -133,16 +134,35 @@ def run_command(
 
 
 def with_home(word: str) -> str:
-    """An argument with the path of the home folder for a "~/" behind its "=", which not every shell fills in.
+    """An argument with the path of the home folder for each "~/" at the start of a value, or of an item of a list.
+
+    Not every shell fills it in behind "=", and none in a list.
 
     Example:
-        >>> with_home("dataset.path=~/rows.csv").startswith("dataset.path=~")
-        False
+        >>> "~" in with_home("dataset.path=~/rows.csv"), "~" in with_home("dataset.path=[~/a.npy, '~/b.npy']")
+        (False, False)
         >>> with_home("~schedule"), with_home("x=a~/b"), with_home("separator=~")
         ('~schedule', 'x=a~/b', 'separator=~')
     """
     home = os.path.expanduser("~")  # noqa: PTH111  # text stays text
-    return re.sub(r"\A([^=]*=['\"]?)~(?=/)", lambda found: found[1] + home, word)
+    key, mark, value = word.partition("=")
+    return key + mark + re.sub(r"(\A|[\[,])(\s*['\"]?)~(?=/)", lambda found: found[1] + found[2] + home, value)
+
+
+def _too_long_name(error: OSError, typed: Sequence[str]) -> ConfigError | None:
+    """The mistake that a path is, of those that were typed, with a longer name than the system takes; else ``None``."""
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    names = Path(os.fsdecode(error.filename or "")).parts
+    longest = max(names, key=len, default="")
+    word = next((word for word in typed if longest and longest in word), None)
+    if word is None:
+        return None
+    key, _, value = word.rpartition("=")
+    return ConfigError(
+        f"`{shortened(key or value)}` must be a path, and the system takes no name as long as {shortened(longest)!r}. "
+        "Type a shorter one."
+    )
 
 
 def print_alone(placed: Placement) -> None:
@@ -228,18 +248,19 @@ def parse_arguments(
         if not is_override(argument) or argument.startswith("-"):
             example = _example_with_key(argument, own, run_keys)
             raise ConfigError(f"`{argument}` must be written as key=value{example}. `--help` lists the keys.")
-        key, _, text = argument.partition("=")
+        key = argument.partition("=")[0]
         group = key.lstrip("+~").partition(".")[0]
         if takes_more and key not in own and group not in run_keys:
-            free.append(argument)
+            free.append(argument)  # as it is: a column of text may begin with ~/
             continue
+        with_path = with_home(argument)
         if key in given:
             raise ConfigError(f"`{key}` must be typed once.")
         given.append(key)
         if key in own:
-            values[key] = parse_value(key, text, own[key].constraint)
+            values[key] = parse_value(key, with_path.partition("=")[2], own[key].constraint)
         elif group in run_keys:
-            overrides += parse_overrides(expand_backbone([argument]))
+            overrides += parse_overrides(expand_backbone([with_path]))
         else:
             known = [*own, *run_keys]
             near = did_you_mean(key, known) or "`--help` lists the keys."
@@ -268,7 +289,7 @@ def _example_with_key(word: str, own: Mapping[str, Setting], run_keys: Sequence[
     """The argument that a user meant who typed a value without its key, as an example; empty where it is not clear."""
     keys = [key for key, setting in own.items() if word in setting.constraint.choices]
     path = Path(word)
-    if "ckpt_path" in own and (path.suffix == ".ckpt" or (path / ".hydra").is_dir()):
+    if "ckpt_path" in own and (path.suffix == ".ckpt" or is_there(path / ".hydra")):
         keys.append("ckpt_path")
     elif not keys and path.suffix:
         keys += [key for key in ("input",) if key in own] or (["dataset.path"] if "dataset" in run_keys else [])

@@ -13,7 +13,7 @@ from logreg.commands.command_line import ROOT, importing_libraries, parse_argume
 from logreg.commands.overrides import is_override
 from logreg.constraints import flag, one_of, optional
 from logreg.errors import ConfigError
-from logreg.files import shown
+from logreg.files import is_there, shown
 from logreg.reports.json_fields import to_json
 from logreg.reports.summary_schema import Summary, read_summary, reading_summary
 from logreg.run_folder import find_checkpoint
@@ -126,14 +126,14 @@ def _runs_in(name: str) -> dict[Path, Summary]:
         ConfigError: There is none.
     """
     folder = find_checkpoint(name, ROOT).parent.parent if name in ("latest", "best", "last") else Path(name)
-    if (folder / "summary.json").is_file():
+    if is_there(folder / "summary.json"):
         found = [folder]
     else:
-        found = sorted({file.parent for file in folder.rglob("summary.json")}) if folder.is_dir() else []
+        found = sorted({file.parent for file in folder.rglob("summary.json")}) if is_there(folder) else []
     read = {each: read_summary(each) for each in found}
     finished = {each: summary for each, summary in read.items() if isinstance(summary, Summary)}
     if not finished:
-        what = "holds no finished run" if folder.is_dir() else "is a file" if folder.exists() else "is missing"
+        what = "is missing" if not is_there(folder) else "holds no finished run" if folder.is_dir() else "is a file"
         raise ConfigError(f"`{name}` must be a run folder or hold some, and {folder} {what}.")
     return finished
 

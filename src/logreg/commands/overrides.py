@@ -21,7 +21,7 @@ from yaml import YAMLError, safe_load  # type: ignore[import-untyped]  # yaml ha
 
 from logreg.config import PROCESS_KEYS, RunConfig
 from logreg.errors import ConfigError, escaped, shell_line
-from logreg.files import shown
+from logreg.files import is_there, shown
 from logreg.run_folder import run_folder_of
 from logreg.sections import SECTIONS, unknown_key
 from logreg.terminal import on_one_line
@@ -180,9 +180,9 @@ DATA_SUFFIXES = (
 def file_as_dataset(name: str) -> str:
     """Advice for a user who typed ``dataset=FILE``; empty for a word that is no file or folder."""
     path = Path(name)
-    if path.suffix.lower() not in DATA_SUFFIXES and not path.exists():
+    if path.suffix.lower() not in DATA_SUFFIXES and not is_there(path):
         return ""
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         has_text = any(next(path.glob(f"{depth}/*.txt"), None) for depth in ("*", "*/*"))
         settings = [f"dataset={'text' if has_text else 'image_folder'}", f"dataset.path={name}"]
     elif path.suffix.lower() in (".npz", ".npy", ".safetensors"):

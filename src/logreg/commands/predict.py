@@ -33,7 +33,7 @@ from logreg.commands.predicting import (
 from logreg.constraints import character, check, decimal_mark, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
-from logreg.files import check_output
+from logreg.files import check_output, is_there
 from logreg.launchers import placement
 from logreg.run_folder import CKPT_PATH, find_checkpoint
 from logreg.settings import Setting, help_lines
@@ -87,6 +87,9 @@ OWN = {
     "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
     "separator": Setting(None, SEPARATOR, "between the values of a line; null: as in the header"),
     "decimal": Setting(None, optional(decimal_mark()), "before the decimals of numbers; null: as in training"),
+    "header": Setting(
+        None, optional(flag()), "false: rows from the first line on, without names; null: as in training"
+    ),
     "accelerator": Setting("cpu", one_of(("cpu", "gpu", "mps", "auto")), "cpu, gpu, mps or auto"),
     "batch_size": Setting(64, whole(at_least=1), "images that go through a backbone at once"),
 }
@@ -192,6 +195,7 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
         [str(name) for name in values["drop"]],
         _separator(trained, values["separator"]),
         values["decimal"] or (trained.config and trained.config.dataset.get("decimal")) or ".",
+        _has_header(trained, values["header"]),
         device,
         values["batch_size"],
     )
@@ -260,7 +264,7 @@ def _check_combinations(typed: TypedArguments) -> None:
     for key in ("covariance", "weights") if values["interval"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with interval=. Leave it out, or set interval=0.95.")
-    for key in ("output", "keep", "drop", "separator", "decimal") if values["input"] is None else ():
+    for key in ("output", "keep", "drop", "separator", "decimal", "header") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
     # not Path.resolve, which raises where links form a circle
@@ -273,7 +277,7 @@ def _check_combinations(typed: TypedArguments) -> None:
             raise ConfigError(
                 f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
-    if values["input"] not in (None, "-") and not Path(values["input"]).exists():
+    if values["input"] not in (None, "-") and not is_there(Path(values["input"])):
         advice = "Relative paths start at the current folder."
         if "://" in values["input"]:
             advice = "Addresses are for training: copy the files to this machine."
@@ -289,6 +293,13 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
         check("dataset.separator", own, SEPARATOR)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
+
+
+def _has_header(trained: TrainedModel, typed: bool | None) -> bool:
+    """Whether text files have a header, as typed, or else as the file that the model learned from."""
+    own = True if trained.config is None else trained.config.dataset.get("header", True)
+    check("dataset.header", own, flag())
+    return bool(own if typed is None else typed)
 
 
 def _print_single(

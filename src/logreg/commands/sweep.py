@@ -14,7 +14,14 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, check_root, importing_libraries, parse_arguments, run_command
+from logreg.commands.command_line import (
+    ROOT,
+    check_root,
+    importing_libraries,
+    parse_arguments,
+    run_command,
+    with_home,
+)
 from logreg.commands.overrides import (
     CONF,
     apply_overrides,
@@ -151,7 +158,7 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     values = typed.values
     ranges: list[Range] = []
     settings: list[str] = []
-    for argument in typed.free:
+    for argument in map(with_home, typed.free):
         key, _, value = argument.partition("=")
         if key.startswith("search."):
             ranges.append(Range.read(key.removeprefix("search."), value))

@@ -34,6 +34,7 @@ from logreg.commands.command_line import (
     EarlyEnd,
     importing_libraries,
     run_command,
+    with_home,
 )
 from logreg.commands.hydra_messages import explain_hydra_error
 from logreg.commands.overrides import (
@@ -117,6 +118,7 @@ class _EarlyEnd(EarlyEnd):
 
 
 def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
+    typed = [with_home(word) for word in typed]
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
     settings = settings_after_restart([argument for argument in typed if argument not in options])

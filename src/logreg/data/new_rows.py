@@ -39,6 +39,7 @@ from logreg.data.formats.text_tables import (
     LIKELY_SEPARATORS,
     SEPARATORS,
     TextOptions,
+    if_no_header,
     mark_missing,
     numbers_of,
     word_among_numbers,
@@ -63,6 +64,13 @@ MAX_HEADER_BYTES = 2**16
 
 MOST_NAMES = 20
 """Number of columns that one message lists."""
+
+
+NO_NAMES = (
+    "Without a header the place of a column is its name: they must be those of training, with that of the classes, "
+    "which may be empty."
+)
+"""Advice for a file without a header that lacks a column."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class NewRowsReader:
         drop: Further columns of the input that are ignored.
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         decimal: Character before the decimals of a number in a text file.
+        header: Whether text files begin with a line of names; else the columns are column_1, column_2 and so on.
         device: Device of a backbone.
         batch_size: Number of images in a batch of the backbone.
     """
@@ -105,6 +114,7 @@ class NewRowsReader:
     drop: Sequence[str] = ()
     separator: str | None = None
     decimal: str = "."
+    header: bool = True
     device: str | torch.device = "cpu"
     batch_size: int = 64
 
@@ -259,7 +269,7 @@ class NewRowsReader:
             "input",
             choose,
             {*numbers} - {*self.keep},
-            TextOptions(words, self.separator, self.decimal),
+            TextOptions(words, self.separator, self.decimal, self.header),
             groups,
         )
 
@@ -321,7 +331,7 @@ class NewRowsReader:
         extra = [name for name in header if name not in expected]
         for name in names:
             if name not in present:
-                advice = ""
+                advice = if_no_header(header, "header") if self.header else NO_NAMES
                 if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
                     whole = repr(SEPARATORS.get(suffix_of(source), ","))
                     advice = f"Its header was split: separator={whole} keeps it whole."

@@ -35,7 +35,7 @@ from logreg.data.formats.text_tables import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.preparation_steps import adopt_classes
 from logreg.data.sources.table import TableFile
-from logreg.errors import DataError, as_typed
+from logreg.errors import DataError, LogregError, as_typed
 from logreg.facts import SPLITS
 from logreg.training.module import LogisticModule
 from tables import alternating, as_text, table, write
@@ -1092,6 +1092,38 @@ def test_a_header_of_one_name_with_a_mark_stays_one_name(tmp_path: Path) -> None
         assert column_names(str(tmp_path / "t.csv"), "k") == names
     (tmp_path / "t.csv").write_text("a;b\n1;2\n")
     assert column_names(str(tmp_path / "t.csv"), "k", ",") == ["a;b"]
+
+
+@pytest.mark.parametrize("first", ["", "sep=,\n", "\ufeff"])
+@pytest.mark.parametrize("rows", [60, 60_000])
+def test_files_without_a_header_have_all_their_rows(first: str, rows: int, tmp_path: Path) -> None:
+    columns = {"column_1": [*range(rows)], "column_2": alternating("a", "b", "c", rows=rows)}
+    text = as_text(columns | {"column_3": alternating("no", "yes", rows=rows)})
+    (tmp_path / "named.csv").write_text(text)
+    expected = table(tmp_path / "named.csv", target="column_3")
+    bare = tmp_path / "bare.csv"
+    bare.write_text(first + text.partition("\n")[2])
+    assert table(bare, "dataset.header=false", target="column_3").facts.fingerprint == expected.facts.fingerprint
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    half = text.index("\n", len(text) // 2) + 1
+    (folder / "1.csv").write_text(first + text[:half].partition("\n")[2])
+    (folder / "2.csv").write_text(first + text[half:])
+    assert table(folder, "dataset.header=false", target="column_3").facts.fingerprint == expected.facts.fingerprint
+
+
+def test_a_first_line_that_may_be_a_row_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("1.5,0\n2.5,1\n" * 30)
+    advice = "dataset.header=false: its columns are then column_1 to column_2"
+    assert table(tmp_path / "t.csv", target="0").notes[0] == (
+        f"the first line of t.csv names the columns, and all its names are numbers; if it is a row, set {advice}"
+    )
+    for line, target in (("1.5,0", "y"), ("7,7", "7")):
+        (tmp_path / "t.csv").write_text(f"{line}\n" * 60)
+        with pytest.raises(LogregError, match=f"If its first line is a row and no header, set {advice}[.]"):
+            table(tmp_path / "t.csv", target=target)
+    write(tmp_path, **{"0": alternating(1, 2), "1": alternating("no", "yes")})  # as pandas names those of a matrix
+    assert not [note for note in table(tmp_path / "t.csv", target="1").notes if "header" in note]
 
 
 def test_the_header_of_a_file_is_read_once_before_its_rows(

@@ -24,6 +24,7 @@ from logreg.data.formats.file_systems import file_system_of, unreachable_error, 
 from logreg.data.formats.folders import files_with, is_hidden
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shard, Shards
 from logreg.errors import DataError, DatasetNotFoundError, LogregError, name_list
+from logreg.files import is_there
 
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Value in the name of a folder that means a missing one."""
@@ -34,8 +35,9 @@ WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
 
 def is_sharded(path: str) -> bool:
     """Whether a path names several files: a folder, a pattern, or an address of another file system."""
-    is_pattern = any(mark in path for mark in "*?[") and not Path(path).exists()
-    return "://" in path or is_pattern or Path(path).is_dir()
+    there = is_there(Path(path))
+    is_pattern = any(mark in path for mark in "*?[") and not there
+    return "://" in path or is_pattern or (there and Path(path).is_dir())
 
 
 def first_file(path: str) -> str | None:

@@ -64,7 +64,7 @@ class TableFiles(Protocol):
     def suffix(self) -> str:
         """The suffix of the files."""
 
-    def header(self, separator: str | None) -> Header:
+    def header(self, separator: str | None, has_header: bool = True) -> Header:
         """The columns."""
 
     def read(
@@ -117,7 +117,7 @@ class Shards:
         """Size of all files."""
         return sum(shard.size for shard in self.shards)
 
-    def header(self, separator: str | None) -> Header:
+    def header(self, separator: str | None, has_header: bool = True) -> Header:
         """The columns of the first file, and those that the folders give.
 
         The separators are those of all files; of files that are copied to be read, that of the first one.
@@ -129,7 +129,7 @@ class Shards:
             layouts = []
             for shard in self.shards if self._is_local else self.shards[:1]:
                 with self._local(shard) as path:
-                    layouts.append(text_layout(path, self.key, separator))
+                    layouts.append(text_layout(path, self.key, separator, has_header))
             found = layouts[0].columns
             if any(layout.is_found for layout in layouts):
                 found = found._replace(found_separators=tuple(dict.fromkeys(one.separator for one in layouts)))
@@ -271,7 +271,7 @@ class Shards:
         tables, firsts = [], list[str]()
         for shard in self.shards:
             with self._local(shard) as path:
-                names = text_layout(path, self.key, options.separator).columns.names
+                names = text_layout(path, self.key, options.separator, options.header).columns.names
                 firsts = firsts or names
                 self._check_names(shard, names, firsts)
                 table = read_text(path, self.key, columns, as_text, options, codes)

@@ -18,12 +18,14 @@ from logreg.data.formats.text_tables import (
     SEPARATORS,
     Header,
     TextOptions,
+    if_no_header,
     read_text,
     standard_input_blocks,
     text_blocks,
     text_layout,
 )
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.files import is_there
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,13 +35,14 @@ UNNAMED_COLUMN = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
 """Names that pandas gives to columns without a name."""
 
 
-def read_header(path: str, key: str, separator: str | None = None) -> Header:
+def read_header(path: str, key: str, separator: str | None = None, has_header: bool = True) -> Header:
     """The columns of a file, without reading its rows.
 
     Args:
         path: The file.
         key: The key that the user typed to name the file, such as "dataset.path".
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
+        has_header: Whether a text file begins with a line of names.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -50,18 +53,19 @@ def read_header(path: str, key: str, separator: str | None = None) -> Header:
     if suffix_of(path) in BINARY_SUFFIXES:
         header = Header(explained_read(path, key, lambda: schema_of(path).names))
     else:
-        header = text_layout(path, key, separator).columns
+        header = text_layout(path, key, separator, has_header).columns
     repeated = [name for name, count in Counter(header.names).items() if name and count > 1]
     if repeated:
+        advice = if_no_header(header.names, "header" if key == "input" else "dataset.header") or "Rename one."
         raise DataError(
-            f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {path}]. Rename one."
+            f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {path}]. {advice}"
         )
     return header
 
 
-def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
+def column_names(path: str, key: str, separator: str | None = None, has_header: bool = True) -> list[str]:
     """The names of the columns of a file; see `read_header`."""
-    return read_header(path, key, separator).names
+    return read_header(path, key, separator, has_header).names
 
 
 def index_columns(path: str, names: Sequence[str]) -> set[str]:
@@ -158,12 +162,12 @@ def open_blocks(
         return None, standard_input_blocks(key, choose, numbers, options)
     if suffix_of(path) in BINARY_SUFFIXES:
         return binary_blocks(path, key, choose(column_names(path, key)), groups)
-    columns = choose(column_names(path, key, options.separator))
+    columns = choose(column_names(path, key, options.separator, options.header))
     return None, text_blocks(path, key, columns, numbers, options)
 
 
 def _check_file(path: str, key: str) -> None:
-    if not Path(path).exists():
+    if not is_there(Path(path)):
         raise DatasetNotFoundError(
             f"`{key}` must be a file, and {path} is missing. Relative paths start at the current folder."
         )

@@ -37,7 +37,7 @@ class TextFolder:
         folder = self.root.resolve()
         return f"{folder.parent.name}/{folder.name}" if folder.name in SPLITS else folder.name
 
-    def header(self, separator: str | None = None) -> Header:
+    def header(self, separator: str | None = None, has_header: bool = True) -> Header:
         """The columns."""
         return Header(list(FOLDER_COLUMNS))
 

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from logreg.data.arrow_numbers import inferred, text_array
+from logreg.data.arrow_numbers import inferred, is_number, text_array
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text, suffix_of
 from logreg.data.formats.gathering import gather
@@ -86,6 +86,8 @@ class TextOptions(NamedTuple):
     """Character between the values of a line; ``None`` for the one that the file shows, or its suffix."""
     decimal: str = "."
     """Character before the decimals of a number."""
+    header: bool = True
+    """Whether a line with the names of the columns stands before the rows."""
 
     def conversion(self, columns: Sequence[str], types: Mapping[str, pa.DataType], **more: Any) -> Any:
         """Arrow's options for the values of these columns, of which some have declared types."""
@@ -108,6 +110,13 @@ class TextLayout(NamedTuple):
     """The names in the header, with the blanks around them."""
     is_found: bool = False
     """Whether the header alone shows the separator, which is not the usual one."""
+    has_header: bool = True
+    """Whether the names stand in the file; else they are those of `numbered`."""
+
+    @property
+    def given_names(self) -> list[str] | None:
+        """The names that the file does not have; ``None`` where it has them."""
+        return None if self.has_header else self.header
 
     @property
     def columns(self) -> Header:
@@ -123,7 +132,28 @@ class TextLayout(NamedTuple):
         return {in_header[column]: column for column in columns}
 
 
-def text_layout(path: str, key: str, separator: str | None) -> TextLayout:
+def numbered(values: Sequence[str]) -> list[str]:
+    """Names for the columns of a text file without a header, given the values of a row: column_1, column_2, ..."""
+    return [f"column_{number}" for number in range(1, len(values) + 1)]
+
+
+def if_no_header(names: Sequence[str], key: str) -> str:
+    """Advice where names of columns may be the values of a row, since one is a number; else empty.
+
+    Args:
+        names: The names in the header.
+        key: The setting by which a user says that there is no header.
+    """
+    if not any(map(is_number, names)):
+        return ""
+    return f"If its first line is a row and no header, set {key}=false: its columns are then {_first_and_last(names)}."
+
+
+def _first_and_last(values: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys([numbered(values)[0], numbered(values)[-1]]))
+
+
+def text_layout(path: str, key: str, separator: str | None, has_header: bool = True) -> TextLayout:
     """The layout of a text file.
 
     The separator is the one that is given, else that of the `SEPARATOR_LINE`, else that of the suffix, unless the
@@ -133,6 +163,7 @@ def text_layout(path: str, key: str, separator: str | None) -> TextLayout:
         path: The file.
         key: The key that the user typed to name the file.
         separator: Character between the values of a line; ``None`` where the user has not typed one.
+        has_header: Whether the first line has the names of the columns; else it is a row, and they are `numbered`.
 
     Raises:
         DataError: The file has only empty lines, or cannot be read.
@@ -160,7 +191,8 @@ def text_layout(path: str, key: str, separator: str | None) -> TextLayout:
         raise encoding_error(path, key, "the header")
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
-    return TextLayout(skipped_lines, mark, names, is_found=not known and mark != usual)
+    names = names if has_header else numbered(names)
+    return TextLayout(skipped_lines, mark, names, not known and mark != usual, has_header)
 
 
 def _separated(header: Callable[[str], list[str]], usual: str) -> tuple[str, list[str]]:
@@ -214,7 +246,7 @@ def read_text(
     """`read_table` for a text file; text columns are dictionary-encoded."""
     import pyarrow as pa
 
-    layout = text_layout(path, key, options.separator)
+    layout = text_layout(path, key, options.separator, options.header)
     header_names = layout.header_names(columns)
     text = {name for name, column in header_names.items() if column in as_text or column in codes}
     declared = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
@@ -266,7 +298,12 @@ def _parse_text(
     )
 
     def read(threads: bool, block_size: int | None = None) -> pa.Table:
-        how = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=layout.skipped_lines)
+        how = pyarrow.csv.ReadOptions(
+            use_threads=threads,
+            block_size=block_size,
+            skip_rows=layout.skipped_lines,
+            column_names=layout.given_names,
+        )
         with open_text(path, key) as file:
             return pyarrow.csv.read_csv(file, how, parse, convert)
 
@@ -320,7 +357,9 @@ def _read_typed(
     block_bytes = _block_bytes(layout.header)
     if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES and Path(path).stat().st_size <= block_bytes:
         return None
-    how = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
+    how = pyarrow.csv.ReadOptions(
+        block_size=block_bytes, skip_rows=layout.skipped_lines, column_names=layout.given_names
+    )
     text = pa.dictionary(pa.int32(), pa.string())
 
     def typed(types: Mapping[str, pa.DataType], **more: Any) -> Any:
@@ -388,11 +427,12 @@ def _line_blocks(file: Any, layout: TextLayout, block_bytes: int) -> Iterator[by
             raise _NotLineByLineError
         lines, rest = rest + lines + feed, rest_of_block
         if is_first:
-            is_first, skipped = False, layout.skipped_lines + 1
-            first_line, lines = lines.split(b"\n", skipped)[skipped - 1 :]
-            names = csv.reader([first_line.decode("utf-8-sig", "replace").rstrip("\r")], delimiter=layout.separator)
-            if next(names, []) != layout.header:
-                raise _NotLineByLineError
+            is_first = False
+            *before, lines = lines.split(b"\n", layout.skipped_lines + layout.has_header)
+            if layout.has_header:
+                line = before[-1].decode("utf-8-sig", "replace").rstrip("\r")
+                if next(csv.reader([line], delimiter=layout.separator), []) != layout.header:
+                    raise _NotLineByLineError
         if b'"' in lines:
             raise _NotLineByLineError
         yield lines
@@ -528,8 +568,8 @@ def text_blocks(
     options: TextOptions,
 ) -> Iterator[pa.Table]:
     """`open_blocks` for a text file, with the columns that were chosen."""
-    layout = text_layout(path, key, options.separator)
-    return _read_blocks(path, key, None, layout.header_names(columns), numbers, options, layout)
+    layout = text_layout(path, key, options.separator, options.header)
+    return _read_blocks(path, key, layout.given_names, layout.header_names(columns), numbers, options, layout)
 
 
 def standard_input_blocks(
@@ -554,10 +594,11 @@ def standard_input_blocks(
     mark, found = (separator, row(separator)) if separator else _separated(row, ",")
     if not found:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
-    layout = TextLayout(0, mark, found)
+    layout = TextLayout(0, mark, found if options.header else numbered(found))
     names = layout.columns.names
     header_names = {name: name for name in choose(names)}
-    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines)
+    first_row = b"" if options.header else header.encode()
+    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines, first_row)
 
 
 def _read_blocks(
@@ -569,6 +610,7 @@ def _read_blocks(
     options: TextOptions,
     layout: TextLayout,
     earlier_lines: int = 0,
+    first_row: bytes = b"",
 ) -> Iterator[pa.Table]:
     """Blocks of a text file.
 
@@ -581,6 +623,7 @@ def _read_blocks(
         options: What the user says of the values.
         layout: Layout of the lines.
         earlier_lines: Lines up to the header, where they have been read already.
+        first_row: A line of standard input that has been read already and is a row.
     """
     import pyarrow as pa
     import pyarrow.csv
@@ -594,7 +637,7 @@ def _read_blocks(
         how = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=block_size, column_names=header, skip_rows=layout.skipped_lines
         )
-        source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else open_text(path, key)
+        source = pa.PythonFile(_Preceded(first_row, sys.stdin.buffer)) if path == "-" else open_text(path, key)
         with source, pyarrow.csv.open_csv(source, how, parse, convert) as reader:
             yield from reader
 
@@ -625,6 +668,22 @@ def _read_blocks(
     for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header, options.decimal):
         table = pa.Table.from_batches([batch]).select(list(header_names))
         yield table.rename_columns(list(header_names.values()))
+
+
+class _Preceded(io.RawIOBase):
+    """Bytes that were read from a file already, followed by the rest of the file."""
+
+    def __init__(self, first: bytes, rest: IO[bytes]) -> None:
+        self.first, self.rest = first, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.first[: len(buffer)] or self.rest.read(len(buffer))
+        self.first = self.first[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _conversions(header_names: Mapping[str, str], numbers: Collection[str], options: TextOptions) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from logreg.constraints import (
     character,
     check,
     decimal_mark,
+    flag,
     lengths,
     listed,
     name,
@@ -31,7 +32,7 @@ from logreg.constraints import (
     whole,
     whole_of,
 )
-from logreg.data.arrow_numbers import types_in_words
+from logreg.data.arrow_numbers import is_number, types_in_words
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, finite_numbers, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
@@ -47,7 +48,7 @@ from logreg.data.formats.tables import (
     read_header,
     read_table,
 )
-from logreg.data.formats.text_tables import Header, TextOptions
+from logreg.data.formats.text_tables import Header, TextOptions, if_no_header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, Split
@@ -99,6 +100,7 @@ class TableFile:
         group: Column of the groups; rows with equal values stay in one split.
         separator: Character between the values of a line; ``None`` for the one that the file shows, or its suffix.
         decimal: Character before the decimals of a number in text files, "." or ",".
+        header: Whether text files begin with a line of names; else the columns are column_1, column_2 and so on.
         storage: "memory" holds columns and features in memory; "mapped" keeps them in files of ``cache``, of which the
             system holds as much in memory as it has room for; "auto" maps what does not fit into memory.
         cache: Folder of these files.
@@ -128,6 +130,7 @@ class TableFile:
     group: str | None = None
     separator: str | None = None
     decimal: str = "."
+    header: bool = True
     storage: Literal["auto", "memory", "mapped"] = "auto"
     cache: str = "data/cache"
     model: Collection[str] = ()
@@ -152,6 +155,7 @@ class TableFile:
         check("dataset.min_df", self.min_df, whole(at_least=1))
         check("dataset.separator", self.separator, optional(character()))
         check("dataset.decimal", self.decimal, decimal_mark())
+        check("dataset.header", self.header, flag())
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
         check("dataset.min_level_rows", self.min_level_rows, whole(at_least=1))
@@ -337,7 +341,9 @@ class TableFile:
         if path not in self._headers:
             is_one = not is_sharded(path)
             header = (
-                read_header(path, key, self.separator) if is_one else self._listed(path, key).header(self.separator)
+                read_header(path, key, self.separator, self.header)
+                if is_one
+                else self._listed(path, key).header(self.separator, self.header)
             )
             self._headers[path] = header
         return self._headers[path].names
@@ -372,7 +378,7 @@ class TableFile:
     @property
     def _text_options(self) -> TextOptions:
         """What the user says of the values of text files."""
-        return TextOptions(tuple(map(str, self.missing_values)), self.separator, self.decimal)
+        return TextOptions(tuple(map(str, self.missing_values)), self.separator, self.decimal, self.header)
 
     def _file_name(self, path: str) -> str:
         """Name of a file or folder, for messages."""
@@ -403,7 +409,7 @@ class TableFile:
             ConfigError: A column that the user named is missing, is named twice or has two roles.
             DataError: A column that a model learned from is missing.
         """
-        available = f"{path} has {name_list(header)}."
+        available = f"{path} has {name_list(header)}. {self._if_no_header(path, header)}".rstrip()
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, available)
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
@@ -440,6 +446,10 @@ class TableFile:
             if count > 1:
                 raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", list(counts))
         return list(dict.fromkeys([*counts, *texts]))
+
+    def _if_no_header(self, path: str, header: Sequence[str]) -> str:
+        """Advice where the first line of a text file may be a row."""
+        return "" if self._suffix(path) in BINARY_SUFFIXES else if_no_header(header, "dataset.header")
 
     def _check_header(
         self, split: Split, wanted: Sequence[str], with_role: Sequence[str], known: set[str], header: Sequence[str]
@@ -564,6 +574,13 @@ class TableFile:
                 where = "the header" if len(marks) == 1 else "the header of each file"
                 shown = " or ".join(map(repr, marks))
                 notes.append(f"read with {shown} between values, as in {where} of {self._file_name(path)}")
+            header = self._headers[path].names
+            numbers = [str(number) for number in range(len(header))]  # pandas gives such names to a matrix
+            if all(map(is_number, header)) and header != numbers and self._suffix(path) not in BINARY_SUFFIXES:
+                notes.append(
+                    f"the first line of {self._file_name(path)} names the columns, and all its names are numbers; "
+                    f"if it is a row, set dataset.header=false: its columns are then column_1 to column_{len(header)}"
+                )
         if unused := sorted(unused_index - set(map(str, self.drop))):
             notes.append(
                 f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "
