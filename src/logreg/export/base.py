@@ -36,9 +36,10 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
             f"`format` must compute the hash of the levels of {column.name!r}, and onnx and sklearn_only do not. "
             "Use format=sklearn, json, safetensors or torch_export, or train without dataset.hash."
         )
-    if column.indicator and "" in column.levels:
+    if column.indicator and "" in column.places:
+        blank = column.levels[column.places[""]]
         raise ConfigError(
-            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx and "
+            f"`format` must distinguish a missing value of {column.name!r} from its level {blank!r}, and onnx and "
             "sklearn_only have '' for both. Use format=sklearn, json, safetensors or torch_export, or give the level a "
             "name in the file."
         )
