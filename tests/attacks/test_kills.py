@@ -24,6 +24,8 @@ import pytest
 import torch
 from forks import OK, REFUSED, Report, Result, Server, inside, kind_of, seeds
 
+from logreg import files
+
 KILLS = 100
 
 SLOW_S = 3.0
@@ -46,7 +48,7 @@ CODE, SLOW, TEMPORARY, HALF, LOST, BITS, BROKEN = (
 
 WRONG = (CODE, SLOW, TEMPORARY, HALF, LOST, BITS, BROKEN)
 
-TEMPORARY_NAME = re.compile(r"(^|/)\.\d+\.|\.tmp$|\.part$")
+TEMPORARY_NAME = re.compile(rf"(^|/){files.TEMPORARY_NAME.pattern}|\.tmp$|\.part$", re.DOTALL)
 """How `logreg.files.unfinished` calls a file that is being written, and how others do."""
 
 TABLE = ("dataset=table", "dataset.path=big.csv", "dataset.target=y")
