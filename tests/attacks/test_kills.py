@@ -26,7 +26,8 @@ from forks import OK, REFUSED, Report, Result, Server, inside, kind_of, seeds
 
 from logreg import files
 
-KILLS = 100
+KILLS = 66
+"""Six of each command."""
 
 SLOW_S = 3.0
 """After SIGTERM, on a machine that does other things too; two seconds are meant."""
@@ -280,7 +281,7 @@ def afterwards(
 
 
 @pytest.mark.slow
-def test_a_hundred_kills(
+def test_a_command_is_killed_and_typed_again(
     server: Server,
     place: Path,
     references: dict[str, Reference],

@@ -35,7 +35,7 @@ from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Se
 from numpy.typing import NDArray
 
 TABLES = 150
-"""Of the whole attack: about 2 s each."""
+"""Of the whole attack; SEEDS has more."""
 
 NONSENSE, CLEAN, LATER = "nonsense", "clean but refused", "refused after training"
 
