@@ -57,9 +57,11 @@ MODULES = (
 
 
 def seeds(number: int) -> range:
-    """Those of a whole attack; ``SEEDS=10:20`` in the environment takes a part."""
+    """Those of a whole attack; ``SEEDS=10:20`` in the environment takes these, also beyond ``number``."""
     first, _, last = os.environ.get("SEEDS", "").partition(":")
-    return range(int(first or 0), min(number, int(last or number)))
+    chosen = range(int(first or 0), int(last or number))
+    assert chosen, "SEEDS=10:20 takes 10 to 19"
+    return chosen
 
 
 class Report:

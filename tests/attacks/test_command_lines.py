@@ -18,7 +18,7 @@ import pytest
 from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds, words
 from PIL import Image
 
-LINES_TYPED = 500
+LINES_TYPED = 300
 """Of the whole attack."""
 
 SECRET = "s3cr3t-of-the-environment"
@@ -338,7 +338,7 @@ def attack(server: Server, place: Path, there: Path, seed: int) -> list[tuple[st
 
 
 @pytest.mark.slow
-def test_five_hundred_lines(server: Server, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_typed(server: Server, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report((OK, REFUSED, FAILED), WRONG)
     for seed in seeds(LINES_TYPED):
         for step, (kind, result) in enumerate(attack(server, place, tmp_path / "there", seed)):

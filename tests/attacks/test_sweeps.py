@@ -94,7 +94,9 @@ def attack(server: Server, there: Path, seed: int) -> tuple[str, str, str]:
 
 
 @pytest.mark.slow
-def test_fifty_groups(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_of_sweeps_that_begin_at_once(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = Report((OK,), WRONG)
     for seed in seeds(GROUPS):
         report.add(*attack(server, tmp_path / "there", seed))

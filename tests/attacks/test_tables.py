@@ -16,6 +16,7 @@ import io
 import json
 import math
 import re
+import shlex
 import shutil
 import sys
 import warnings
@@ -33,7 +34,8 @@ import pytest
 from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds
 from numpy.typing import NDArray
 
-TABLES = 500
+TABLES = 150
+"""Of the whole attack; SEEDS has more."""
 
 NONSENSE, CLEAN, LATER = "nonsense", "clean but refused", "refused after training"
 
@@ -866,8 +868,11 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
     order = [str(name) for name in draw.permutation(np.array(names, dtype=object))]
     if len(set(order)) == len(drawn.columns) - 1:
         (there / f"shuffled_{drawn.file}").write_bytes(drawn.write(order, ""))
-        if type_("predict", f"input=shuffled_{drawn.file}", "output=q.csv") is None:
-            return bad(None), said
+        again = f"input=shuffled_{drawn.file}", "output=q.csv"
+        if type_("predict", *again) is None:
+            told = re.search(r"(separator='.*') keeps it whole", said.rpartition("  then ")[2])
+            if told is None or type_("predict", *again, *shlex.split(told[1])) is None:  # as a shell has it
+                return bad(None), said
         check_predictions(read_predictions(there / "q.csv"), model, expected, "predict with columns in another order")
     if type_("evaluate", "split=train", "json=true", "output=e.json") is None:
         return bad(None), said
@@ -888,7 +893,6 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
             "logits",
             "calibrate=temperature removes",
             "one-vs-rest",
-            "be off by",
             "must distinguish a missing value",
         )
         if any(words in said for words in cannot):
@@ -921,7 +925,7 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
 
 
 @pytest.mark.slow
-def test_five_hundred_tables(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_tables_hold(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report((OK, REFUSED), WRONG)
     for seed in seeds(TABLES):
         report.add(*attack(server, tmp_path / "there", seed))

@@ -510,10 +510,11 @@ def test_a_summary_that_is_none_is_one_line_and_nothing_is_written(
     assert run_command(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0
 
 
+@pytest.mark.parametrize("level", ["", "  "])
 def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_text(
-    tmp_path: Path, run_command: RunCommand
+    level: str, tmp_path: Path, run_command: RunCommand
 ) -> None:
-    levels = [["", "b", None][row % 3] for row in range(90)]
+    levels = [[level, "b", None][row % 3] for row in range(90)]
     table = pa.table({"a": levels, "y": [["no", "yes"][row % 2] for row in range(90)]})
     pq.write_table(table, tmp_path / "t.parquet")
     train(tmp_path, "dataset=table", "dataset.path=t.parquet", "dataset.target=y", "l2=0.1", "report=brief")
@@ -521,8 +522,31 @@ def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_te
         answer = run_command(tmp_path, "export", f"format={kind}")
         assert answer.code == 2
         assert answer.err == (
-            "`format` must distinguish a missing value of 'a' from its level '', and onnx and sklearn_only have '' for "
-            "both. Use format=sklearn, json, safetensors or torch_export, or give the level a name in the file.\n"
+            f"`format` must distinguish a missing value of 'a' from its level {level!r}, and onnx and "
+            "sklearn_only have '' for both. Use format=sklearn, json, safetensors or torch_export, or give the level a "
+            "name in the file.\n"
         )
     for kind in ("sklearn", "json", "safetensors", "torch_export"):  # as it says
         assert run_command(tmp_path, "export", f"format={kind}").code == 0
+
+
+def test_levels_of_a_binary_file_that_differ_in_blanks_stay_different(tmp_path: Path, run_command: RunCommand) -> None:
+    import joblib
+
+    levels = ["c", " c", "d ", ""]
+    values, classes = [levels[row % 4] for row in range(90)], [["no", "yes"][row % 7 % 2] for row in range(90)]
+    pq.write_table(pa.table({"a": values, "y": classes}), tmp_path / "t.parquet")
+    train(tmp_path, "dataset=table", "dataset.path=t.parquet", "dataset.target=y", "l2=1e-3", "report=brief")
+    asked = [*levels, "d", " d", "c ", "other"]
+    pq.write_table(pa.table({"a": asked}), tmp_path / "asked.parquet")
+    assert run_command(tmp_path, "predict", "input=asked.parquet", "output=p.csv").code == 0
+    expected = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1, usecols=(1, 2))
+    assert len({*expected[:4, 0]}) == 4
+    for kind in ("onnx", "sklearn", "sklearn_only"):
+        answer = run_command(tmp_path, "export", f"format={kind}", f"output={tmp_path / kind}{FORMATS[kind].suffix}")
+        assert answer.code == 0, answer.err
+    for kind in ("sklearn", "sklearn_only"):
+        estimator = joblib.load(tmp_path / f"{kind}.joblib")
+        with catch_warnings(action="ignore"):  # an array has no names of columns, and says so
+            given = estimator.predict_proba(np.array(asked, dtype=object)[:, None])
+        np.testing.assert_allclose(given, expected, atol=1e-9)

@@ -283,6 +283,18 @@ def test_the_best_model_is_calibrated_on_its_own_only_where_it_is_not_the_last(
     assert (best.calibration == last.calibration) == (fits == 1)
 
 
+def test_a_fit_that_continues_has_no_calibration_of_the_parameters_before(tmp_path: Path) -> None:
+    typed = ("dataset=iris", "optimizer=sgd", "lr=0.1", "report=brief")
+    first = train(tmp_path, *typed, "max_epochs=2", "calibrate=temperature")
+    assert TrainedModel.load(first.folder / "checkpoints" / "last.ckpt").module.calibration != Calibration()
+    start = f"ckpt_path={first.folder}"
+    run = train(tmp_path, *typed, "max_epochs=3", "calibrate=none", start)
+    module = TrainedModel.load(run.folder / "checkpoints" / "last.ckpt").module
+    assert module.calibration == Calibration()
+    whole = train(tmp_path, *typed, "max_epochs=3")
+    assert run.summary["metrics"] == whole.summary["metrics"]
+
+
 def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_be(
     tmp_path: Path, run_command: RunCommand
 ) -> None:

@@ -430,3 +430,22 @@ def test_what_cannot_be_told_is_not_looked_for(tmp_path: Path, run_command: RunC
     assert answer.err == (
         "`select=auroc` must have two classes, and iris has 3. Type select=accuracy, or leave it out for log_loss.\n"
     )
+
+
+def test_stopped_between_the_summary_and_the_storage_it_goes_on(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ("dataset=iris", "search.l2=log(1e-4,1)", "trials=2")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "finished", stopped)
+        assert run_command(tmp_path, "sweep", *typed).code == 130
+    (summary,) = tmp_path.glob("runs/sweeps/iris_l2/*/summary.json")
+    answer = run_command(tmp_path, "sweep", *typed)
+    assert answer.code == 0, answer.err
+    rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_l2")
+    assert len(rows) == 2
+    assert json.loads(summary.read_text())["overrides"][-1].removeprefix("l2=") in {row["l2"] for row in rows}

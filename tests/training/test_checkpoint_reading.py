@@ -132,11 +132,15 @@ def test_one_that_holds_something_else_is_refused(
         TrainedModel.load(tmp_path / "strange.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("loops", "fit_loop", "epoch_progress"), 3), (("calibration", "class_weight"), {"a": 1})],
+)
 def test_one_that_training_cannot_go_on_from_is_one_line(
-    models: Models, run_command: RunCommand, tmp_path: Path
+    models: Models, run_command: RunCommand, tmp_path: Path, place: tuple[Any, ...], value: object
 ) -> None:
     held = torch.load(models.run("softmax").folder / "checkpoints" / "last.ckpt", weights_only=True)
-    held["loops"]["fit_loop"]["epoch_progress"] = 3
+    _with(held, place, value)
     torch.save(held, tmp_path / "strange.ckpt")
     typed = ("dataset=iris", "l2=1e-3", "max_epochs=2000", "ckpt_path=strange.ckpt")
     answer = run_command(tmp_path, "train", *typed)
@@ -145,6 +149,19 @@ def test_one_that_training_cannot_go_on_from_is_one_line(
         "`ckpt_path` must be a checkpoint to continue from, and strange.ckpt lacks a part that Lightning needs. "
         "Leave ckpt_path out to start from scratch."
     )
+
+
+def test_decimals_of_a_kind_that_no_file_has_are_one_line(
+    models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
+    held = torch.load(models.run("table").folder / "checkpoints" / "last.ckpt", weights_only=True)
+    _with(held, ("config", "dataset", "decimal"), 10**30)
+    torch.save(held, tmp_path / "strange.ckpt")
+    (tmp_path / "t.csv").write_text("size,color,wet\n1,red,true\n")
+    answer = run_command(tmp_path, "predict", "input=t.csv", "output=p.csv", "ckpt_path=strange.ckpt")
+    assert answer.code == 2
+    assert answer.err.startswith("`dataset.decimal` must be ")
+    assert answer.err.count("\n") == 1
 
 
 def test_one_that_was_trained_from_python_does_not_say_which_data(models: Models, tmp_path: Path) -> None:

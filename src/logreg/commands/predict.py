@@ -194,7 +194,7 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
         [str(name) for name in values["keep"]],
         [str(name) for name in values["drop"]],
         _separator(trained, values["separator"]),
-        values["decimal"] or (trained.config and trained.config.dataset.get("decimal")) or ".",
+        _decimal(trained, values["decimal"]),
         _has_header(trained, values["header"]),
         device,
         values["batch_size"],
@@ -293,6 +293,13 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
         check("dataset.separator", own, SEPARATOR)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
+
+
+def _decimal(trained: TrainedModel, typed: str | None) -> str:
+    """The character before decimals that was typed, or else that of the file that the model learned from."""
+    own = None if trained.config is None else trained.config.dataset.get("decimal")
+    check("dataset.decimal", own, optional(decimal_mark()))
+    return typed or (None if own is None else str(own)) or "."
 
 
 def _has_header(trained: TrainedModel, typed: bool | None) -> bool:

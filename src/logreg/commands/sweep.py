@@ -243,7 +243,7 @@ def _run(arguments: list[str]) -> int:
             raise
         search.fail_killed_trials()
         before = len(search.counted)
-        if not before and any(folder.glob("*/summary.json")):
+        if search.is_empty and any(folder.glob("*/summary.json")):
             search.forget()
             raise ConfigError(
                 f"`study` must be a new name, since the storage has no trial of {plan.study} and {shown(folder)} has "

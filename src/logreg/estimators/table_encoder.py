@@ -346,7 +346,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        words = {str(word).strip() for word in self._given("missing_values")} - set(learned.levels)
+        words = {str(word).strip() for word in self._given("missing_values")} - set(learned.places)
         if not _is_text(column.type) or not (words or learned.kind == "number"):
             return column
         column = _mark(column, sorted(words))

@@ -76,7 +76,7 @@ class Calibration:
         plain = checkpoint.get("calibration")
         if plain is None:
             return cls(float(checkpoint.get("temperature", 1.0)))
-        return cls(**dict(plain) | {"class_weight": tuple(plain["class_weight"])})
+        return cls(**dict(plain) | {"class_weight": tuple(map(float, plain["class_weight"]))})
 
     def in_words(self, class_names: Sequence[str]) -> list[str]:
         """Sentences on the calibration and its precision; empty without a calibration."""

@@ -36,9 +36,10 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
             f"`format` must compute the hash of the levels of {column.name!r}, and onnx and sklearn_only do not. "
             "Use format=sklearn, json, safetensors or torch_export, or train without dataset.hash."
         )
-    if column.indicator and "" in column.levels:
+    if column.indicator and "" in column.places:
+        blank = column.levels[column.places[""]]
         raise ConfigError(
-            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx and "
+            f"`format` must distinguish a missing value of {column.name!r} from its level {blank!r}, and onnx and "
             "sklearn_only have '' for both. Use format=sklearn, json, safetensors or torch_export, or give the level a "
             "name in the file."
         )
@@ -105,7 +106,10 @@ def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Se
     """Probabilities in NumPy, computed as `Linear.described` describes."""
     logits = sample.features.double().numpy() @ coef.T + intercept
     link = link.partition(",")[0]
-    if link == "softmax":
+    is_one_vs_rest = link == "sigmoid" and logits.shape[1] > 1
+    if is_one_vs_rest:  # sigmoids divided by their sum, also where all of them round to 0
+        logits = -np.logaddexp(0, -logits) - (0 if divisor is None else np.log(divisor))
+    if link == "softmax" or is_one_vs_rest:
         powers = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(powers / powers.sum(1, keepdims=True))
     chances = (1 + np.tanh(logits / 2)) / 2 if link == "sigmoid" else LINKS[link].probability(logits, _Functions())

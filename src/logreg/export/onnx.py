@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from logreg.errors import ConfigError
 from logreg.export.base import Sample, spelling_coefficients, spellings
@@ -171,12 +170,17 @@ class _Graph:
             yes = model.row_loss.probability(_Value(self, logits), _Functions()).name
             probabilities = self.node("Concat", self.node("Sub", self.constant(np.array(1.0)), yes), yes, axis=1)
             if model.divisor is not None:
-                probabilities = self.normalized(probabilities, model.divisor)
+                chances = self.node("Div", probabilities, self.constant(model.divisor.numpy()))
+                total = self.node("ReduceSum", chances, self.constant(np.array([1])), keepdims=1)
+                probabilities = self.node("Div", chances, total)
         elif len(model.coef) == 1:
             no = self.node("Sigmoid", self.node("Neg", logits))
             probabilities = self.node("Concat", no, self.node("Sigmoid", logits), axis=1)
-        else:
-            probabilities = self.normalized(self.node("Sigmoid", logits), model.divisor)
+        else:  # the sigmoids divided by their sum, also where all of them round to 0
+            log_chances = self.log_sigmoid(logits)
+            if model.divisor is not None:
+                log_chances = self.node("Sub", log_chances, self.constant(model.divisor.log().numpy()))
+            probabilities = self.node("Softmax", log_chances, axis=1)
         # As in `losses.decided`: ArgMax takes the first of equal values, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
         names, kind = classes_of(model.facts), TensorProto.STRING
@@ -189,12 +193,11 @@ class _Graph:
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
         ]
 
-    def normalized(self, chances: str, divisor: Tensor | None) -> str:
-        """Probabilities of the classes (N, C), divided by the divisor, if there is one, and then by their sum."""
-        if divisor is not None:
-            chances = self.node("Div", chances, self.constant(divisor.numpy()))
-        total = self.node("ReduceSum", chances, self.constant(np.array([1])), keepdims=1)
-        return self.node("Div", chances, total)
+    def log_sigmoid(self, logits: str) -> str:
+        """The logarithm of the sigmoid, min(z, 0) - log(1 + exp(-|z|)), also where the sigmoid rounds to 0."""
+        power = self.node("Exp", self.node("Neg", self.node("Abs", logits)))
+        rest = self.node("Log", self.node("Add", power, self.constant(np.array(1.0))))
+        return self.node("Sub", self.node("Min", logits, self.constant(np.array(0.0))), rest)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,9 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
     def by(function: Callable[..., Any], **arguments: Any) -> Any:
         return FunctionTransformer(function, kw_args=arguments)
 
+    def one_hot(texts: Iterable[str]) -> Any:
+        return OneHotEncoder(categories=[np.array(list(texts), dtype=object)], handle_unknown="ignore")
+
     stored = model.facts.stored
     parts, weights, start = list[tuple[str, Any, Any]](), [], 0
     intercept = np.zeros(len(coef))
@@ -121,11 +124,16 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             if column.kind == "boolean":
                 places = {spelled.lower(): level for spelled, level in places.items()}
             small = [by(np.char.lower)] if column.kind == "boolean" else []
-            text = make_pipeline(by(np.asarray, dtype=str), by(np.char.strip), *small, by(np.asarray, dtype=object))
-            levels = OneHotEncoder(categories=[np.array(list(places), dtype=object)], handle_unknown="ignore")
-            branch = make_pipeline(text, levels)
+            text, objects = by(np.asarray, dtype=str), by(np.asarray, dtype=object)
+            branch = make_pipeline(text, by(np.char.strip), *small, objects, one_hot(places))
             of_spelling, of_other = spelling_coefficients(column, places, mine)
             weights.append(of_spelling)
+            padded = [level for level in column.levels if level != level.strip()]
+            if padded:  # levels of a binary file with blanks around them, which mean what they are with their blanks
+                branch = make_union(branch, make_pipeline(text, objects, one_hot(padded)))
+                at = {spelled: position for position, spelled in enumerate(places)}
+                with_blanks, without = [at[level] for level in padded], [at[level.strip()] for level in padded]
+                weights.append(of_spelling[:, with_blanks] - of_spelling[:, without])
             intercept += of_other
         parts.append((f"column {place}", branch, [place]))
     row = [[0.0 if column.kind == "number" else "" for column in model.facts.columns]]

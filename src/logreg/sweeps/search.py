@@ -196,6 +196,11 @@ class Search:
         self._distributions = {one.key: one.distribution() for one in ranges}
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no trial was ever begun."""
+        return not self.study.get_trials(deepcopy=False)
+
+    @property
     def counted(self) -> list[FrozenTrial]:
         """The trials that count, in the order of their numbers."""
         from optuna.trial import TrialState

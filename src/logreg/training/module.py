@@ -229,6 +229,10 @@ class LogisticModule(pl.LightningModule):
         intercept = self.model.intercept if self.has_intercept else None
         return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
 
+    def on_fit_start(self) -> None:
+        """Forgets the calibration of a checkpoint that the fit continues from, which is of other parameters."""
+        self.calibration = Calibration()
+
     def on_train_start(self) -> None:
         """Prepares the steps of a first-order optimizer; balances large offsets by the intercept."""
         if self.exact and not self.polish:
@@ -392,7 +396,7 @@ class LogisticModule(pl.LightningModule):
         return True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the calibration; training that continues from here fits another one."""
+        """Restores the calibration."""
         self.calibration = Calibration.of_checkpoint(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
