@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,16 @@ def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.
     path = write(tmp_path / "t.csv", ["whole", "text"])
     path.write_text(path.read_text() + f"1,{'x' * 1000}\n")
     assert_same(*both(path, monkeypatch, 300)[:2])
+
+
+def test_a_first_line_without_an_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tables, "LONG_LINE_BYTES", 2000)
+    path = tmp_path / "t.csv"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a file of zeros that takes no place on the disk
+    message = f"`k` must have lines of at most 2,000 bytes, and the first one of {path} is longer."
+    with pytest.raises(DataError, match=re.escape(message)):
+        column_names(str(path), "k")
 
 
 def test_more_rows_than_the_first_block_lets_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

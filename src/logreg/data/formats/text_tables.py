@@ -181,7 +181,7 @@ def text_layout(path: str, key: str, separator: str | None, has_header: bool = T
         with open_text(path, key) as file:
             # Bytes that are not UTF-8 are kept: the buffer also holds values, which are checked later.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            lines = itertools.islice(text, skipped_lines, None)
+            lines = itertools.islice(iter(lambda: _line(text, path, key), ""), skipped_lines, None)
             return next((row for row in csv.reader(lines, delimiter=mark) if row), [])
 
     usual = SEPARATORS[suffix_of(path)]
@@ -193,6 +193,17 @@ def text_layout(path: str, key: str, separator: str | None, has_header: bool = T
         raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
     names = names if has_header else numbered(names)
     return TextLayout(skipped_lines, mark, names, not known and mark != usual, has_header)
+
+
+def _line(text: io.TextIOWrapper, path: str, key: str) -> str:
+    """The next line of a text file; empty at its end."""
+    line = text.readline(LONG_LINE_BYTES)
+    if len(line) == LONG_LINE_BYTES and not line.endswith(("\n", "\r")):
+        raise DataError(
+            f"`{key}` must have lines of at most {LONG_LINE_BYTES:,} bytes, and the first one of {path} is longer. "
+            "Name a table with a row in each line."
+        )
+    return line
 
 
 def _separated(header: Callable[[str], list[str]], usual: str) -> tuple[str, list[str]]:
