@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "launchers",
         "settings",
         "shared_memory",
+        "split_names",
         "terminal",
         "stored_form",
     ),
@@ -53,6 +54,7 @@ BASE = {
     "terminal": {"rich"},
     "hardware": set(),
     "launchers": set(),
+    "split_names": set(),
 }
 """What each may import besides the standard library and the others."""
 
