@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sections",
         "settings",
         "shared_memory",
+        "split_names",
         "terminal",
         "stored_form",
     ),
@@ -55,6 +56,7 @@ BASE = {
     "terminal": {"rich"},
     "hardware": set(),
     "launchers": set(),
+    "split_names": set(),
 }
 """What each may import besides the standard library and the others."""
 

@@ -314,7 +314,7 @@ def test_processes_of_a_machine_share_a_large_table(tmp_path: Path, monkeypatch:
     for path in (folder, tmp_path / "all.parquet"):
         assert_same_rows(table(path, f"dataset.cache={cache}"), held)
         assert not cache.exists()  # it is small
-    monkeypatch.setattr("logreg.data.sources.table.SHARED_BYTES", 0)
+    monkeypatch.setattr("logreg.data.sources.table_reading.SHARED_BYTES", 0)
     for count, path in enumerate((folder, tmp_path / "all.parquet"), start=1):
         ours = table(path, f"dataset.cache={cache}")
         assert_same_rows(ours, held)

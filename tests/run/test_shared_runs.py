@@ -320,7 +320,7 @@ def test_runs_of_two_processes_give_the_answer_of_one(rows: Path, tmp_path: Path
 def lacking(processes: Processes, rows: Path, runs: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """`answers` where the second process has too little memory for the rows."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("logreg.data.sources.table.fits_into_memory", lambda num_bytes: processes.rank == 0)
+        patched.setattr("logreg.data.sources.table_reading.fits_into_memory", lambda num_bytes: processes.rank == 0)
         return answers(processes, rows, runs, cells)
 
 

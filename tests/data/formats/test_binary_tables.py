@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from logreg.data.encoding.labels import plain_values
+from logreg.data.arrow_numbers import plain_values
 from logreg.data.formats.tables import read_table
 
 ROWS = 1000

@@ -742,7 +742,7 @@ def test_a_type_of_arrow_is_read_as_feature_target_and_group(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", ["int64", "string_view"])
 def test_a_slice_of_a_run_end_encoded_array_is_decoded(kind: str) -> None:
-    from logreg.data.encoding.labels import plain_values
+    from logreg.data.arrow_numbers import plain_values
 
     values = READ[kind].slice(0, 3)
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 7], pa.int32()), values)

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from logreg.data.encoding.labels import plain_values
+from logreg.data.arrow_numbers import plain_values
 from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes, suffix_of
 from logreg.data.formats.sparse_arrays import (
     SVMLIGHT_SUFFIXES,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreg.data.encoding.labels import plain_values
+from logreg.data.arrow_numbers import plain_values
 from logreg.data.formats.compression import max_decoded_bytes, suffix_of
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_batches, explained_read

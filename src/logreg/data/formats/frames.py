@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logreg.data.arrow_numbers import array_of
-from logreg.data.encoding.labels import name_of, plain_values
+from logreg.data.arrow_numbers import array_of, plain_values
+from logreg.data.encoding.labels import name_of
 from logreg.errors import DataError
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from logreg.data.arrow_numbers import array_of, types_in_words
-from logreg.data.encoding.labels import plain_values
+from logreg.data.arrow_numbers import array_of, plain_values, types_in_words
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.binary_tables import BATCH_NUMBERS, PARQUET_SUFFIXES, TABLE_BATCH_ROWS, check_stated_rows
 from logreg.data.formats.compression import suffix_of

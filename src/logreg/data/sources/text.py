@@ -18,7 +18,8 @@ from logreg.data.formats.folders import list_folder, split_folders
 from logreg.data.formats.shards import TableFiles
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import FOLDER_COLUMNS, TextFolder
-from logreg.data.sources.table import ROLE_KEYS, TableFile
+from logreg.data.sources.table import TableFile
+from logreg.data.sources.table_reading import ROLE_KEYS
 from logreg.errors import ConfigError, as_typed, name_list
 from logreg.facts import Split
 
