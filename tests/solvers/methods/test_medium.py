@@ -19,6 +19,8 @@ from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
 from logreg.solvers import threads
 from logreg.solvers.bounds.base import Bound
+from logreg.solvers.bounds.bound import bound
+from logreg.solvers.bounds.logistic_bound import LogisticPoint, bound_by_residuals
 from logreg.solvers.bounds.newton_bound import bound_by_sample
 from logreg.solvers.choose import is_medium
 from logreg.solvers.fit import fit, problem_of
@@ -26,8 +28,9 @@ from logreg.solvers.kernels import SUM_ROWS, Array, times_vector
 from logreg.solvers.methods import medium, medium_rows
 from logreg.solvers.methods.medium import solve_medium
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
-from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, drive, request
-from logreg.solvers.passes.evaluate import Derivatives, Evaluate
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive, request
+from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.sampling import thinned
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.source_units import stored_rows
 from logreg.solvers.state import SolverState
@@ -260,8 +263,8 @@ def test_the_sums_of_a_certificate_have_no_more_additions_than_it_counts() -> No
     evaluated = rows.evaluate(np.zeros(121), torch.float64).derivatives
     assert evaluated is not None
     assert evaluated.additions is not None
-    assert sum(_Watched.lengths) == len(labels)
-    assert max(_Watched.lengths) + len(_Watched.lengths) <= evaluated.additions
+    assert sum(_Watched.lengths) == 2 * len(labels)  # of the residuals and of the curvatures
+    assert max(_Watched.lengths) + len(_Watched.lengths) // 2 <= evaluated.additions
     assert evaluated.additions < len(labels)
 
 
@@ -365,13 +368,12 @@ def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
 ) -> None:
     sizes: list[int] = []
 
-    def watched(
-        problem: Problem, at: Coordinates, point: Tensor, now: Derivatives, sample: Batch
-    ) -> PassRequests[Bound | None]:
+    def watched(at: LogisticPoint, sample: Batch) -> Bound | None:
         sizes.append(len(sample.labels))
-        return bound_by_sample(problem, at, point, now, sample)
+        return bounded(at, sample)
 
-    monkeypatch.setattr(medium, "bound_by_sample", watched)
+    bounded = medium._bound_by_sample
+    monkeypatch.setattr(medium, "_bound_by_sample", watched)
     features, labels = drawn(rows=20_000, features=50)
     tolerances = torch.logspace(-6, -3, 31).tolist()
     for tolerance in tolerances:
@@ -379,6 +381,49 @@ def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
     assert all(solved)
     assert len(tolerances) / 2 < len(sizes) <= len(tolerances)
     assert len(set(sizes)) > 10  # they are chosen for the tolerance
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("by_sample", [True, False])
+def test_the_bound_is_that_of_other_methods(
+    monkeypatch: pytest.MonkeyPatch, by_sample: bool, intercept: bool, weighted: bool
+) -> None:
+    compared: list[tuple[Bound, Bound]] = []
+
+    def watched(steps: medium._Steps, estimate: medium._Estimate, limit: medium._Limit) -> bool:
+        now, point, problem = steps.now.derivatives, steps.tensor(), steps.problem
+        assert now is not None
+        if by_sample:
+            sample = thinned(steps.sample, 900)
+            ours = medium._bound_by_sample(steps.evaluated(), sample)
+            theirs = drive(bound_by_sample(problem, steps.at, point, now, sample), steps.source)
+        else:
+            assert now.by_intercept is not None
+            moved = now.by_intercept.numpy()[:, : 120 + intercept]
+            ours = bound_by_residuals(steps.evaluated(), moved)
+            theirs = drive(bound(problem, point, now, 1e-9, steps.at, cheaply=True), steps.source)
+        assert ours is not None
+        assert theirs is not None
+        compared.append((ours, theirs))
+        return certifies(steps, estimate, limit)
+
+    certifies = medium._Steps.certifies
+    monkeypatch.setattr(medium._Steps, "certifies", watched)
+    features, labels = drawn()
+    features[:, 0] = 3 * features[:, 0] + 5
+    weight = torch.rand(3000, generator=torch.Generator().manual_seed(1)) if weighted else None
+    objective, class_weight = Objective("bce", l2=1e-4), (2.0, 0.7) if weighted else ()
+    for tolerance in (1e-2, 1e-6):
+        fit(features, labels, objective, 2, weight, class_weight, tolerance=tolerance, intercept=intercept)
+    assert len(compared) >= 2
+    for ours, theirs in compared:
+        assert ours.rigorous
+        assert ours.value == theirs.value
+        assert ours.gap == pytest.approx(theirs.gap, rel=1e-9)
+        assert ours.rounding == pytest.approx(theirs.rounding, rel=1e-3)
+        assert theirs.error == pytest.approx(ours.error, rel=0.1)
+        torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("features", [200, 400])

@@ -14,6 +14,7 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds.base import Bound, EvaluatedPoint
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point
+from logreg.solvers.bounds.logistic_bound import bound_by_dual_point
 from logreg.solvers.choose import is_small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import Array
@@ -121,19 +122,18 @@ def test_the_bound_in_numpy_is_that_of_torch(
     for _ in range(3):
         before = small.evaluate(point)
         point, _ = small.model_minimum(before, point)
-    now, bound_at = small.evaluate(point), small.bound_at
-    dual: list[Any] = []
+    now, dual = small.evaluate(point), list[Any]()
 
     def watched(*arguments: Any) -> Bound | None:
-        dual.extend(arguments[1:])
-        return bound_at(*arguments)
+        dual.extend(arguments)
+        return bound_by_dual_point(*arguments)
 
-    monkeypatch.setattr(small, "bound_at", watched)
+    monkeypatch.setattr(small_l1, "bound_by_dual_point", watched)
     ours = small.gap_bound(point, now, before, math.inf)
     assert ours is not None
-    at_dual, sums, excess, rounding = dual
+    dual_at, sums, excess, rounding, _ = dual
     assert rounding >= accumulated(80) * now.loss  # sums over the rows cancel in the excess
-    spread = torch.from_numpy(at_dual.spread.sum(1))
+    spread = torch.from_numpy(dual_at.own)
     tensors = (padded(problem, torch.from_numpy(part)) for part in (point, now.gradient, sums))
     at_point, gradient, of_dual = tensors
     evaluation = Derivatives(now.value, gradient, InterceptCurvature(spread, spread), now.loss)

@@ -19,13 +19,16 @@ import numpy as np
 import torch
 
 from logreg.facts import Batch
+from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.rows import MemoryRows, chosen_rows, row_weights
+from logreg.solvers.bounds.base import MAX_FEATURE_RMS, Bound
 from logreg.solvers.bounds.bound import bound
-from logreg.solvers.bounds.newton_bound import bound_by_sample
+from logreg.solvers.bounds.logistic_bound import LogisticPoint, bound_by_residuals, bound_by_step
 from logreg.solvers.kernels import Array, times_vector
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
+from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.passes.sampling import sampled_rows, thinned
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.starting_point import MIN_BOUND_ROWS_PER_PARAMETER, bound_rows
@@ -141,15 +144,9 @@ def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: 
         point: Shape (D + 1,).
         sample: Some of the rows.
     """
-    rows = (sample.features.double() - at.center).div_(at.scale).numpy()
-    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-    weights = row_weights(sample, problem.class_weight, torch.float64)
-    weight = np.ones(len(rows)) if weights is None else weights.numpy()
-    p = 1 / (1 + np.exp(-(rows @ point)))
+    rows, weights, curvature = _standardized(problem, at, point, sample)
     total = problem.row_sum_scale * problem.total_weight
-    rows *= np.sqrt(weight * p * (1 - p) * (total / weight.sum()))[:, None]
-    if not problem.intercept:
-        rows[:, -1] = 0.0
+    rows *= np.sqrt(weights * curvature * (total / weights.sum()))[:, None]
     hessian = rows.T @ rows
     mean = hessian.trace() / len(hessian)
     own = hessian.reshape(-1)[:: len(hessian) + 1]  # a view of the diagonal
@@ -159,6 +156,41 @@ def _inverse_of_sample(problem: Problem, at: Coordinates, point: Array, sample: 
         return None
     inverse = torch.cholesky_inverse(factor).numpy()
     return lambda gradient: inverse @ gradient
+
+
+def _standardized(problem: Problem, at: Coordinates, point: Array, sample: Batch) -> tuple[Array, Array, Array]:
+    """Rows of a sample in coordinates, (n, D + 1), 0 for an absent intercept; their weights, and curvatures at a point.
+
+    Args:
+        problem: The problem.
+        at: The coordinates of the point.
+        point: Shape (D + 1,).
+        sample: Some of the rows.
+    """
+    rows = np.empty((len(sample.labels), len(point)))
+    np.subtract(sample.features.numpy(), at.center.numpy(), out=rows[:, :-1])
+    rows[:, :-1] *= 1 / at.scale.numpy()  # takes less time than a division
+    rows[:, -1] = float(problem.intercept)
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    small = np.exp(-np.abs(rows @ point))
+    return rows, np.ones(len(rows)) if weights is None else weights.numpy(), small / np.square(1 + small)
+
+
+def _bound_by_sample(at: LogisticPoint, sample: Batch) -> Bound | None:
+    """As `logreg.solvers.bounds.newton_bound.bound_by_sample`."""
+    problem, parameters = at.problem, at.point.shape[1]
+    point = np.append(at.point[0], [0.0] * (not problem.intercept))
+    rows, weights, curvature = _standardized(problem, at.coordinates, point, sample)
+    rows, spread = rows[:, :parameters], weights * curvature * problem.row_sum_scale
+    scaled = rows * np.sqrt(spread)[:, None]
+    hessian = scaled.T @ scaled
+    hessian.reshape(-1)[:: parameters + 1] += at.l2
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(hessian))
+    if bool(failed):
+        return None
+    step = torch.cholesky_solve(torch.from_numpy(at.gradient).T, factor).T.numpy()
+    at = at._replace(summed=max(at.summed, accumulated(len(rows))))
+    return bound_by_step(at, rows.T, spread[None], step)
 
 
 class _FirstStep(NamedTuple):
@@ -417,21 +449,48 @@ class _Steps:
 
     def certifies(self, estimate: _Estimate, limit: _Limit) -> bool:
         """Bounds the gap of the point, which was evaluated in float64; whether it is within the tolerance."""
-        state, point, derivatives = self.state, self.tensor(), self.now.derivatives
-        assert derivatives is not None
-        found = None
+        state, at = self.state, self.evaluated()
         if estimate.by_duality <= limit.by_duality:
-            found = drive(bound(self.problem, point, derivatives, state.tolerance, self.at, cheaply=True), self.source)
+            derivatives = self.now.derivatives
+            assert derivatives is not None
+            found = None
+            if derivatives.loss > SATURATED_LOSS * at.total:
+                assert derivatives.by_intercept is not None
+                found = bound_by_residuals(at, derivatives.by_intercept.numpy()[:, : at.point.shape[1]])
+            if found is None:  # the intercept is far from its optimum, or residuals have lost their digits
+                requests = bound(self.problem, self.tensor(), derivatives, state.tolerance, self.at, cheaply=True)
+                found = drive(requests, self.source)
         else:
             decrease = estimate.by_sample * self.part
             part = max(SAMPLE_FACTOR * decrease / limit.by_sample, math.sqrt(decrease / MAX_SAMPLE_DECREASE))
             number = max(int(part * self.problem.rows), MIN_BOUND_ROWS_PER_PARAMETER * self.problem.hessian_order)
             few = thinned(self.sample, min(number, self.most_sampled))
-            found = drive(bound_by_sample(self.problem, self.at, point, derivatives, few), self.source)
+            found = _bound_by_sample(at, few)
         if found is None or not within(found, state.tolerance):
             return False
         keep_bound(state, found)
         return True
+
+    def evaluated(self) -> LogisticPoint:
+        """The point, which was evaluated in float64, with what its bounds need: see `evaluated_point`."""
+        problem, now, derivatives = self.problem, self.now, self.now.derivatives
+        assert derivatives is not None
+        parameters = problem.num_features + problem.intercept
+        center, scale = self.at.center.numpy(), self.at.scale.numpy()
+        sizes = MAX_FEATURE_RMS + np.abs(center / scale)  # products are of features that are not centered
+        return LogisticPoint(
+            problem,
+            self.at,
+            self.point[None, :parameters],
+            now.value,
+            derivatives.loss,
+            now.gradient[None, :parameters],
+            np.array([now.own]),
+            self.memory.l2[:parameters],
+            sizes * math.sqrt(problem.row_sum_scale * problem.total_weight),
+            np.append(sizes * math.sqrt(problem.rows), [1.0] * problem.intercept),
+            accumulated(problem.rows, derivatives.additions),
+        )
 
     def search(self, step: Array, slope: float, dtype: torch.dtype, most: int) -> tuple[float, MediumEvaluation] | None:
         """The length of a step and the evaluation after it; ``None`` where none of ``most`` lengths decreases f enough.

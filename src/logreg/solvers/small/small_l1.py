@@ -23,6 +23,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds.base import Bound, evaluated_point
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
+from logreg.solvers.bounds.logistic_bound import bound_by_dual_point, l2_terms
 from logreg.solvers.kernels import Array, coupled_gram
 from logreg.solvers.l1_model import minimize_model, minimize_penalized_model
 from logreg.solvers.passes.base import PassRequests, drive
@@ -239,17 +240,19 @@ class LogisticL1(SmallLogistic):
         rounding += UNIT_ROUNDOFF * loss.conjugate_slope(0.0) * problem.num_outputs * total
         # What rounding leaves of the sums of theta is moved in proportion to the curvatures at q, not at the point.
         at_dual = now._replace(spread=q * other * self.weights)
-        return self.bound_at(point, at_dual, sums * scale, max(excess, 0.0), rounding)
+        return bound_by_dual_point(
+            self.at(point, at_dual), sums * scale, max(excess, 0.0), rounding, self._penalty_terms
+        )
 
-    def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
-        """See `SmallLogistic.penalty_terms`."""
+    def _penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
+        """See `logreg.solvers.bounds.logistic_bound.PenaltyTerms`."""
         l1, sizes = self.l1[: coef.shape[1]], np.abs(coef)
         of_l1 = l1 * sizes
         rounding = (8 + 2 * np.count_nonzero(coef)) * UNIT_ROUNDOFF * float(of_l1.sum())
         if self.problem.objective.l2:
             held = np.sign(slopes) * np.maximum(np.abs(slopes) - l1, 0.0)
             lost = 8 * UNIT_ROUNDOFF * (np.abs(slopes) - np.abs(held))
-            of_l2, hidden = super().penalty_terms(coef, held, noise + lost, value)
+            of_l2, hidden = l2_terms(self._l2[: coef.shape[1]])(coef, held, noise + lost, value)
             return of_l2 + float((of_l1 + coef * (slopes - held)).sum()), rounding + hidden
         noise = noise + 8 * UNIT_ROUNDOFF * np.abs(slopes)
         terms = float((coef * slopes + of_l1).sum())

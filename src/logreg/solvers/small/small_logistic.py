@@ -1,7 +1,7 @@
 """The logistic loss of one or more separate outputs over few rows, in NumPy, with its certificate.
 
 NumPy, since its operations on few numbers take less time than those of torch.  The certificate is that of
-`logreg.solvers.bounds.newton_bound`, number for number; sums over the rows may be taken in any order.
+`logreg.solvers.bounds.logistic_bound`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from logreg.losses import one_vs_rest
-from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.solvers.bounds.base import Bound
-from logreg.solvers.bounds.intercepts import MAX_FEASIBLE_SHIFT
-from logreg.solvers.bounds.newton_bound import MAX_REACH, kappa_of
+from logreg.solvers.bounds.logistic_bound import LogisticPoint, bound_by_step
 from logreg.solvers.kernels import Array
-from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
+from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 SQUARES_MARGIN = 1 + 1e-9
@@ -125,117 +123,23 @@ class SmallLogistic:
 
     def bound(self, point: Array, now: LogisticEvaluation, step: Array) -> Bound | None:
         """Bounds f - f* by the Newton step at a point, (K, P) each: `bound_by_newton_step` with all rows."""
-        problem = self.problem
-        total = problem.row_sum_scale * problem.total_weight
-        # The dual point: the residuals, moved by the step.
-        change = step @ self.columns
-        reach = float(np.abs(change).max()) * problem.loss.self_concordance
-        if not reach <= MAX_REACH:
-            return None
-        moves = now.spread * change
-        summed = 1 + 4 * (moves.size + 20) * UNIT_ROUNDOFF
-        excess = max(kappa_of(reach) * float(np.vdot(moves, change)) * summed, 0.0)
-        sums = now.gradient - self._l2 * point - moves @ self.columns.T
-        rounding = 0.0 if now.loss <= SATURATED_LOSS * total else 8 * UNIT_ROUNDOFF * total * problem.num_outputs
-        return self.bound_at(point, now, sums, excess, rounding, reach)
+        return bound_by_step(self.at(point, now), self.columns, now.spread, step)
 
-    def bound_at(
-        self,
-        point: Array,
-        now: LogisticEvaluation,
-        sums: Array,
-        excess: float,
-        rounding: float,
-        reach: float = MAX_FEASIBLE_SHIFT,
-    ) -> Bound | None:
-        """Bounds f - f* at a point by the gap to a dual point theta: `bound_at_dual_point` with all rows.
-
-        Args:
-            point: Shape (K, P).
-            now: f there.
-            sums: The sums of theta x over the rows, (K, P).
-            excess: As of `DualPoint`.
-            rounding: As of `DualPoint`.
-            reach: As of `DualPoint`.
-
-        References:
-            Higham (2002), Accuracy and stability of numerical algorithms, section 4.2: sums in any order.
-        """
-        problem, loss = self.problem, self.problem.loss
-        features, outputs = problem.num_features, problem.num_outputs
-        total = problem.row_sum_scale * problem.total_weight
-        summed = accumulated(problem.rows)
-        # Sizes of the features, of the residuals and of the move.
+    def at(self, point: Array, now: LogisticEvaluation) -> LogisticPoint:
+        """A point (K, P) with what its bounds need."""
+        problem, features = self.problem, self.problem.num_features
         largest = np.abs(self.columns).max(1)
-        roots = np.sqrt(total * SQUARES_MARGIN) * (largest > 0)
-        steepest = 2 * loss.max_curvature
-        distance = math.sqrt(steepest * excess)
-        noise = summed * (math.sqrt(steepest * now.loss) + distance) * roots[:features]
-        # Sums of the dual point become exactly 0 by a further move, at its cost.
-        balance = 0.0
-        intercept = np.zeros(outputs)
-        if problem.intercept:
-            intercept, own = np.abs(point[:, -1]), now.spread.sum(1)
-            sizes = loss.residual_bound(now.loss, total) + 2 * MAX_FEASIBLE_SHIFT * own + math.sqrt(total) * distance
-            off = np.abs(sums[:, -1]) * (1 + UNIT_ROUNDOFF) + summed * sizes
-            feasible = (off * loss.self_concordance <= MAX_FEASIBLE_SHIFT * own) & (own > 0)
-            costs, moved = off * (off / np.where(feasible, own, 1.0)), roots[:features]
-            moved = np.sqrt(costs)[:, None] * moved
-            if not feasible.all():  # the move is made at rows with curvature, up to the largest slope of the conjugate
-                costs = np.where(feasible, costs, loss.conjugate_slope(float((np.abs(point) @ largest).max())) * off)
-                moved = np.where(feasible[:, None], moved, off[:, None] * largest[:features])
-            balance = float(costs.sum())
-            noise = noise + moved
-        coef, slopes = point[:, :features], sums[:, :features]
-        of_penalty, hidden = self.penalty_terms(coef, slopes, noise, now.value)
-        gap = excess + max(of_penalty, 0.0)
-        # Rounding errors: of the sums, of the excess, and of the logits.
-        sizes_of_coef = np.abs(coef)
-        logits_error = sizes_of_coef @ roots[:features] + intercept * math.sqrt(total)
-        logits_error *= (features + 10) * UNIT_ROUNDOFF
-        of_logits = math.sqrt(float(np.vdot(logits_error, logits_error)))
-        rounding += summed * (excess + 2 * rounding) + hidden + of_logits**2 / 2 + distance * of_logits
-        balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - max(reach, MAX_FEASIBLE_SHIFT))
-        rounding += balance + 2 * math.sqrt(excess * balance)
-        if not math.isfinite(gap + rounding):
-            return None
-        # The way to the model's coordinates, and to source units.
-        center, scale = self._coordinates.center.numpy(), self._coordinates.scale.numpy()
-        model = problem.model
-        own_center, own_scale = model.center.numpy(), model.scale.numpy()
-        offsets = (sizes_of_coef / scale) @ (2 * np.abs(center) + np.abs(own_center))
-        of_intercept = UNIT_ROUNDOFF * ((features + 5) * offsets + 4 * intercept)
-        by_intercept = now.gradient[:, features:] if problem.intercept else np.zeros((outputs, 1))
-        rounding += float(np.vdot(np.abs(by_intercept), of_intercept))
-        rounding += 4 * UNIT_ROUNDOFF * float(np.abs(now.gradient * point).sum())
-        further = 4 * logits_error + of_intercept * math.sqrt(total)
-        rounding += float(np.vdot(further, further)) / 2
-        slope = (now.gradient[:, :features] * scale + by_intercept * (center - own_center)) / own_scale
-        if strength := problem.objective.l1:  # the subgradient of smallest norm
-            at_zero = np.sign(slope) * np.maximum(np.abs(slope) - strength, 0.0)
-            slope = np.where(coef == 0, at_zero, slope + strength * np.sign(coef))
-        slope = torch.from_numpy(np.concatenate([slope, by_intercept], axis=1))
-        if now.loss <= SATURATED_LOSS * total:
-            reached = sizes_of_coef @ largest[:features] + intercept
-            factor = 2 * (features + 10) * UNIT_ROUNDOFF * loss.relative_lipschitz * float(reached.max())
-            error = now.loss * math.expm1(min(factor, 700.0))
-        else:
-            error = float(logits_error.sum()) * 2 * loss.lipschitz * math.sqrt(total)
-        error += 2 * (summed + (point.size + 4) * UNIT_ROUNDOFF) * abs(now.value)
-        return Bound(now.value, gap, True, slope, now.loss, rounding, error=error)
-
-    def penalty_terms(self, coef: Array, slopes: Array, noise: Array, value: float) -> tuple[float, float]:
-        """The sum of the terms w V + g(w) + g*(-V) of the coefficients, (K, D), and what rounding adds.
-
-        Args:
-            coef: w, (K, D).
-            slopes: V, (K, D).
-            noise: Upper bound of the rounding errors of the sums V, (K, D) or (D,).
-            value: f at w.
-        """
-        l2 = self._l2[: coef.shape[1]]
-        shrunk = l2 * coef
-        noise = noise + 8 * UNIT_ROUNDOFF * (np.abs(slopes) + np.abs(shrunk))
-        off = np.abs(slopes + shrunk)
-        terms = float((off * (off / l2)).sum()) / 2
-        return terms, float((noise * ((off + noise / 2) / l2)).sum()) + (coef.size + 9) * UNIT_ROUNDOFF * terms
+        root = math.sqrt(problem.row_sum_scale * problem.total_weight * SQUARES_MARGIN)
+        return LogisticPoint(
+            problem,
+            self._coordinates,
+            point,
+            now.value,
+            now.loss,
+            now.gradient,
+            now.spread.sum(1),
+            self._l2,
+            root * (largest[:features] > 0),
+            largest,
+            accumulated(problem.rows),
+        )
