@@ -301,7 +301,7 @@ def nothing(*_: object) -> None:
     """None, for a kernel that is not there."""
 
 
-def without_extrapolation(state: Any, now: Any, num_pairs: int) -> tuple[Tensor, float]:
+def without_extrapolation(state: Any, now: Any) -> tuple[Tensor, float]:
     """The point itself, and the gap that its gradient predicts."""
     return state.point, gap_from_gradient(state, now.gradient, now.curvature)
 

@@ -209,8 +209,8 @@ def test_rough_steps_may_change_the_first_matrix() -> None:
 def test_a_gap_that_is_extrapolated_is_about_the_true_one(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, ratios = rows_of(correlated=True, classes=5), []
 
-    def spy(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
-        point, gap = least_gradient_point(state, now, num_pairs)
+    def spy(state: SolverState, now: Derivatives) -> tuple[Tensor, float]:
+        point, gap = least_gradient_point(state, now)
         there = drive(request(Evaluate(state.problem, state.coordinates, point, torch.float64)), memory)
         ratios.append(gap_from_gradient(state, there.gradient, there.curvature) / gap)
         return point, gap

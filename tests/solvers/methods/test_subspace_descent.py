@@ -193,6 +193,21 @@ def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     assert state.bound.gap >= state.bound.value - best
 
 
+def test_pairs_count_as_linear_since_the_last_step_that_was_not() -> None:
+    problem, _ = stated("softmax")
+    inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
+    step = torch.ones(4, 6, dtype=torch.float64)
+    counts = []
+    for is_linear in (False, True, True, False, True):
+        inverse.update(step, step, is_linear=is_linear)
+        counts.append(inverse.linear_pairs)
+    assert counts == [0, 1, 2, 0, 1]
+    inverse.update(step, -step, is_linear=True)  # no curvature: it is not stored
+    assert inverse.linear_pairs == 1
+    inverse.clear()
+    assert inverse.linear_pairs == 0
+
+
 def test_the_point_of_least_gradient_has_its_intercepts_solved() -> None:
     features, labels, objective = large(4, 64, 500)
     memory = MemoryRows(features, labels)
@@ -205,8 +220,8 @@ def test_the_point_of_least_gradient_has_its_intercepts_solved() -> None:
     state.point = state.point + step
     now = drive(request(Evaluate(problem, problem.model, state.point)), memory)
     state.value = now.value
-    state.inverse.update(step, now.gradient - before.gradient)
-    point, _ = least_gradient_point(state, now, 1)
+    state.inverse.update(step, now.gradient - before.gradient, is_linear=True)
+    point, _ = least_gradient_point(state, now)
     there = drive(request(Evaluate(problem, problem.model, point)), memory)
     assert float(there.gradient[:, -1].norm()) < float(before.gradient[:, -1].norm()) / 4  # by one step
     assert float(now.gradient[:, -1].norm()) > float(before.gradient[:, -1].norm()) / 2
@@ -404,6 +419,25 @@ def test_each_strength_of_a_path_takes_one_pass_in_float64() -> None:
     assert all(point.converged and point.bound.rigorous for point in points)
     precise = [type(one) for one in passes if one.dtype == torch.float64 and one.is_full]
     assert precise == [Evaluate] * len(strengths)  # which is that of the certificate
+
+
+def test_steps_for_one_strength_span_the_point_of_least_gradient_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels, objective = large()
+    memory = MemoryRows(features, labels)
+    problem, strengths = problem_of(memory, objective), [10 ** (-power / 4) for power in range(12, 22)]
+    points = drive(fit_path(problem, strengths, tolerance=1e-3), memory)
+    change_l2 = LimitedMemoryInverse.change_l2
+
+    def changed(self: LimitedMemoryInverse, l2: Tensor) -> None:
+        change_l2(self, l2)
+        self.linear_pairs = 0
+
+    monkeypatch.setattr(LimitedMemoryInverse, "change_l2", changed)
+    alone = drive(fit_path(problem, strengths, tolerance=1e-3), memory)
+    for point in (*points, *alone):
+        assert point.converged
+        assert point.bound.rigorous
+    assert sum(point.passes for point in points) < sum(point.passes for point in alone)
 
 
 # Passes over blocks of rows

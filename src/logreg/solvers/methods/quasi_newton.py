@@ -15,7 +15,6 @@ from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
 from logreg.solvers.methods.subspace_descent import (
     CERTIFY_TOL_FACTOR,
     LINEAR_TOL,
-    MAX_EXTRAPOLATION_PAIRS,
     REMAKE_VALUE_RATIO,
     least_gradient_point,
 )
@@ -65,10 +64,6 @@ LATE_FRACTION = 0.1
 
 Such steps end where they take as long as a Hessian, which bounds the gap by about the predicted decrease."""
 
-MAX_EXTRAPOLATION = 100
-"""Estimated gap, relative to the limit, from which the point of least gradient is looked for: its gap is smaller, but
-hardly by more."""
-
 FAR_TOL = 0.03
 """Predicted decrease, relative to f, above which steps are not slow: far from the optimum f falls by as much, while the
 gradient may grow."""
@@ -97,6 +92,9 @@ def quasi_newton_steps(
        to form.
     3. Each output's block of the Hessian, where blocks can be held and steps have taken as long as the blocks do.
        Whenever the fit would have ended, it takes at most twice as long as with the better choice.
+
+    The point of least gradient in the span of the last steps, also those for another l2, is certified as soon as its
+    estimated gap is small enough.  Where a certificate with steps for another l2 fails, only those since are used.
 
     A step has length 1, unless f is too large there or falls on steeply: then a cubic through two points of the line
     gives the next length to try.
@@ -137,7 +135,7 @@ class _Steps:
         diagonal: The first matrix, while it is the diagonal.
         made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
             has no Hessian blocks.
-        num_pairs: Last steps from which the point of least gradient is extrapolated.
+        carried: Pairs of the inverse that are from before these steps; 0 once a certificate with them has failed.
         error: Factor by which the gaps that were estimated at such points have turned out too small.
         left: What is left of the way after each step, relative to f: the estimated gap, or where a certificate is not
             asked for, the predicted decrease.
@@ -159,7 +157,7 @@ class _Steps:
         else:
             state.inverse.change_l2(l2)
         self.made_at = math.inf if self.diagonal is not None else min(self.inverse.made_at, now.value)
-        self.num_pairs, self.error = 0, 1.0
+        self.carried, self.error = self.inverse.linear_pairs, 1.0
         self.left: list[float] = []
         self.most_diagonal = preconditioner_passes(problem) + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -241,10 +239,10 @@ class _Steps:
             return gap_here
         if self.exact and (yield from certified_cheaply(state, now, gap_here)):
             return gap_here
-        extrapolates = self.num_pairs and self.limit < gap_here <= MAX_EXTRAPOLATION * self.limit
+        extrapolates = self.inverse.linear_pairs and gap_here > self.limit
         flattest, gap = state.point, gap_here
         if extrapolates:
-            flattest, gap = least_gradient_point(state, now, self.num_pairs)
+            flattest, gap = least_gradient_point(state, now)
             gap *= self.error
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
@@ -259,7 +257,9 @@ class _Steps:
                     return gap_there
             error = max(gap_there / max(gap, 1e-300), 1.0)
             if extrapolates:  # which says nothing of the gaps that are estimated at the points of the steps
-                self.error, error = self.error * error, 1.0
+                self.error, error = 1.0 if self.carried else self.error * error, 1.0
+                self.inverse.linear_pairs = max(self.inverse.linear_pairs - self.carried, 0)
+                self.carried = 0
             self.limit = max(self.limit * CERTIFY_TOL_FACTOR / error, 1e-300)
             return gap_there if self.now is there else min(gap_here, gap_there)
         return gap
@@ -311,7 +311,7 @@ class _Steps:
             )
             self.made_at = now.value
         state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
-        self.num_pairs, self.error, self.left = 0, 1.0, []
+        self.carried, self.error, self.left = 0, 1.0, []
 
     def serves_bound_too_long(self) -> bool:
         """Whether a held Hessian would have bounded the gap in the time of the last steps."""
@@ -349,10 +349,8 @@ class _Steps:
         if self.diagonal is not None:
             self.diagonal.fit(length * step, change)
         decrease = state.predicted_decrease
-        stored = self.inverse.update(length * step, change, self.now.value)
+        self.inverse.update(length * step, change, self.now.value, decrease <= LINEAR_TOL)
         self.inverse.forget_stale(after.value)
-        self.num_pairs += stored and decrease <= LINEAR_TOL
-        self.num_pairs = min(self.num_pairs, MAX_EXTRAPOLATION_PAIRS, len(self.inverse))
         progresses = self.now.value - after.value > self.noise or decrease < self.smallest_decrease
         self.smallest_decrease = min(self.smallest_decrease, decrease)
         self.stalled_steps = 0 if progresses or self.dtype != torch.float64 else self.stalled_steps + 1
@@ -363,7 +361,8 @@ class _Steps:
     def use_float64(self) -> None:
         """Has the steps evaluated in float64 from here on."""
         self.dtype = torch.float64
-        self.left, self.num_pairs, self.error, self.smallest_decrease = [], 0, 1.0, math.inf
+        self.inverse.linear_pairs, self.carried = 0, 0
+        self.left, self.error, self.smallest_decrease = [], 1.0, math.inf
 
 
 def _halvings(left: list[float]) -> float:

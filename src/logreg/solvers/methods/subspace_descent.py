@@ -194,7 +194,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
     the products of the features with d, and half a pass for the gradient.  Each step:
 
     1. Estimate the gap at the point of least gradient norm in the span of the last steps.  Where it is within the
-       tolerance, evaluate that point in float64 and certify it.
+       tolerance, evaluate that point in float64 and certify it.  The steps may be quasi-Newton steps before this, also
+       for another l2; where a certificate with them fails, only those since are used.
     2. Compute d, and the Hessian on the span of d and the last step (first half pass).
     3. Step to the minimum of the quadratic model on that span, and evaluate f and its gradient (second half pass).
     4. While f is larger than before, shorten the step.
@@ -220,17 +221,19 @@ def descend(state: SolverState) -> PassRequests[bool]:
     problem, coordinates = state.problem, state.coordinates
     cache: LogitsCache = BlockCache()
     point, last_step, predicted_decrease = state.point, None, math.inf
-    gap_limit, num_pairs = CERTIFY_TOL_FACTOR * state.tolerance, 0
+    gap_limit, carried = CERTIFY_TOL_FACTOR * state.tolerance, 0
     smallest_gap, steps_since_halving, work_since = math.inf, 0, 0.0
     smallest_decrease, rounded_steps = math.inf, 0
     if state.inverse is not None:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
+        carried = state.inverse.linear_pairs
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
     for number in range(MAX_SUBSPACE_STEPS + 1):
         state.point, state.value, state.predicted_decrease = point, now.value, predicted_decrease
         gap_here = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(gap_here, 1.0) * abs(now.value)
-        flattest, gap = least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
+        extrapolates = state.inverse is not None and state.inverse.linear_pairs > 0
+        flattest, gap = least_gradient_point(state, now) if extrapolates else (point, gap_here)
         halved = gap < smallest_gap / 2  # a gap of 0 is halved once
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
         progresses = halved or predicted_decrease < smallest_decrease / 2
@@ -244,7 +247,10 @@ def descend(state: SolverState) -> PassRequests[bool]:
                 if (yield from certified(state, there)):
                     return True
                 state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
-            gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
+            if carried and state.inverse is not None:
+                state.inverse.linear_pairs, carried = max(state.inverse.linear_pairs - carried, 0), 0
+            else:
+                gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
         stalls = steps_since_halving == MAX_STEPS_PER_HALVING or rounded_steps == MAX_ROUNDED_STEPS
         if number == MAX_SUBSPACE_STEPS or stalls:
             break
@@ -263,7 +269,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
                 problem, coordinates, point, by_intercept, block_rows(problem), state.seed
             )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0], now.value)
-            work_since, num_pairs = 0.0, 0
+            work_since, carried = 0.0, 0
         work_since += step_work(problem)
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if last_step is None else [direction, last_step])
@@ -276,9 +282,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
             break
         length, last_length, after = taken
         point, last_step = point + length * step, last_length * step
-        stored = state.inverse.update(length * step, after.gradient - now.gradient)
-        num_pairs += stored and predicted_decrease <= LINEAR_TOL
-        num_pairs = min(num_pairs, MAX_EXTRAPOLATION_PAIRS, len(state.inverse))
+        change = after.gradient - now.gradient
+        state.inverse.update(length * step, change, is_linear=predicted_decrease <= LINEAR_TOL)
         now = after
     return False
 
@@ -306,7 +311,7 @@ def _backtrack(
     return (length, last_length, after) if after.value <= largest_value else None
 
 
-def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
+def least_gradient_point(state: SolverState, now: Derivatives) -> tuple[Tensor, float]:
     """Extrapolates to the point of least gradient norm in the span of the last steps.
 
     The gradient is taken to be linear on that span: gradient + sum_i factor_i * change_i, whose norm is least where the
@@ -314,9 +319,8 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
     by the norm of the gradient.  There the intercepts are solved, as a certificate has to.
 
     Args:
-        state: State of the problem, with the steps in its ``inverse``.
+        state: State of the problem, with the steps in its ``inverse``, whose ``linear_pairs`` are used.
         now: The objective at the last point.
-        num_pairs: Last steps to use, >= 1.
 
     Returns:
         The point, (K, D + 1), and the relative gap that `gap_from_gradient` estimates there.
@@ -325,7 +329,7 @@ def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -
         Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
     """
     assert state.inverse is not None
-    pairs = state.inverse.last_pairs(num_pairs)
+    pairs = state.inverse.last_pairs(min(state.inverse.linear_pairs, MAX_EXTRAPOLATION_PAIRS))
     like = now.gradient
     changes = like.new_empty(len(pairs), like.numel())
     for row, (_, change) in zip(changes, pairs, strict=True):  # one at a time: a list of them would double the memory

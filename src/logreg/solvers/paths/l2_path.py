@@ -2,7 +2,8 @@
 
 The optima lie on a smooth curve in log l2.  Each fit starts from the optimum of the nearest strength, or where the line
 through the two nearest optima, as a function of log l2, leads (a secant predictor).  The approximate inverse of the
-Hessian that one fit ends with serves the next one, since only the known penalty of it changes.  So it is with f, its
+Hessian that one fit ends with serves the next one, since only the known penalty of it changes.  The steps it learned
+from also span the point of least gradient, by which weak strengths are certified early.  So it is with f, its
 gradient and its Hessian themselves, which a rough fit leaves: the next one begins with a step, without a pass.
 
 Weak strengths take the most passes, and change f the least.  The minimum of f is a concave function of l2, so bounds at

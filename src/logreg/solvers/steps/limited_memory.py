@@ -37,6 +37,7 @@ class LimitedMemoryInverse:
     A change of l2 changes each y by a known vector, so the pairs of one strength serve the next.
 
     Attributes:
+        linear_pairs: Newest pairs in a row whose steps are so short that the gradient is about linear along them.
         made_at: f at the point whose curvature the preconditioner has; infinite where it has no Hessian blocks.
         steps: Steps since the preconditioner was made, also those for other strengths of l2.
         is_stale: Whether the preconditioner has Hessian blocks with a far larger or smaller l2, and is to be made anew.
@@ -50,6 +51,7 @@ class LimitedMemoryInverse:
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor, made_at: float = math.inf) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
         self._first, self._l2, self.made_at, self.steps, self.is_stale = first, l2, made_at, 0, False
+        self.linear_pairs = 0
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
         most = min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters)))
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
@@ -89,10 +91,11 @@ class LimitedMemoryInverse:
         product = product + factors.to(dtype) @ steps
         return product.view_as(gradient).double()
 
-    def update(self, step: Tensor, change: Tensor, value: float = math.nan) -> bool:
+    def update(self, step: Tensor, change: Tensor, value: float = math.nan, is_linear: bool = False) -> bool:
         """Stores a step and the change of the gradient along it, both (K, D + 1), in place of the oldest pair if full.
 
-        ``value`` is f at the start of the step, if pairs are to be forgotten by `forget_stale`.
+        ``value`` is f at the start of the step, if pairs are to be forgotten by `forget_stale`; ``is_linear`` is as of
+        ``linear_pairs``.
 
         Returns:
             Whether the pair was stored: it is not where the step met no curvature (step @ change <= 0).
@@ -107,6 +110,7 @@ class LimitedMemoryInverse:
             slot = len(self)
         self._slots.append(slot)
         self._values.append(value)
+        self.linear_pairs = min(self.linear_pairs + 1, self.max_pairs) if is_linear else 0
         size, number = math.sqrt(curvature), len(self)
         self._steps[slot], self._changes[slot] = step.flatten() / size, change.flatten() / size
         self._products[:number, slot] = (self._steps[:number] @ self._changes[slot]).double()
@@ -115,6 +119,7 @@ class LimitedMemoryInverse:
 
     def clear(self) -> None:
         """Forgets all pairs."""
+        self.linear_pairs = 0
         self._slots.clear()
         self._values.clear()
 
@@ -129,6 +134,7 @@ class LimitedMemoryInverse:
             self._steps[:number], self._changes[:number] = self._steps[left], self._changes[left]
             self._products[:number, :number] = self._products[left][:, left]
             self._slots, self._values = list(range(number)), self._values[stale:]
+            self.linear_pairs = min(self.linear_pairs, number)
 
     def change_l2(self, l2: Tensor) -> None:
         """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""
