@@ -64,6 +64,10 @@ LATE_FRACTION = 0.1
 
 Such steps end where they take as long as a Hessian, which bounds the gap by about the predicted decrease."""
 
+MAX_EXTRAPOLATION = 100
+"""Estimated gap, relative to the limit, up to which the point of least gradient in the span of the steps of one fit is
+looked for: its gap is smaller, but hardly by more.  Steps for another l2 span more."""
+
 FAR_TOL = 0.03
 """Predicted decrease, relative to f, above which steps are not slow: far from the optimum f falls by as much, while the
 gradient may grow."""
@@ -239,7 +243,8 @@ class _Steps:
             return gap_here
         if self.exact and (yield from certified_cheaply(state, now, gap_here)):
             return gap_here
-        extrapolates = self.inverse.linear_pairs and gap_here > self.limit
+        most = math.inf if self.carried else MAX_EXTRAPOLATION * self.limit
+        extrapolates = self.inverse.linear_pairs > 0 and self.limit < gap_here <= most
         flattest, gap = state.point, gap_here
         if extrapolates:
             flattest, gap = least_gradient_point(state, now)
