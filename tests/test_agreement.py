@@ -238,6 +238,7 @@ def agree(table: Written, here: Path, run_command: RunCommand) -> dict[str, Any]
     return summary
 
 
+@pytest.mark.long
 def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path, run_command: RunCommand) -> None:
     # 1 - 1e-5 and closer: float32 tells 160 probabilities apart there
     draw = np.random.default_rng(0)
@@ -270,6 +271,7 @@ RIGHT = {
 """By statsmodels, or by counting; six digits."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", QUICK)
 def test_every_program_gives_the_same_scores(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     summary = agree(QUICK[name](), tmp_path, run_command)
@@ -277,6 +279,7 @@ def test_every_program_gives_the_same_scores(name: str, tmp_path: Path, run_comm
     assert {score: summary["metrics"]["train"][score] for score in right} == pytest.approx(right, rel=0, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # both go on until rounding stops them
 @given(
     seed=st.integers(0, 2**16),
@@ -432,6 +435,7 @@ def test_an_intercept_beside_all_levels_stays_small_and_what_is_determined_is_ri
     assert float(row["yes"]) == pytest.approx(0.30848, abs=1e-5)
 
 
+@pytest.mark.long
 def test_even_odds_are_the_first_class_for_every_program(tmp_path: Path, run_command: RunCommand) -> None:
     table = even_odds()
     agree(table, tmp_path, run_command)
@@ -505,6 +509,7 @@ def test_only_what_the_source_itself_has_lost_is_said(offset: float, is_said: bo
     assert any("in the source, since they vary little for their size: x" in note for note in notes) == is_said
 
 
+@pytest.mark.long
 def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     near = (2**62 + draw.integers(0, 50, 100)).tolist()  # its steps are 1024 there
@@ -535,6 +540,7 @@ def test_an_offset_that_nothing_can_take_up_is_said(typed: tuple[str, ...], is_s
     assert any(sentence in note for note in trained(table, tmp_path, *typed)["dataset"]["notes"]) == is_said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["json", "safetensors", "sklearn", "torch_export", "onnx"])
 def test_every_format_takes_numbers_from_far_away(kind: str, tmp_path: Path, run_command: RunCommand) -> None:
     trained(seconds(), tmp_path)

@@ -219,6 +219,7 @@ def uses_of_rows(name: str, tree: ast.AST) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_only_data_holds_tables(trees: dict[str, ast.Module]) -> None:
     # Rows that are streamed or shared among processes have no table in memory: callers ask for what they need.
     assert uses_of_rows("x", ast.parse("data.tables['train'].matrix; data.blocks(split).dataset; config.dataset"))
@@ -240,6 +241,7 @@ def test_the_base_stands_on_torch_and_the_standard_library_alone(
     assert its_own <= {name for name, others in BASE.items() if bool(others) == with_torch}
 
 
+@pytest.mark.long
 def test_only_losses_know_the_names_of_losses(trees: dict[str, ast.Module]) -> None:
     # a name in another file would be a branch that the next loss must add to
     named = [

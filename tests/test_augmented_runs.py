@@ -32,6 +32,7 @@ def enlarged(*arguments: str) -> tuple[Tensor, Tensor]:
     return data.tables["train"].matrix / 16, data.labels("train")
 
 
+@pytest.mark.long
 def test_an_exact_fit_is_the_optimum_over_rows_and_copies(tmp_path: Path) -> None:
     changes = ("dataset.augment={shift: 1, affine: 5}", "dataset.copies=2", "seed=4")
     run = train(tmp_path, "dataset=digits", *EXACT, *changes)
@@ -64,6 +65,7 @@ def test_rows_that_must_not_change_get_a_copy_by_default(settings: list[str], co
     assert data_of("digits", *settings, "dataset.augment=flip").preparation.copies == copies
 
 
+@pytest.mark.long
 def test_a_run_that_draws_anew_claims_no_optimum(tmp_path: Path) -> None:
     changes = ("dataset=digits", "optimizer=sgd", "max_epochs=4", "l2=0.1")
     run = train(tmp_path, *changes, "dataset.augment=shift")
@@ -84,6 +86,7 @@ def test_a_run_that_draws_anew_claims_no_optimum(tmp_path: Path) -> None:
     assert "dataset.augment" not in fixed["verdict"]
 
 
+@pytest.mark.long
 def test_copies_stay_in_the_fold_of_their_row_and_are_not_scored(tmp_path: Path) -> None:
     changes = ("dataset.augment=shift", "dataset.copies=2", "dataset.split.val=0")
     run = train(tmp_path, "dataset=digits", *EXACT, *changes, "cv=3")
@@ -104,12 +107,14 @@ def test_copies_stay_in_the_fold_of_their_row_and_are_not_scored(tmp_path: Path)
     assert "| cv | 300 |" in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_a_path_counts_rows_and_not_copies(run_train: Type) -> None:
     answer = run_train("dataset=digits dataset.limit=600 dataset.augment=flip dataset.copies=4 report=brief")
     assert answer.code == 0, answer.err
     assert "5-fold cross-validation over the 600 train rows, the default below 2,000" in answer.err
 
 
+@pytest.mark.long
 def test_a_run_continues_only_with_its_own_changes(run_train: Type) -> None:
     recipe = "dataset=digits optimizer=sgd report=brief"
     assert run_train(f"{recipe} max_epochs=1 dataset.augment=shift").code == 0
@@ -119,6 +124,7 @@ def test_a_run_continues_only_with_its_own_changes(run_train: Type) -> None:
         assert answer.err.splitlines()[-1].startswith(f"`ckpt_path` must fit the run: the {what}")
 
 
+@pytest.mark.long
 def test_later_commands_take_the_rows_as_they_are(tmp_path: Path, run_command: Callable[..., Answer]) -> None:
     train(tmp_path, "dataset=digits", *EXACT, "dataset.augment=shift", "dataset.copies=2")
     answer = run_command(tmp_path, "evaluate", "json=true")
@@ -184,6 +190,7 @@ def test_a_mistake_is_answered_in_one_line(run_train: Type, typed: str, message:
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+@pytest.mark.long
 def test_a_table_has_no_images(run_train: Type) -> None:
     answer = run_train("dataset=table dataset.augment=[flip]")
     assert (answer.code, answer.err.count("\n")) == (2, 1)

@@ -97,6 +97,7 @@ SLOW = [
 RUNS = [*FAST, *(pytest.param(run, marks=pytest.mark.slow) for run in SLOW)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_benchmark_runs_at_a_tiny_size(
     run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -164,6 +164,7 @@ def test_the_penalty_of_tables_is_chosen_and_the_rest_have_none(name: str) -> No
     assert config_of(f"dataset={name}", "l2=0.25").l2 == 0.25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dataset", ["mnist", "image_folder"])
 def test_frozen_features_are_fitted_as_a_table_is(dataset: str) -> None:
     config = config_of(f"dataset={dataset}", "backbone=torchvision")

@@ -312,6 +312,7 @@ def as_parameters(steps: Sequence[Step]) -> list[Any]:
 RUN = [step for steps in STEPS.values() for step in steps]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", as_parameters([step for step in RUN if step.kind == "console"]))
 def test_a_command_gives_what_is_shown(
     step: Step, sittings: dict[str, Sitting], run_command: RunCommand, request: pytest.FixtureRequest
@@ -332,11 +333,13 @@ def test_a_command_gives_what_is_shown(
     pytest.fail(f"{step.page} shows another output of\n$ {step.text}\nThe new lines:\n{new}\nAll of it:\n{out}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", as_parameters([step for step in RUN if step.kind == "python"]))
 def test_python_gives_what_is_shown(step: Step, sittings: dict[str, Sitting], run_command: RunCommand) -> None:
     assert sittings[step.page].answer(step, run_command, None) == ""
 
 
+@pytest.mark.long
 def test_the_notebook_gives_what_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -498,6 +501,7 @@ def test_every_key_within_a_sentence_is_one(page: str) -> None:
     assert sorted(named - known_keys() - OF_COMMANDS - OF_OTHERS) == []
 
 
+@pytest.mark.long
 def test_every_name_of_the_checklists_is_there() -> None:
     prose = re.sub(rf"{BEGINNING}.*?{END}", "", text_of("CONTRIBUTING.md"), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"`([A-Z]{4,}[A-Z_]*|test_\w+|[A-Z][a-z]+[A-Z]\w+)`", prose)) - {"CHANGELOG"}

@@ -78,6 +78,7 @@ def test_what_a_process_of_another_machine_writes_is_left_alone(tmp_path: Path) 
     assert names_in(tmp_path) == {name, "q.csv"}
 
 
+@pytest.mark.long
 def test_a_killed_predict_leaves_nothing_for_long(tmp_path: Path, models: Models) -> None:
     code = """
         import os, signal

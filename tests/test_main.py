@@ -82,6 +82,7 @@ def test_a_command_gets_what_stands_behind_its_name(monkeypatch: pytest.MonkeyPa
     assert main(["train"]) == 4
 
 
+@pytest.mark.long
 def test_it_can_be_run_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "logreg", "train", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
@@ -89,6 +90,7 @@ def test_it_can_be_run_as_a_module(tmp_path: Path) -> None:
     assert "usage: python -m logreg train [key=value ...]" in done.stdout
 
 
+@pytest.mark.long
 def test_no_command_imports_torch_before_it_understands_what_is_typed() -> None:
     code = (
         "import sys; from importlib import import_module\n"

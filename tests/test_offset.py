@@ -149,6 +149,7 @@ def test_offsets_that_are_far_apart_leave_rows_with_curvature(optimizer: str, lo
     assert subgradient(x, y, offset, found.coef[0], found.intercept[0], 0.01, 0.0) < 1e-5
 
 
+@pytest.mark.long
 def test_paths_and_folds_take_a_large_mean() -> None:
     x, y, offset = drawn()
     folds, objective = torch.arange(len(y)) % 3, Objective("bce", l2=1.0)
@@ -300,6 +301,7 @@ def test_several_outputs_have_no_offset() -> None:
 # Estimators
 
 
+@pytest.mark.long
 def test_an_estimator_is_the_model_of_statsmodels() -> None:
     import statsmodels.api as sm
 
@@ -418,6 +420,7 @@ def table(tmp_path: Path) -> Path:
 EPOCHS = ("max_epochs=60", "lr=0.1", "schedule=cosine", "precision=64")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -448,6 +451,7 @@ def test_every_optimizer_holds_the_coefficient_at_1(
     assert made.summary["metrics"]["train"]["loss"] == pytest.approx(known.bound.loss, abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_large_mean_takes_stochastic_gradient_descent_no_longer(tmp_path: Path) -> None:
     x, y, offset = drawn(200, 3)
     gaps = []
@@ -460,6 +464,7 @@ def test_a_large_mean_takes_stochastic_gradient_descent_no_longer(tmp_path: Path
     assert gaps[1] <= gaps[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("optimizer=newton",), ("optimizer=sgd", *EPOCHS, "lr=0.5")], ids=str)
 def test_a_column_of_zeros_changes_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     x, y, _ = drawn(200, 3)
@@ -471,6 +476,7 @@ def test_a_column_of_zeros_changes_nothing(arguments: tuple[str, ...], tmp_path:
     torch.testing.assert_close(*coef, rtol=1e-5 if arguments == ("optimizer=newton",) else 1e-12, atol=0)
 
 
+@pytest.mark.long
 def test_paths_and_cross_validation_take_the_offset(table: Path, tmp_path: Path) -> None:
     x, y, offset = drawn(200, 3)
     for arguments in (("l2=[1,0.1,0.01]", "cv=4"), ("l1=[0.1,0.03,0.01]",)):
@@ -524,6 +530,7 @@ def test_an_offset_that_cannot_be_one_is_refused(
     assert lines[0].startswith(message)
 
 
+@pytest.mark.long
 def test_several_classes_have_no_offset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from logreg.commands.train import main
 
@@ -695,6 +702,7 @@ def test_a_multiple_of_a_feature_changes_its_own_numbers_alone(
                 assert left == pytest.approx(right, rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.long
 def test_each_sample_of_a_bootstrap_has_the_offsets_of_its_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -718,6 +726,7 @@ def test_each_sample_of_a_bootstrap_has_the_offsets_of_its_rows(
         assert [row["per_unit"]["std_error"] for row in rows] == pytest.approx(values[1:].std(0).tolist(), abs=5e-3)
 
 
+@pytest.mark.long
 def test_rows_of_other_offsets_are_of_another_covariate_pattern(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -788,6 +797,7 @@ def test_an_estimator_of_a_run_reads_it_from_the_table(birthwt: Path, of_birthwt
     np.testing.assert_allclose(model.decision_function(moved), model.decision_function(frame) + 1, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["onnx", "json", "safetensors", "pt2", "joblib"])
 def test_exports_have_it_as_an_input(suffix: str, of_birthwt: Run, tmp_path: Path) -> None:
     name = {"pt2": "torch_export", "joblib": "sklearn_only"}.get(suffix, suffix)

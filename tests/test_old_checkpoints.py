@@ -39,6 +39,7 @@ def test_an_old_checkpoint_predicts_what_it_did(name: str, tmp_path: Path, run_c
             assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=1e-12)
 
 
+@pytest.mark.long
 def test_an_old_run_goes_on(tmp_path: Path, run_command: RunCommand) -> None:
     shutil.copy(HERE / "toy.ckpt", tmp_path)
     answer = run_command(

@@ -87,6 +87,7 @@ def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return {path.relative_to(here / "built").as_posix() for path in (here / "built").rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel_files: set[str]) -> None:
     package = {path.relative_to(PROJECT / "src").as_posix() for path in (PROJECT / "src" / "logreg").rglob("*.py")}
     configs = {f"logreg/{path.relative_to(PROJECT).as_posix()}" for path in (PROJECT / "conf").rglob("*.yaml")}

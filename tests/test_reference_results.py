@@ -24,6 +24,7 @@ def parameters_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return coef.numpy(), intercept.numpy()
 
 
+@pytest.mark.long
 def test_full_batch_training_ends_at_scikit_learns_optimum(tmp_path: Path) -> None:
     run = train(
         tmp_path, "dataset=iris", "dataset.split={val: 0, test: 0}", "precision=64",
@@ -40,6 +41,7 @@ def test_full_batch_training_ends_at_scikit_learns_optimum(tmp_path: Path) -> No
     assert run.summary["objective"]["train"] == pytest.approx(their_loss, rel=1e-9)
 
 
+@pytest.mark.long
 def test_one_vs_rest_is_each_binary_fit_alone(tmp_path: Path) -> None:
     common = ("dataset=iris", "dataset.split={val: 0, test: 0}", "precision=64", "batch_size=full", "max_epochs=300")
     coef, intercept = parameters_of(train(tmp_path, *common, "loss=bce", "l2=0.05"))
@@ -57,6 +59,7 @@ def test_one_vs_rest_is_each_binary_fit_alone(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_blobs_are_compared_with_the_best_classifier(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=blobs", "dataset.rows=20000", "schedule=cosine", "max_epochs=10")
     answer = run.summary["known_answer"]

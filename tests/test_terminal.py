@@ -145,6 +145,7 @@ def test_what_is_being_done_is_replaced_by_what_comes_next(monkeypatch: pytest.M
     assert out.getvalue() == "table\n"
 
 
+@pytest.mark.long
 def test_a_terminal_has_the_bar_and_says_what_is_being_done(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +231,7 @@ def test_names_do_not_break_the_report(hostile: Path) -> None:
         assert len({row.count("<td") + row.count("<th") for row in rows}) == 1
 
 
+@pytest.mark.long
 def test_a_terminal_without_utf8_gets_readable_text(
     hostile: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

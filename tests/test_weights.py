@@ -285,6 +285,7 @@ MOMENTUM = ("batch_size=full", "lr=1", "optimizer.momentum=0.7", "max_epochs=200
 """Settings with enough steps to minimize a strongly convex objective to machine precision."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("class_weight", "recipe", "near"),
     [

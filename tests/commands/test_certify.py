@@ -203,6 +203,7 @@ def test_a_model_without_an_intercept_need_not_bring_one(tmp_path: Path, answere
 # Checkpoints
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_held_against_its_own_run(
     tmp_path: Path, answered: Certify, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +315,7 @@ def test_a_mistake_is_answered_in_one_line(command: str, tmp_path: Path, capsys:
     assert (code, *capsys.readouterr()) == (2, "", MISTAKES[command] + "\n")
 
 
+@pytest.mark.long
 def test_help_and_mistakes_are_answered_without_torch(tmp_path: Path) -> None:
     for command, code in (("--help", 0), ("lr=0.1", 2)):
         done = subprocess.run(

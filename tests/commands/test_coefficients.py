@@ -161,6 +161,7 @@ def test_profile_limits_are_where_r_has_the_deviance(birthwt: Run, ask: Ask) -> 
         assert values(answer, key) == pytest.approx(theirs, rel=1e-9)
 
 
+@pytest.mark.long
 def test_the_likelihood_falls_by_half_a_quantile_at_a_profile_limit(birthwt: Run, ask: Ask) -> None:
     x, y = design_of_birthwt()
 
@@ -222,6 +223,7 @@ def test_several_classes_are_those_of_multinom(tmp_path: Path, ask: Ask) -> None
     assert answer["fit"]["tjur_r2"] is None
 
 
+@pytest.mark.long
 def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> None:
     known = of_r()["frequency_weights"]
     with (REFERENCES / "birthwt.csv").open() as one, (REFERENCES / "birthwt_offset_and_weight.csv").open() as other:
@@ -255,6 +257,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fitted(folder, write_csv(folder, {name: columns[name] for name in ("a", "year", "color", "y")}), "y")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -275,12 +278,14 @@ def test_the_form_of_the_fit_changes_nothing(arguments: tuple[str, ...], far: Ru
         assert other["fit"][key] == pytest.approx(one["fit"][key], rel=1e-9)
 
 
+@pytest.mark.long
 def test_a_softmax_of_two_classes_has_the_leverages_of_the_logistic_loss(tmp_path: Path, ask: Ask) -> None:
     file = write_csv(tmp_path, drawn())
     one, other = (ask(fitted(tmp_path, file, "y", *typed), "covariance=HC3") for typed in ((), ("loss=cross_entropy",)))
     assert values(other, "std_error") == pytest.approx(values(one, "std_error"), rel=1e-9)
 
 
+@pytest.mark.long
 def test_the_order_of_the_classes_changes_signs_alone(tmp_path: Path, ask: Ask) -> None:
     file = write_csv(tmp_path, drawn())
     run = fitted(tmp_path, file, "y")
@@ -305,6 +310,7 @@ def test_odds_ratios_and_deviations_are_those_of_the_coefficients(tmp_path: Path
     assert row["z"] == pytest.approx(row["per_unit"]["coef"] / row["per_unit"]["std_error"])
 
 
+@pytest.mark.long
 def test_missing_values_are_columns_of_their_own(tmp_path: Path, ask: Ask) -> None:
     columns = drawn(300)
     gaps = random.Random(1)
@@ -325,6 +331,7 @@ def test_missing_values_are_columns_of_their_own(tmp_path: Path, ask: Ask) -> No
     assert values(one, "std_error") == pytest.approx(values(other, "std_error"), rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reference", ["red", "(rare)"])
 def test_rare_levels_are_one_level(reference: str, tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
@@ -346,6 +353,7 @@ def test_rare_levels_are_one_level(reference: str, tmp_path: Path, ask: Ask) -> 
     assert {test["term"]: test["degrees"] for test in joined["tests"]} == {"a": 1, "b": 1, "color": 2}
 
 
+@pytest.mark.long
 def test_firth_that_does_not_converge_does_not_advise_firth(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +367,7 @@ def test_firth_that_does_not_converge_does_not_advise_firth(
     )
 
 
+@pytest.mark.long
 def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["w"] = [0.5 + row % 3 for row in range(120)]
@@ -463,6 +472,7 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     assert line.endswith(way_out)
 
 
+@pytest.mark.long
 def test_the_advice_on_a_penalty_goes_with_the_rest(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
     columns = drawn()
     run = fitted(tmp_path, write_csv(tmp_path, columns), "y", "l2=1e-3")
@@ -476,6 +486,7 @@ def test_the_advice_on_a_penalty_goes_with_the_rest(tmp_path: Path, refused: Cal
     assert ask(wide, "interval=bootstrap replicates=39")["interval"] == "bootstrap"
 
 
+@pytest.mark.long
 def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
     run = train(tmp_path, "dataset=digits", "dataset.augment=[shift]", "max_epochs=1", "l2=0")
     line = refused(run)
@@ -483,6 +494,7 @@ def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..
     assert line.endswith("Train again with dataset.augment=null.")
 
 
+@pytest.mark.long
 def test_what_the_refusals_advise_gives_a_table(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]
@@ -502,6 +514,7 @@ def test_what_the_refusals_advise_gives_a_table(tmp_path: Path, ask: Ask, refuse
     assert refused(short).endswith("(tolerance=1e-06). Train again with a larger max_epochs.")
 
 
+@pytest.mark.long
 def test_dependent_columns_are_named(tmp_path: Path, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["shade"] = [{"blue": "dark", "green": "dark", "red": "light"}[color] for color in columns["color"]]
@@ -512,6 +525,7 @@ def test_dependent_columns_are_named(tmp_path: Path, refused: Callable[..., str]
     assert line.endswith("Train again with dataset.drop=[shade,fahrenheit].")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cut", "kind"), [(0, "complete"), (3, "quasi-complete")])
 def test_separated_classes_are_refused(cut: int, kind: str, tmp_path: Path, refused: Callable[..., str]) -> None:
     columns = drawn()
@@ -536,6 +550,7 @@ def test_data_that_has_changed_is_refused(tmp_path: Path, refused: Callable[...,
     assert "the data has changed since" in refused(run)
 
 
+@pytest.mark.long
 def test_several_classes_have_no_leverage(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
     columns = drawn()
     run = fitted(tmp_path, write_csv(tmp_path, columns), "color")
@@ -567,6 +582,7 @@ def test_bias_reduced_estimates_are_those_of_brglm2(birthwt: Run, ask: Ask) -> N
     assert values(answer, "std_error") == pytest.approx(known["std_error"], rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("l2", ["0", "1e-2"])
 def test_separated_data_has_finite_bias_reduced_estimates(
     l2: str, tmp_path: Path, ask: Ask, refused: Callable[..., str]
@@ -585,6 +601,7 @@ STUDENTS: dict[str, list[Any]] = {"hours": [1.0, 2.0, 3.0], "y": ["no", "no", "y
 """Whose hours separate them."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("students", [False, True])
 def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tmp_path: Path, ask: Ask) -> None:
     columns = {name: of_column for name, of_column in drawn(40).items() if name != "color"}
@@ -624,6 +641,7 @@ def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tm
         assert test["chi2"] == pytest.approx(2 * (best - most(place, 0.0)), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_level_of_one_row_has_a_bias_reduced_estimate(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["color"][5] = "odd"
@@ -665,6 +683,7 @@ def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -
 # The report of the run
 
 
+@pytest.mark.long
 def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
     tmp_path: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -697,6 +716,7 @@ def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
 # Marginal effects
 
 
+@pytest.mark.long
 def test_a_level_may_end_as_the_name_of_an_indicator_does(tmp_path: Path, ask: Ask) -> None:
     columns = drawn(90)
     found = []
@@ -809,6 +829,7 @@ def test_other_links_have_the_numbers_of_glm(of_link: tuple[str, Run], ask: Ask)
     assert any("ratio of hazards" in note for note in answer["notes"]) == (link == "cloglog")
 
 
+@pytest.mark.long
 def test_robust_and_observed_errors_of_other_links_are_their_formulas(of_link: tuple[str, Run], ask: Ask) -> None:
     link, run = of_link
     x, y = design_of_birthwt()
@@ -837,6 +858,7 @@ def test_robust_and_observed_errors_of_other_links_are_their_formulas(of_link: t
     assert values(ask(run, f"{WHITE} covariance=hessian"), "std_error") == pytest.approx(of_observed, rel=1e-4)
 
 
+@pytest.mark.long
 def test_likelihood_of_other_links_gives_limits_and_tests(of_link: tuple[str, Run], ask: Ask) -> None:
     link, run = of_link
     x, y = design_of_birthwt()
@@ -866,6 +888,7 @@ def test_likelihood_of_other_links_gives_limits_and_tests(of_link: tuple[str, Ru
         assert found == pytest.approx(2 * (best - most(place, 0.0)), rel=1e-6)
 
 
+@pytest.mark.long
 def test_limits_are_found_where_a_likelihood_is_not_concave(tmp_path: Path, ask: Ask) -> None:
     # Newton's method alone fails here: on the way the observed information is not positive definite
     run = fitted(tmp_path, write_csv(tmp_path, drawn(25, 3)), "y", "link=cauchit", "dataset.drop=[color]")
@@ -908,6 +931,7 @@ def test_marginal_effects_of_other_links(at: str, of_link: tuple[str, Run], ask:
     assert [row["std_error"] for row in answer["effects"]] == pytest.approx(errors, rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_other_reference_class_has_the_mirrored_link(tmp_path: Path, ask: Ask) -> None:
     file = write_csv(tmp_path, drawn())
     one = ask(fitted(tmp_path, file, "y", "link=loglog"), "covariance=HC3")
@@ -941,6 +965,7 @@ def test_other_links_have_no_odds_ratios_in_texts_and_files(
     assert {len(row) for row in rows} == {len(header)}
 
 
+@pytest.mark.long
 def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
     tmp_path: Path, refused: Callable[..., str]
 ) -> None:
@@ -956,6 +981,7 @@ def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
 # Sparse features
 
 
+@pytest.mark.long
 def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) -> None:
     file, columns = drawn_sparse(tmp_path)
     sparse = train(tmp_path, "dataset=features", f"dataset.path={file}", *ALL, "l2=0")
@@ -971,6 +997,7 @@ def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) ->
             assert ours == pytest.approx(theirs, rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", [32, 64])
 def test_words_of_text_have_standard_errors(precision: int, tmp_path: Path, ask: Ask) -> None:
     draw = random.Random(0)
@@ -994,6 +1021,7 @@ def test_words_of_text_have_standard_errors(precision: int, tmp_path: Path, ask:
     assert answer["tests"][0]["chi2"] == pytest.approx(known["fit"]["likelihood_ratio"]["chi2"], rel=1e-9)
 
 
+@pytest.mark.long
 def test_rare_levels_are_a_level(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     for row, rare in enumerate(("pink", "pink", "gray", "gray", "gray", "teal", "teal", "teal")):
@@ -1021,6 +1049,7 @@ def test_models_of_many_parameters_are_refused(
 # statsmodels on its own data
 
 
+@pytest.mark.long
 def test_spector_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
     data = statsmodels.datasets.spector.load_pandas()
@@ -1048,6 +1077,7 @@ def test_spector_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     assert [row["std_error"] for row in answer["effects"]] == pytest.approx(list(effects.margeff_se), rel=1e-6)
 
 
+@pytest.mark.long
 def test_fair_of_statsmodels_by_clusters(tmp_path: Path, ask: Ask) -> None:
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
     table = statsmodels.datasets.fair.load_pandas().data
@@ -1062,6 +1092,7 @@ def test_fair_of_statsmodels_by_clusters(tmp_path: Path, ask: Ask) -> None:
     assert values(answer, "std_error") == pytest.approx(list(theirs.bse), rel=1e-6)
 
 
+@pytest.mark.long
 def test_anes96_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
     data = statsmodels.datasets.anes96.load_pandas()

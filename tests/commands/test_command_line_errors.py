@@ -413,6 +413,7 @@ def test_a_run_may_be_in_any_folder_that_the_user_names(run_train: Callable[[str
     assert "out/summary.json" in answer.left
 
 
+@pytest.mark.long
 def test_two_runs_in_the_same_second_have_folders_of_their_own(run_train: Callable[[str], Answer]) -> None:
     for _ in range(2):
         assert run_train("max_epochs=1 report=brief").code == 0
@@ -475,6 +476,7 @@ def test_the_folder_above_is_called_after_the_data(dataset: dict[str, object], n
     assert data_name(dataset) == name
 
 
+@pytest.mark.long
 def test_runs_of_a_file_lie_together_under_its_name(run_train: Callable[[str], Answer]) -> None:
     Path("data").mkdir()
     rows = [f"{n % 7},{n % 3},{'no' if (5 * n) % 11 < 5 else 'yes'}" for n in range(60)]
@@ -798,6 +800,7 @@ HOSTILE = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", ["ckpt_path=stranger", "ckpt_path=stranger/checkpoints/best.ckpt"])
 def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
     run_train: Callable[[str], Answer], stranger: Path, typed: str
@@ -906,6 +909,7 @@ def test_help_answers_at_once_and_leaves_nothing(typed: Callable[[str], Answer])
     assert not {"torch", "lightning"} & answer.imported
 
 
+@pytest.mark.long
 def test_help_begins_with_the_keys_of_the_option_that_is_typed(
     tmp_path: Path, run_command: Callable[..., Answer]
 ) -> None:
@@ -949,6 +953,7 @@ def test_help_has_every_setting_with_its_default(typed: Callable[[str], Answer],
     assert SETTINGS[setting].help.startswith(line.group(2))
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -957,6 +962,7 @@ def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_train: Callable[[str], Answer]) -> None:
     lines = [line.strip() for line in typed("--help").out.splitlines()]
     examples = [re.split(r" {2,}", line)[0] for line in lines if line.startswith("python scripts/train.py")]
@@ -975,6 +981,7 @@ def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_t
 # l2, l2_path and the older form of both in one key
 
 
+@pytest.mark.long
 def test_a_path_can_be_typed_under_its_own_name(run_train: Callable[[str], Answer]) -> None:
     answer = run_train("dataset=iris l2_path=[1,0.1] report=brief")
     assert answer.code == 0

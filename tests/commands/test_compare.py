@@ -45,6 +45,7 @@ def pair(rows: int, better: float, seed: int) -> tuple[Predicted, Predicted]:
     return Predicted(a, labels), Predicted(b, labels)
 
 
+@pytest.mark.long
 def test_of_equals_one_is_called_better_in_five_of_a_hundred() -> None:
     # the chance of more than 12 of 100 is below 1 in 500 where each has chance 0.05 of the loss, some more by McNemar
     called = sum("is " in compare(*pair(400, 0.0, seed)).verdict for seed in range(100))
@@ -119,6 +120,7 @@ def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
     assert shortened_names(names, 500) == names
 
 
+@pytest.mark.long
 def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, run_command: RunCommand) -> None:
     typed = (
         "dataset=breast_cancer",
@@ -159,6 +161,7 @@ def test_two_runs_on_the_same_rows(tmp_path: Path, run_command: RunCommand) -> N
     assert found["paired"]["log_loss"]["value"] == pytest.approx(b - a)
 
 
+@pytest.mark.long
 def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, run_command: RunCommand) -> None:
     runs = [train(tmp_path, "dataset=iris", f"seed={seed}", "l2=1e-2", "report=brief").folder for seed in (0, 1)]
     answer = run_command(tmp_path, "compare", *map(str, runs))
@@ -166,6 +169,7 @@ def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, run_command
     assert "no paired test: the two were not scored on the same rows" in answer.out
 
 
+@pytest.mark.long
 def test_a_folder_of_runs_is_ranked(models: Models, run_command: RunCommand) -> None:
     for name in ("softmax", "one_vs_rest", "binary"):
         models(name)
@@ -268,6 +272,7 @@ def test_other_fits_are_not_compared_by_aic(other: str, fits: Path, run_command:
     assert (criteria is not None) == (other == "other_rows")
 
 
+@pytest.mark.long
 def test_a_row_that_counts_twice_is_two_rows(fits: Path, run_command: RunCommand) -> None:
     lines = (fits / "train.csv").read_text(encoding="utf-8").splitlines()
     few = [line for line in lines[1:] if not line.endswith('"high, very"')]

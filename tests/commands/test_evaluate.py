@@ -121,6 +121,7 @@ def test_pictures_of_another_size_are_refused(models: Models, run_command: RunCo
     assert answer.err == "`dataset=image_folder` must have the features of the model, (6, 6), got (9, 9).\n"
 
 
+@pytest.mark.long
 def test_rows_that_changed_since_are_spoken_of(tmp_path: Path, run_command: RunCommand) -> None:
     write_table(tmp_path / "t.csv")
     train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=kind", "dataset.drop=[id]", "report=brief")
@@ -137,6 +138,7 @@ def test_a_miss_that_costs_more_moves_the_threshold_down(models: Models, run_com
     assert evaluated(run_command, here, "split=val")["evaluation"]["threshold"]["chosen_on"] == "these rows"
 
 
+@pytest.mark.long
 def test_the_temperature_makes_val_more_probable_and_changes_no_decision(
     tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -161,6 +163,7 @@ def test_the_temperature_makes_val_more_probable_and_changes_no_decision(
     assert Run(runs["temperature"].folder).checkpoint("best")["calibration"]["temperature"] != 1.0
 
 
+@pytest.mark.long
 def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path, run_command: RunCommand) -> None:
     draw = np.random.default_rng(0)
     number = 200
@@ -203,6 +206,7 @@ def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path
     assert all(words in text for text in found["other"][1:])
 
 
+@pytest.mark.long
 def test_a_model_with_an_offset_scores_other_rows_with_theirs(tmp_path: Path, run_command: RunCommand) -> None:
     draw = np.random.default_rng(0)
     x, known = draw.normal(size=(2, 200)).round(3)

@@ -59,6 +59,7 @@ def test_a_program_of_torch_takes_any_number_of_rows(
     assert json.loads(described["logreg.json"])["classes"] == ["setosa", "versicolor", "virginica"]
 
 
+@pytest.mark.long
 def test_the_onnx_file_runs_where_there_is_no_torch(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     here = models("table")
@@ -88,6 +89,7 @@ print(json.dumps([label.tolist(), probabilities.tolist(), classes]))
     np.testing.assert_allclose(probabilities, np.column_stack([rows[name] for name in classes]), atol=2e-6)
 
 
+@pytest.mark.long
 def test_the_file_of_scikit_learn_alone_needs_no_logreg(
     models: Models, run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ print(json.dumps(estimator.predict_proba(rows).tolist()))
     np.testing.assert_allclose(json.loads(done.stdout), probabilities, atol=1e-9)
 
 
+@pytest.mark.long
 def test_onnx_takes_pixels_that_are_no_bytes_of_255_as_they_are_in_the_source(
     run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -224,6 +227,7 @@ def as_number(word: str) -> float:
     return float("nan") if word in ("", "NA", "NaN", "null", "?") else float(word)
 
 
+@pytest.mark.long
 def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
     spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -383,6 +387,7 @@ def test_what_does_not_agree_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_what_one_format_cannot_hold_the_formats_that_its_message_names_can(
     run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -510,6 +515,7 @@ def test_a_summary_that_is_none_is_one_line_and_nothing_is_written(
     assert run_command(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["", "  "])
 def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_text(
     level: str, tmp_path: Path, run_command: RunCommand

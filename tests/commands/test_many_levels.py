@@ -62,6 +62,7 @@ def optimum(features: Any, labels: Any) -> LogisticRegression:
     return LogisticRegression(C=1 / (L2 * len(labels)), tol=1e-10, max_iter=10_000).fit(features, labels)
 
 
+@pytest.mark.long
 def test_180_levels_are_learned_from_as_scikit_learn_does(tmp_path: Path, run_command: RunCommand) -> None:
     model = Linear.of(trained(tmp_path).module)
     shops, labels = cells()
@@ -78,6 +79,7 @@ def test_180_levels_are_learned_from_as_scikit_learn_does(tmp_path: Path, run_co
     assert "1 row with a level of shop that the model lacks: encoded as no level" in said
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # of an array
 def test_rare_levels_reach_the_predictions_and_every_format(tmp_path: Path, run_command: RunCommand) -> None:
     held = trained(tmp_path, "dataset.min_level_rows=5")
@@ -114,6 +116,7 @@ def test_rare_levels_reach_the_predictions_and_every_format(tmp_path: Path, run_
     assert "anything else is a rare level" in (tmp_path / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.long
 def test_hashed_levels_are_learned_from_as_scikit_learn_does(tmp_path: Path, run_command: RunCommand) -> None:
     held = trained(tmp_path, "dataset.hash=2**18")
     (column,) = held.facts.columns

@@ -190,6 +190,7 @@ def test_a_folder_of_pictures_and_one_alone(models: Models, run_command: RunComm
     assert predicted(run_command, here, "input=new.npz")["dark"] == rows["dark"]
 
 
+@pytest.mark.long
 def test_bytes_of_digits_mean_what_they_meant_in_training(tmp_path: Path, run_command: RunCommand) -> None:
     # scikit-learn's digits go from 0 to 16, and are read in [0, 1]
     here = tmp_path
@@ -217,6 +218,7 @@ def test_the_threshold_decides_and_leaves_the_probabilities(
     assert rows["pass"] == predicted(run_command, here, "input=hours.csv")["pass"]
 
 
+@pytest.mark.long
 def test_from_standard_input_to_standard_output(models: Models) -> None:
     process = subprocess.run(
         [sys.executable, str(SCRIPT), "input=-"],
@@ -232,6 +234,7 @@ def test_from_standard_input_to_standard_output(models: Models) -> None:
     assert process.stderr.decode().startswith("2 rows in ")
 
 
+@pytest.mark.long
 def test_the_size_of_blocks_changes_no_prediction(
     models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +257,7 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, run_com
     assert "2 rows with a level of color that the model lacks: encoded as no level\n" in answer.err
 
 
+@pytest.mark.long
 def test_a_missing_value_where_train_has_none_is_told(tmp_path: Path, run_command: RunCommand) -> None:
     from whole_runs import train
 
@@ -297,6 +301,7 @@ NEW = {
 """Files that are no good."""
 
 
+@pytest.mark.long
 def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name_is_made(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +331,7 @@ def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name_is_made(
     assert {path.name for path in here.iterdir()} <= {"runs"}
 
 
+@pytest.mark.long
 def test_a_tilde_in_a_text_to_be_classified_stays_as_it_is(tmp_path: Path, run_command: RunCommand) -> None:
     rows = [f"{where},{label}" for where, label in [("~/x", "yours"), ("/usr", "ours")] * 20]
     (tmp_path / "paths.csv").write_text("\n".join(["place,owner", *rows]))
@@ -335,6 +341,7 @@ def test_a_tilde_in_a_text_to_be_classified_stays_as_it_is(tmp_path: Path, run_c
     assert (answer.code, answer.out.splitlines()[0]) == (0, "yours"), answer.err
 
 
+@pytest.mark.long
 def test_files_without_a_header_are_read_from_their_first_line_on(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +378,7 @@ LONG = "x" * 300
 """A longer name than file systems take."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "typed",
     [
@@ -416,6 +424,7 @@ def test_an_input_that_is_missing_is_said_before_anything_of_the_output(
     assert (answer.code, answer.err) == (2, f"`input` must be there, and {path} is missing. {advice}\n")
 
 
+@pytest.mark.long
 def test_decimal_commas_are_read_as_in_training(tmp_path: Path, run_command: RunCommand) -> None:
     rows = [f"{row / 8:.3f};{row % 7};{'yes' if row % 3 else 'no'}" for row in range(100)]
     for name, old, new in (("dots", "", ""), ("commas", ".", ",")):
@@ -735,6 +744,7 @@ def test_a_header_of_one_name_with_a_mark_in_it_is_kept_whole_as_the_message_say
     assert run_command(tmp_path, "predict", f"input={file}", f"separator={usual}").out.count("\n") == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])
 def test_numbers_are_those_of_training_however_they_are_written(
     form: str, run_command: RunCommand, tmp_path: Path

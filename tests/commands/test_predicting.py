@@ -84,6 +84,7 @@ def here(models: Models, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_each_file_has_the_predictions_that_it_has_alone(here: Path, run_command: RunCommand) -> None:
     answer = run_command(here, "predict", "input=in", "output=out/deep")
     assert answer.code == 0, answer.err
@@ -166,6 +167,7 @@ def test_matrices_give_arrays(models: Models, tmp_path: Path, run_command: RunCo
     np.testing.assert_allclose(whole[:3], part, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_folders_named_by_values_are_columns(tmp_path: Path, run_command: RunCommand) -> None:
     lines = [f"{row % 7 - 3},{'yes' if row % 7 + row % 2 * 2 > 3 else 'no'}" for row in range(80)]
     for month, part in ((1, lines[::2]), (2, lines[1::2])):

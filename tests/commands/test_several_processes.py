@@ -87,6 +87,7 @@ RUNS = {
 """Settings, and the number of processes; 0 for torchrun with two, whose variables the others have too."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if several else SLOW) for name, (_, several) in RUNS.items()]
 )
@@ -244,6 +245,7 @@ def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
 
 
 # tests/commands/test_restarts.py always sends SIGTERM
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=SLOW), (signal.SIGINT, 130)])
 @IN_TRAINING
 def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int, in_training: bool) -> None:

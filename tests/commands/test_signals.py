@@ -56,6 +56,7 @@ def wait_until(there: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "deaf",
     [
@@ -90,6 +91,7 @@ def test_what_does_not_listen_is_ended_and_its_unfinished_file_removed(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
 
 
+@pytest.mark.long
 def test_a_training_ends_at_once_and_goes_on_from_there(tmp_path: Path) -> None:
     endless = ("dataset=digits", "optimizer=sgd", "max_epochs=100000000", "report=brief")
     with running(tmp_path, str(SCRIPT), *endless) as process:

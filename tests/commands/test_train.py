@@ -16,6 +16,7 @@ from whole_runs import Answer, newest, working_in
 RunCommand = Callable[..., Answer]
 
 
+@pytest.mark.long
 def test_the_results_are_shown_before_the_pictures_are_drawn(
     tmp_path: Path, run_command: RunCommand, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ def test_the_results_are_shown_before_the_pictures_are_drawn(
     assert (newest(tmp_path).folder / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_a_run_imports_only_what_it_uses(tmp_path: Path) -> None:
     code = """
 import sys

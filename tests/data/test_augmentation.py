@@ -345,6 +345,7 @@ def write_folder(root: Path, rows: int = 6) -> Path:
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cached", [False, True])
 def test_with_a_backbone_the_copies_of_train_go_through_it_once(
     cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

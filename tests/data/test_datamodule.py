@@ -46,6 +46,7 @@ class Given:
 # splits
 
 
+@pytest.mark.long
 @given(
     counts=st.lists(st.integers(1, 40), min_size=2, max_size=5),
     val=st.floats(0, 0.45),

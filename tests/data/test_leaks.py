@@ -89,6 +89,7 @@ def test_a_column_with_one_exception_is_not_a_leak(y: list[str]) -> None:
         assert leaks_of(answer=[*answer[:row], not answer[row], *answer[row + 1 :]], y=many).target == ()
 
 
+@pytest.mark.long
 def test_columns_that_fit_by_chance_and_ids_are_not_leaks(y: list[str]) -> None:
     assert leaks_of(hours=[1.0, 2.0, 3.0], y=["fail", "fail", "pass"]).target == ()
     assert leaks_of(id=[f"r{row}" for row in range(ROWS)], x=noise(4), y=y).target == ()
@@ -168,6 +169,7 @@ def test_features_of_a_matrix_are_named_by_number() -> None:
 Captured = pytest.CaptureFixture[str]
 
 
+@pytest.mark.long
 def test_a_run_reports_a_leak_at_once_whatever_the_penalty_and_its_advice_works(
     tmp_path: Path, y: list[str], capsys: Captured
 ) -> None:

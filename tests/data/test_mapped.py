@@ -213,6 +213,7 @@ def test_a_certificate_reads_the_rows_of_the_fit_from_the_cache(tmp_path: Path, 
     assert_same_rows(ours, table(folder, *typed, "dataset.storage=memory", "dataset.standardize=true"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
 def test_the_model_is_the_same(tmp_path: Path, optimizer: str) -> None:
     folder = sharded(rows(), tmp_path / "rows")
@@ -233,6 +234,7 @@ def test_the_model_is_the_same(tmp_path: Path, optimizer: str) -> None:
     np.testing.assert_allclose(other, one, rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 def test_mapped_rows_take_no_memory_of_their_own(tmp_path: Path) -> None:
     """The features of 500,000 x 50 take 100 MB: a copy of them would be seen."""
     count, wide = 500_000, 50
@@ -288,6 +290,7 @@ def test_a_part_of_the_rows_is_the_same_whichever_process_has_them(
         assert found == list(filter(chosen, range(1000)))
 
 
+@pytest.mark.long
 def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: RunCommand) -> None:
     sharded(rows(count=200), tmp_path / "rows")
     typed = ["dataset=table", "dataset.path=rows", "dataset.target=y", "l2=1e-2", "report=brief"]
@@ -302,6 +305,7 @@ def test_the_next_command_reads_one_of_the_files(tmp_path: Path, run_command: Ru
             assert first_file(path) == advised
 
 
+@pytest.mark.long
 def test_processes_of_a_machine_share_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fits into memory, so that its rows have the order of rows in memory; one process reads it for all."""
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
@@ -349,6 +353,7 @@ def test_rows_are_shuffled_within_windows_of_runs() -> None:
     assert not torch.equal(window[: 3 * run], window[: 3 * run].sort().values)
 
 
+@pytest.mark.long
 def test_a_mapped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows have many runs and windows, as those of a large file."""
     monkeypatch.setattr("logreg.data.blocks.RUN_BYTES", 2**10)
@@ -424,6 +429,7 @@ def test_a_folder_without_readable_files(tmp_path: Path, run_command: RunCommand
     assert "and rows has none. Name another folder." in run_on(run_command, tmp_path, "rows").err
 
 
+@pytest.mark.long
 def test_a_pattern_that_matches_no_file(tmp_path: Path, run_command: RunCommand) -> None:
     for name in ("notes.md", "inner/b.csv", "a.csv"):
         (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -443,6 +449,7 @@ def test_a_pattern_that_matches_no_file(tmp_path: Path, run_command: RunCommand)
     assert "in rows/none. Name another folder or pattern." in run_on(run_command, tmp_path, "rows/none/*.csv").err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", ["memory", "mapped"])
 def test_files_with_other_columns_or_types(tmp_path: Path, run_command: RunCommand, storage: str) -> None:
     folder = sharded(rows(), tmp_path / "rows")

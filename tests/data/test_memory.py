@@ -58,6 +58,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 def test_reading_and_scoring_take_little_more_memory_than_the_columns_and_no_pandas(
     tmp_path: Path,

@@ -194,6 +194,7 @@ def google(tmp_path: Path) -> Iterator[str]:
         yield f"?scheme=http&endpoint_override={place}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", ["memory", "mapped"])
 def test_rows_of_a_bucket_of_google_are_those_of_a_folder(tmp_path: Path, google: str, storage: str) -> None:
     folder = tmp_path / "google" / "rows"
@@ -206,6 +207,7 @@ def test_rows_of_a_bucket_of_google_are_those_of_a_folder(tmp_path: Path, google
         assert ours.facts.source == "rows"
 
 
+@pytest.mark.long
 def test_what_is_missing_in_a_bucket_of_google(tmp_path: Path, google: str, run_command: RunCommand) -> None:
     for bucket in ("bucket", "other"):
         address = f"gs://anonymous@{bucket}/rows{google}"
@@ -213,6 +215,7 @@ def test_what_is_missing_in_a_bucket_of_google(tmp_path: Path, google: str, run_
         assert f"and {address} is missing. Check the address." in message
 
 
+@pytest.mark.long
 def test_an_object_of_google_that_changes_under_way(
     tmp_path: Path, google: str, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +230,7 @@ def test_an_object_of_google_that_changes_under_way(
     assert "`dataset.path` must not change while it is read, and bucket/rows/part-0.parquet did. Run again." in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [

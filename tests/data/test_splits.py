@@ -83,6 +83,7 @@ def test_which_rows_are_test_does_not_depend_on_how_many_are_val(
     assert one == other
 
 
+@pytest.mark.long
 @given(labels=classes(), seed=SEEDS)
 @settings(max_examples=40)
 def test_the_seed_and_nothing_else_fixes_the_split(labels: Tensor, seed: int) -> None:
@@ -163,6 +164,7 @@ def test_a_sample_has_as_many_rows_as_asked_and_each_class_in_proportion(
         assert abs(got - min(whole, 1) - spare * max(0, whole - 1)) <= 1 or got == whole
 
 
+@pytest.mark.long
 @given(labels=classes(), seed=SEEDS)
 @settings(max_examples=40)
 def test_of_a_binary_table_a_smaller_sample_is_part_of_a_larger_one(labels: Tensor, seed: int) -> None:

@@ -59,6 +59,7 @@ def test_folds_are_those_of_their_seed(labels: Tensor, folds: int) -> None:
     assert any(not torch.equal(stratified_folds(labels, folds, 1), other) for other in others)
 
 
+@pytest.mark.long
 @given(rows=rows_in_groups(), folds=st.integers(2, 6), seed=SEEDS)
 @settings(max_examples=60)
 def test_groups_stay_together_and_no_fold_is_empty(rows: tuple[Tensor, Tensor], folds: int, seed: int) -> None:
@@ -76,6 +77,7 @@ def spread(labels: Tensor, found: Tensor, folds: int) -> float:
     return float((counts / counts.sum(0)).var(0, correction=0).sum())
 
 
+@pytest.mark.long
 def test_groups_are_stratified_as_well_as_by_scikit_learn() -> None:
     ours, theirs = 0.0, 0.0
     for seed in range(30):
@@ -100,6 +102,7 @@ def test_groups_of_one_row_are_stratified_to_one_row() -> None:
         assert int(sizes.max() - sizes.min()) <= 1
 
 
+@pytest.mark.long
 def test_many_groups_do_not_take_a_matrix_of_groups_times_classes() -> None:
     rows = 20_000
     labels = torch.arange(rows) % 5_000

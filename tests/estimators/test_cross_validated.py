@@ -58,6 +58,7 @@ def three_classes() -> tuple[Array, Array]:
     return X - X.mean(0), y
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some checks allow a few passes only
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
     [
@@ -84,6 +85,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("data", [two_classes, three_classes], ids=["binary", "multinomial"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -108,6 +110,7 @@ def test_scores_and_coefficients_are_those_of_scikit_learn(case: dict[str, Any],
         np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_elastic_net_is_that_of_scikit_learn() -> None:
     X, y = two_classes()
     given: dict[str, Any] = {"Cs": [0.03, 0.3], "l1_ratios": [0.3, 1.0], "cv": 3, "scoring": "roc_auc"}
@@ -117,6 +120,7 @@ def test_the_elastic_net_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(ours.coefs_paths_, theirs.coefs_paths_, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", [two_classes, three_classes])
 def test_scores_means_and_choices_are_those_of_the_engine(data: Any) -> None:
     X, y = data()
@@ -138,6 +142,7 @@ def test_scores_means_and_choices_are_those_of_the_engine(data: Any) -> None:
     assert CS[ours.mean_scores_[0].argmax()] == ours.C_
 
 
+@pytest.mark.long
 def test_the_rule_of_one_standard_error_takes_the_strongest_penalty_within_it() -> None:
     X, y = two_classes()
     best, simple = (LogisticRegressionCV(Cs=20, l1_ratios=[1.0], cv_rule=rule).fit(X, y) for rule in ("best", "one_se"))
@@ -171,6 +176,7 @@ def test_the_refit_is_the_fit_of_the_other_estimator(data: Any, l1_ratio: float)
     np.testing.assert_allclose(ours.full_path_[0, place, :, :-1], ours.coef_, atol=1e-2)
 
 
+@pytest.mark.long
 def test_without_a_refit_coefficients_are_means_over_the_splits() -> None:
     X, y = two_classes()
     theirs = Theirs(
@@ -183,6 +189,7 @@ def test_without_a_refit_coefficients_are_means_over_the_splits() -> None:
     assert not hasattr(ours, "certificate_")
 
 
+@pytest.mark.long
 def test_default_strengths_begin_where_all_coefficients_are_zero() -> None:
     X, y = two_classes()
     lasso = LogisticRegressionCV(Cs=8, l1_ratios=[1.0]).fit(X, y)
@@ -217,6 +224,7 @@ def test_a_softmax_of_two_classes_has_half_the_penalty() -> None:
 # weights, splits, groups
 
 
+@pytest.mark.long
 def test_a_weight_of_two_is_the_row_twice() -> None:
     X, y = two_classes()
     weights, folds = np.random.default_rng(2).integers(0, 3, len(y)), np.arange(len(y)) % 3
@@ -301,6 +309,7 @@ def test_repetitions_have_the_standard_error_of_one() -> None:
     np.testing.assert_allclose(single.scores_, once.scores_[:1], atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_row_may_be_held_out_at_a_time() -> None:
     X, y = (part[::8] for part in two_classes())
     ours = LogisticRegressionCV(Cs=[1.0], cv=LeaveOneOut(), **TIGHT).fit(X, y)
@@ -332,6 +341,7 @@ def test_rows_may_be_frames_and_tensors() -> None:
     assert tensors.score(torch.from_numpy(X), torch.from_numpy(y)) == pytest.approx(once.score(X, y), rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
 @pytest.mark.parametrize("splits", [3, ShuffleSplit(2, random_state=0)], ids=["folds", "parts"])
@@ -427,6 +437,7 @@ def test_fits_that_miss_the_tolerance_warn(monkeypatch: pytest.MonkeyPatch) -> N
         LogisticRegressionCV(Cs=CS, precision=64).fit(X, y)
 
 
+@pytest.mark.long
 def test_fits_of_a_loss_that_is_not_convex_end_at_stationary_points(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(5)
     X = draw.normal(size=(120, 3))
@@ -495,6 +506,7 @@ def test_parameters_out_of_range_are_refused(words: str) -> None:
         LogisticRegressionCV(**PARAMETERS[words]).fit(X, Y)
 
 
+@pytest.mark.long
 def test_what_the_messages_advise_fits() -> None:
     LogisticRegressionCV(Cs=[0.1, 1.0], cv=50).fit(X, Y)
     LogisticRegressionCV(Cs=2, cv=StratifiedKFold(5)).fit(X, Y)

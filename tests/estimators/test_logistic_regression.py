@@ -279,6 +279,7 @@ def routing() -> Any:
     set_config(enable_metadata_routing=False)
 
 
+@pytest.mark.long
 def test_it_works_in_a_pipeline_and_a_grid_search() -> None:
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     pipeline = Pipeline([("scale", StandardScaler()), ("model", LogisticRegression())]).set_output(transform="pandas")
@@ -450,6 +451,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
         LogisticRegression(device="cuda").fit(*iris())
 
 
+@pytest.mark.long
 def test_nothing_is_imported_but_what_a_fit_or_an_encoding_needs() -> None:
     code = """
 import json, sys
@@ -516,6 +518,7 @@ def test_separated_classes_without_a_penalty_are_named() -> None:
     assert LogisticRegression(C=1).fit(SEPARATED, passed).certificate_.converged  # as advised
 
 
+@pytest.mark.long
 def test_a_penalty_needs_no_search_for_separation(monkeypatch: pytest.MonkeyPatch) -> None:
     def searched(*_: Any, **__: Any) -> None:
         raise AssertionError("the search costs time")

@@ -117,6 +117,7 @@ class InMemory:
         return RawData({"train": Table(read_columns(self.table), labels)}, ("no", "yes"))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:left out, since all values are missing")
 @given(table=tables(), standardize=st.booleans())
 @settings(max_examples=60)
@@ -426,6 +427,7 @@ def test_it_goes_through_clone_pickle_and_joblib(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.transform(given), wanted)
 
 
+@pytest.mark.long
 def test_it_is_a_step_of_pipelines_whose_parameters_are_searched() -> None:
     pandas = pytest.importorskip("pandas", reason="GridSearchCV takes rows of frames by pandas")
     frame = pandas.DataFrame(small())

@@ -91,6 +91,7 @@ def test_means_errors_and_both_choices_are_those_of_glmnet(
         assert [row.l1 + row.l2 for row in chosen] == pytest.approx([best, one_se])
 
 
+@pytest.mark.long
 def test_scores_of_a_fold_are_those_of_scikit_learn_on_rows_that_its_fit_has_not_seen() -> None:
     rows, fold = waves()
     _, paths, scores = cross_fitted(0.5)
@@ -180,6 +181,7 @@ def test_quantiles_are_those_of_scipy(degrees: int) -> None:
     assert student_quantile(degrees) == pytest.approx(student.ppf(0.975, degrees), rel=1e-12)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_score_on_new_rows_about_as_often_as_they_say() -> None:
     covered, trials = 0, 60
     for seed in range(trials):
@@ -238,6 +240,7 @@ def test_an_end_of_a_path_over_l1_raises_an_alarm_unless_no_coefficient_is_left(
     assert alarm([replace(rows[0], nonzero=0), rows[1]]) is None
 
 
+@pytest.mark.long
 def test_a_path_has_a_column_for_each_fold_and_errors_of_all_scores() -> None:
     problem, paths, scores = cross_fitted(1.0, repeats=2)
     rows = cross_validated_rows(problem, paths[0].full, scores, paths, "accuracy")
@@ -262,6 +265,7 @@ def test_a_fit_that_did_not_converge_in_one_fold_is_told() -> None:
     assert [each.converged for each in rows] == [True, False, True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [2, 3, pytest.param(90, marks=pytest.mark.slow)])  # 90: some have no rows
 @pytest.mark.parametrize("strengths", [[Strength(0.1), Strength(0.01)], [Strength(0.001, 0.03), Strength(0.001, 0.01)]])
 def test_processes_that_share_the_rows_give_the_scores_of_one(processes: int, strengths: list[Strength]) -> None:

@@ -127,6 +127,7 @@ def counted(rows: int, classes: int, most: int, seed: int = 0) -> tuple[Predicte
     return weighted, Predicted(plain.probabilities[times], plain.labels[times], groups=groups[times])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), [(200, 2), (200, 7), (8_000, 3)])
 def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, grouped: bool) -> None:
@@ -147,6 +148,7 @@ def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, g
     assert lines.high - lines.low > 1.1 * (ours.metrics["accuracy"].high - ours.metrics["accuracy"].low)
 
 
+@pytest.mark.long
 def test_counts_that_are_too_many_to_repeat_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     weighted, repeated = (dataclasses.replace(each, groups=None) for each in counted(1500, 2, 30))
     expected = scored(repeated)
@@ -188,6 +190,7 @@ def test_the_calibration_error_of_the_positive_class_is_that_of_bins_counted_by_
     assert "ece_positive" not in scored(made(50, 3)).metrics
 
 
+@pytest.mark.long
 def test_nineteen_of_twenty_intervals_hold_the_true_value() -> None:
     # the truth is what so many rows score that the rest is nothing
     many = made(200_000, 2, seed=1)
@@ -413,6 +416,7 @@ def test_of_very_many_classes_the_largest_and_the_worst_are_notable() -> None:
     assert names == [*(str(number) for number in range(499, 489, -1)), *(str(number) for number in range(1, 11))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("classes", "threads"), [(2, 1), (3, 2)])
 def test_the_two_threads_that_score_two_classes_have_one_core_each(
     monkeypatch: pytest.MonkeyPatch, classes: int, threads: int

@@ -373,6 +373,7 @@ def val_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logreg.run.choosing_strength.MAX_DEFAULT_ROWS", 0)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("val_chooses")
 def test_a_path_is_one_word_on_the_command_line(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=iris", "l2=path", "report=full")
@@ -405,6 +406,7 @@ def some_rows(number: int = 300) -> list[tuple[object, ...]]:
     return [(*map(float, x[:2]), "yn"[int(y)]) for x, y in zip(features, labels, strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("val_chooses")
 @pytest.mark.parametrize("dataset", ["breast_cancer", "iris", "wine", "digits"])
 def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str) -> None:
@@ -423,6 +425,7 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     assert said in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("val_chooses")
 def test_a_table_of_ones_own_gets_one_and_zero_is_for_who_types_it(run_train: Callable[[str], Answer]) -> None:
     typed = written(Path(), some_rows())
@@ -484,6 +487,7 @@ def test_the_strength_without_val_is_that_of_scikit_learn_with_weights_too(tmp_p
     assert run.summary["config"]["l2"] == pytest.approx(1 / 150, rel=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("val_chooses")
 def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(run_train: Callable[[str], Answer]) -> None:
     rows = [(*each, "val" if number < 20 else "train") for number, each in enumerate(some_rows())]
@@ -502,6 +506,7 @@ def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(run_train: C
     )
 
 
+@pytest.mark.long
 def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, run_command: Callable[..., Answer]) -> None:
     for typed in ((), ("l2=path",), ("l2=[0.1,0.01]",)):
         first = train(tmp_path, "dataset=iris", "max_epochs=1", "tolerance=1e-14", *typed)
@@ -528,6 +533,7 @@ def test_a_sweep_chooses_for_each_job_by_what_it_is_told(tmp_path: Path) -> None
     assert "within one standard error" not in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_a_typed_path_takes_the_score_too(tmp_path: Path) -> None:
     run = train(
         tmp_path, "dataset=digits", "dataset.limit=300", "l2=[1e-1,1e-3,1e-5]", "select=accuracy", "report=full"
@@ -545,6 +551,7 @@ def test_the_auroc_of_many_classes_is_refused(run_train: Callable[[str], Answer]
     )
 
 
+@pytest.mark.long
 def test_one_row_of_val_with_a_slip_of_the_pen_does_not_choose() -> None:
     features, labels = rows_of(2, 600)
     train_rows, val, val_labels = features[:300], features[300:].clone(), labels[300:]

@@ -162,6 +162,7 @@ def truth(levels: int, rate: float) -> dict[str, float]:
     return {"auroc": found.auroc, "average_precision": found.average_precision}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rows", "rate", "levels", "grouped"), [(40, 0.5, 0, False), (40, 0.5, 0, True), (200, 0.15, 2, False)]
 )

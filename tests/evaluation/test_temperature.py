@@ -216,6 +216,7 @@ def rare(file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return features[:, None], labels
 
 
+@pytest.mark.long
 def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
     tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -283,6 +284,7 @@ def test_the_best_model_is_calibrated_on_its_own_only_where_it_is_not_the_last(
     assert (best.calibration == last.calibration) == (fits == 1)
 
 
+@pytest.mark.long
 def test_a_fit_that_continues_has_no_calibration_of_the_parameters_before(tmp_path: Path) -> None:
     typed = ("dataset=iris", "optimizer=sgd", "lr=0.1", "report=brief")
     first = train(tmp_path, *typed, "max_epochs=2", "calibrate=temperature")
@@ -295,6 +297,7 @@ def test_a_fit_that_continues_has_no_calibration_of_the_parameters_before(tmp_pa
     assert run.summary["metrics"] == whole.summary["metrics"]
 
 
+@pytest.mark.long
 def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_be(
     tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -311,6 +314,7 @@ def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_
         assert "those of the weighted problem" in file.read_text()
 
 
+@pytest.mark.long
 def test_one_vs_rest_with_class_weights_goes_where_it_can(
     models: Models, run_command: RunCommand, tmp_path: Path
 ) -> None:

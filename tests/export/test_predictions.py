@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
+import pytest
 
 from logreg.export.predictions import open_writer
 
 
+@pytest.mark.long
 def test_parquet_has_row_groups_of_many_rows_and_no_dictionary_of_probabilities(tmp_path: Path) -> None:
     names = [f"c{place}" for place in range(1000)]
     probabilities = np.random.default_rng(0).dirichlet(np.ones(1000), size=5000)

@@ -49,6 +49,7 @@ def test_limits_of_values_that_are_mostly_0_are_percentiles() -> None:
     assert [float(low), float(high)] == [-75.0, 75.0]
 
 
+@pytest.mark.long
 def test_samples_have_as_many_rows_in_the_mean() -> None:
     (first,) = resampled_weights(ones(40), 300, seed=1)
     assert first.shape == (300, 40)
@@ -119,6 +120,7 @@ def test_fits_to_samples_are_those_of_scikit_learn(
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bce", "cauchit", "cloglog", "cross_entropy"])
 def test_maxima_of_samples_are_those_of_each_alone(name: str) -> None:
     draw = torch.Generator().manual_seed(1)

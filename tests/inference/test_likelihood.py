@@ -69,6 +69,7 @@ def profiled(slope: float) -> float:
     return float(found.fun)
 
 
+@pytest.mark.long
 def test_limits_of_three_rows_are_those_of_the_penalized_likelihood() -> None:
     likelihood = likelihood_of(*THREE, FirthLikelihood)
     found = maximum_of(likelihood, 1)
@@ -83,6 +84,7 @@ def test_limits_of_three_rows_are_those_of_the_penalized_likelihood() -> None:
     assert likelihood.passes - before < 80  # two for each evaluation; 186 by Fisher scoring alone
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_limits_of_a_likelihood_that_is_not_concave_take_few_passes(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)

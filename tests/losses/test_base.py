@@ -56,6 +56,7 @@ def test_a_function_has_an_error_of_few_ulp(name: str) -> None:
     assert max(errors) <= ROUNDINGS * ULP / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("loss", "outputs"), [("bce", 1), ("bce", 3), ("cross_entropy", 3), ("cross_entropy", 20)])
 def test_the_terms_of_a_row_have_errors_of_few_roundings(loss: str, outputs: int) -> None:
     draw = torch.Generator().manual_seed(1)

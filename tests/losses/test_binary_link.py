@@ -305,6 +305,7 @@ def test_with_l1_alone_the_gap_is_an_estimate() -> None:
     assert bool((found.coef == 0).any())
 
 
+@pytest.mark.long
 def test_separation_is_no_optimum_of_any_link() -> None:
     features, labels = torch.arange(6.0, dtype=torch.float64).unsqueeze(1), torch.tensor([0, 0, 0, 1, 1, 1])
     for name in LINKS:
@@ -325,6 +326,7 @@ def test_every_link_is_a_binary_link() -> None:
     assert all(isinstance(LOSSES[name], BinaryLink) for name in LINKS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["probit", "cauchit"])
 def test_paths_of_l1_fit_each_strength(name: str) -> None:
     features, labels = rows()

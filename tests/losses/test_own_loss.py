@@ -144,6 +144,7 @@ def test_its_conjugate_proves_gaps_with_l1(optimizer: str) -> None:
     assert bool((found.coef == 0).any())
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec")
 @pytest.mark.parametrize("loss", ["smooth_hinge", "smooth_hinge_with_conjugate"])

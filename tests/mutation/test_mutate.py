@@ -55,6 +55,7 @@ def test_mutants_are_of_what_can_change_an_answer(mutate: ModuleType, tmp_path: 
     )
 
 
+@pytest.mark.long
 def test_a_sample_follows_the_lines_and_takes_each_line_once_first(mutate: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(SOURCE)
     (tmp_path / "two.py").write_text(SOURCE + SOURCE)
@@ -70,6 +71,7 @@ def test_what_is_left_alone_is_there(mutate: ModuleType) -> None:
     assert [name for name in sorted(mutate.TUNING) if f"\n{name} =" not in sources] == []
 
 
+@pytest.mark.long
 def test_a_test_kills_the_mutant_of_what_it_calls_even_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "tests").mkdir()

@@ -19,6 +19,7 @@ from logreg.solvers.fit import bound_of, problem_of
 from reference import Reference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [3, 1000])
 def test_an_exact_optimizer_that_goes_on_makes_a_wide_bound_narrow(most: int) -> None:
     draw = np.random.default_rng(0)

@@ -50,6 +50,7 @@ def write_rows(file: Path, noise: float = 1.0) -> None:
     file.write_text("\n".join(["x,c,y", *rows]) + "\n")
 
 
+@pytest.mark.long
 def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, run_command: RunCommand) -> None:
     write_rows(tmp_path / "my data" / "rows.csv")
     typed = ("dataset=table", "dataset.path='my data/rows.csv'", "dataset.target=y", "report=brief")
@@ -70,6 +71,7 @@ def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, run_comm
     paste(run_command, tmp_path, lines[1])
 
 
+@pytest.mark.long
 def test_only_runs_on_the_same_rows_are_compared(tmp_path: Path, run_command: RunCommand) -> None:
     write_rows(tmp_path / "rows.csv")
     typed = ("dataset=table", "dataset.path=rows.csv", "report=brief", "l2=0.1")
@@ -84,6 +86,7 @@ def test_only_runs_on_the_same_rows_are_compared(tmp_path: Path, run_command: Ru
     assert kinds([line]) == ["evaluate ckpt_path"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["pass", "far"])
 def test_without_a_penalty_one_is_advised(tmp_path: Path, run_command: RunCommand, target: str) -> None:
     draw = np.random.default_rng(0)
@@ -99,6 +102,7 @@ def test_without_a_penalty_one_is_advised(tmp_path: Path, run_command: RunComman
     assert "l2=path" not in better.out
 
 
+@pytest.mark.long
 def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, run_command: RunCommand) -> None:
     folder, *lines = after(run_command(tmp_path, "train", "report=brief"))
     assert folder == "runs/toy"
@@ -107,6 +111,7 @@ def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, r
         paste(run_command, tmp_path, line)
 
 
+@pytest.mark.long
 def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "optimizer=sgd", "max_epochs=2", "lr=0.01", "report=brief", "hydra.run.dir=elsewhere")
     answer = run_command(tmp_path, "train", *typed)
@@ -123,6 +128,7 @@ def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, ru
     (tmp_path / "runs" / "latest").unlink()
 
 
+@pytest.mark.long
 def test_an_exact_run_names_an_earlier_epoch_only_where_loss_val_has_risen(
     tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -132,6 +138,7 @@ def test_an_exact_run_names_an_earlier_epoch_only_where_loss_val_has_risen(
     assert re.search(r"lowest loss/val [\d.]+ after epoch \d+ of \d+, and [\d.]+ at the end: the model overfits", risen)
 
 
+@pytest.mark.long
 def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=breast_cancer", "lr=5", "max_epochs=40", "report=brief")
     answer = run_command(tmp_path, "train", *typed)
@@ -141,6 +148,7 @@ def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, run_command:
     paste(run_command, tmp_path, f"{first} report=brief")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("l2", ["3e-2", "auto"])
 def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, l2: str
@@ -153,6 +161,7 @@ def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(
     assert "overfits" not in answer.out
 
 
+@pytest.mark.long
 def test_the_best_of_a_sweep_is_compared_with_the_run_before_it_or_with_the_second(
     tmp_path: Path, run_command: RunCommand
 ) -> None:

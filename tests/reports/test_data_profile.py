@@ -250,6 +250,7 @@ def test_facts_only_of_data_that_would_be_refused_is_the_screen_and_one_line(
     assert cells(answer.out, "color")[1] == "category"
 
 
+@pytest.mark.long
 def test_facts_show_is_the_screen_and_then_the_run(run_train: Callable[[str], Answer], mixed: Path) -> None:
     answer = run_train(
         f"dataset=table dataset.path={mixed.name} dataset.target=y facts=show max_epochs=1 report=brief accelerator=cpu"

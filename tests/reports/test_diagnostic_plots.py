@@ -61,6 +61,7 @@ def drawn(figure: Figure | None) -> np.ndarray[Any, Any]:
     return pixels
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 5])
 def test_reliability_shows_how_often_each_bin_is_right(classes: int) -> None:
     predicted, evaluation = made(classes)
@@ -77,6 +78,7 @@ def test_reliability_shows_how_often_each_bin_is_right(classes: int) -> None:
             assert np.asarray(of)[place] == pytest.approx(right.numpy()[inside].mean())
 
 
+@pytest.mark.long
 def test_the_curves_are_those_of_scikit_learn() -> None:
     predicted, evaluation = made(2)
     figure = roc_and_precision_recall(predicted, evaluation, facts_of(2), "made")
@@ -100,6 +102,7 @@ def test_one_class_alone_has_no_curves() -> None:
     assert roc_and_precision_recall(alone, evaluate(alone, ["a", "b"], [0.5, 0.5]), facts_of(2), "made") is None
 
 
+@pytest.mark.long
 def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> None:
     predicted, _ = made(2)
     p, positive = predicted.probabilities[:, 1], predicted.labels == 1
@@ -126,6 +129,7 @@ def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> N
             assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([recall, precision])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("classes", "kind"), [(2, "long"), (10, "alike"), (20, "short"), (20, "long"), (20, "alike")])
 def test_a_confusion_matrix_has_names_and_numbers(classes: int, kind: str) -> None:
     names = {
@@ -152,6 +156,7 @@ def test_a_confusion_matrix_has_names_and_numbers(classes: int, kind: str) -> No
         assert extent.y0 <= box.y0 <= box.y1 <= extent.y1
 
 
+@pytest.mark.long
 def test_of_very_many_classes_the_most_frequent_mistakes_are_drawn() -> None:
     _, evaluation = made(150, rows=2000)
     figure = confusion_matrix(evaluation, facts_of(150), "made")
@@ -168,6 +173,7 @@ def test_of_very_many_classes_the_most_frequent_mistakes_are_drawn() -> None:
     assert "150 classes" in figure.get_suptitle()
 
 
+@pytest.mark.long
 def test_numbers_too_wide_for_their_cells_are_left_out() -> None:
     _, evaluation = made(40)
     texts = confusion_matrix(evaluation, facts_of(40), "made").axes[0].texts
@@ -194,6 +200,7 @@ def test_mistakes_and_reliability_of_rows_in_parts_are_those_of_all_rows(
         np.testing.assert_allclose(np.asarray(one.get_data()), np.asarray(other.get_data()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2, 2)])
 def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     predicted, _ = made(3)
@@ -208,6 +215,7 @@ def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mistakes", [1, 7])
 def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     predicted, _ = made(3)
@@ -222,6 +230,7 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
+@pytest.mark.long
 def test_logarithmic_axes_are_labeled_as_matplotlib_labels_them_without_its_formulas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -244,6 +253,7 @@ def test_logarithmic_axes_are_labeled_as_matplotlib_labels_them_without_its_form
     drawn(loss_curves({"loss/train": {1: 0.9, 2: 0.5}, "optimality/gap": {1: 0.1, 2: 1e-5}}, "made"))
 
 
+@pytest.mark.long
 def test_the_curves_of_a_training() -> None:
     history = {
         "loss/train": {1: 0.9, 2: 0.5, 3: 0.4},
@@ -327,6 +337,7 @@ def test_names_of_strangers_are_no_formulas_and_not_too_long() -> None:
     assert figure.axes[0].get_window_extent().width > 0.4 * figure.bbox.width
 
 
+@pytest.mark.long
 def test_few_rows_are_counted_in_whole_rows_and_every_point_is_seen() -> None:
     predicted, evaluation = made(2, rows=5)
     figure = reliability(predicted, evaluation, facts_of(2), "made")
@@ -369,6 +380,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(here, "dataset=breast_cancer", "l2=[1e-2,1e-3]", "calibrate=temperature", "report=full")
 
 
+@pytest.mark.long
 def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
     page = Page()
     page.feed((full.folder / "report.html").read_text(encoding="utf-8"))
@@ -383,6 +395,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
         assert words in page.text
 
 
+@pytest.mark.long
 def test_tensorboard_has_the_pictures_the_curves_and_the_coefficients(full: Run) -> None:
     tags = full.events().Tags()
     assert set(tags["images"]) == {"coefficient_paths", "coefficients", "confusion", "path", "reliability", "roc"}

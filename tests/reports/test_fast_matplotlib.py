@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["this", "another"])
 def test_matplotlib_comes_without_the_lists_of_properties_and_sets_them_as_ever(release: str) -> None:
     code = f"""

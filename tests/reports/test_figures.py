@@ -72,6 +72,7 @@ def test_letters_are_looked_for_in_all_fonts_of_the_machine(monkeypatch: pytest.
     assert mpl.rcParams["font.family"] == ["cmr10"]
 
 
+@pytest.mark.long
 def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write(
     tmp_path: Path, run_command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write
 # probability
 
 
+@pytest.mark.long
 def test_no_legend_covers_a_point() -> None:
     features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
     for names in (("no", "y" * 60), ("N" * 60, "W" * 60)):
@@ -101,6 +103,7 @@ def test_no_legend_covers_a_point() -> None:
     assert_the_legend_is_below(search_history(trials, "made"))
 
 
+@pytest.mark.long
 def test_classes_of_any_name_are_in_the_legend() -> None:
     facts = DataFacts("made", 1, ("_no", "$yes$"), {"train": 4}, feature_names=("x" * 200,))
     features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
@@ -146,6 +149,7 @@ def test_colors_end_at_the_largest_sum_over_the_channels() -> None:
     assert images_of(figure.axes)[0].get_images()[0].get_clim() == (-3.0, 3.0)
 
 
+@pytest.mark.long
 def test_of_very_many_classes_the_first_hundred_are_shown() -> None:
     facts = DataFacts("made", 4, tuple(f"a class {k}" for k in range(150)), {"train": 3}, image_shape=(2, 2))
     figure = coefficient_images(torch.randn(150, 4), facts)
@@ -157,6 +161,7 @@ def test_of_very_many_classes_the_first_hundred_are_shown() -> None:
 # paths
 
 
+@pytest.mark.long
 def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
     losses = {1.0: 0.6, 0.1: 0.35, 0.01: 0.3, 0.001: 0.5}
     rows = [
@@ -215,6 +220,7 @@ def texts_in(figure: Figure) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["best", "one_se"])
 def test_a_cross_validated_path_has_error_bars_both_lines_and_a_star_at_the_chosen(rule: str) -> None:
     rows = cross_validated("l2")
@@ -241,6 +247,7 @@ def test_a_cross_validated_path_has_error_bars_both_lines_and_a_star_at_the_chos
     assert upper.child_axes == []  # of l2, no coefficient is 0
 
 
+@pytest.mark.long
 def test_along_l1_the_upper_axis_counts_coefficients_below_the_title() -> None:
     rows = cross_validated("l1")
     figure = path_curve(rows, "made", folds="5-fold cross-validation")
@@ -257,6 +264,7 @@ def test_along_l1_the_upper_axis_counts_coefficients_below_the_title() -> None:
     assert figure.axes[1].get_xlabel() == "l1 (stronger penalty to the right)"
 
 
+@pytest.mark.long
 def test_coefficients_along_a_path_have_the_names_of_the_largest_where_it_was_chosen() -> None:
     rows = cross_validated("l1")
     coefs = [torch.linspace(-1, 1, 40).view(2, 20) * row.nonzero for row in rows]

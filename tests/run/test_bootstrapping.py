@@ -64,6 +64,7 @@ def values(answer: Mapping[str, Any], key: str) -> list[float]:
     return [row["per_unit"][key] for row in answer["coefficients"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", [(), ("dataset.standardize=false",), ("precision=64", "reduction=sum")], ids=str)
 def test_each_sample_has_the_fit_of_the_recipe(typed: tuple[str, ...], tmp_path: Path, ask: Ask) -> None:
     columns = {name: of_column for name, of_column in drawn().items() if name != "color"}
@@ -89,6 +90,7 @@ def test_each_sample_has_the_fit_of_the_recipe(typed: tuple[str, ...], tmp_path:
     assert f"39 samples of the rows, seed 5, each fitted with {strength}" in answer["notes"][-1]
 
 
+@pytest.mark.long
 def test_the_spread_is_that_of_the_sandwich(tmp_path: Path, ask: Ask) -> None:
     columns = drawn(600)
     columns["school"] = [f"s{row % 40}" for row in range(600)]
@@ -108,6 +110,7 @@ def test_the_spread_is_that_of_the_sandwich(tmp_path: Path, ask: Ask) -> None:
     assert values(penalized, "low") == pytest.approx(values(spread, "low"), abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strength", ["l2=0.01", "l1=0.01"])
 def test_other_models_have_intervals(strength: str, tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
@@ -122,6 +125,7 @@ def test_other_models_have_intervals(strength: str, tmp_path: Path, ask: Ask) ->
     assert min(values(probit, "std_error")) > 0
 
 
+@pytest.mark.long
 def test_rows_of_a_weight_are_drawn_as_rows(tmp_path: Path, ask: Ask) -> None:
     columns = drawn()
     columns["n"] = [1 + row % 3 for row in range(120)]
@@ -135,6 +139,7 @@ def test_rows_of_a_weight_are_drawn_as_rows(tmp_path: Path, ask: Ask) -> None:
     assert values(one, "std_error") == pytest.approx(values(other, "std_error"), rel=0.1)
 
 
+@pytest.mark.long
 def test_samples_without_an_estimate_are_counted(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     draw = random.Random(2)
     a = [round(draw.gauss(0, 1), 3) for _ in range(16)]
@@ -164,6 +169,7 @@ def test_samples_without_an_estimate_are_counted(tmp_path: Path, ask: Ask, refus
     assert few.endswith("is constant there. Train again with a penalty, such as l2=1e-3, or take more rows.")
 
 
+@pytest.mark.long
 def test_a_few_samples_without_an_estimate_are_made_up_for_by_more_samples(
     tmp_path: Path, ask: Ask, refused: Callable[..., str]
 ) -> None:
@@ -177,6 +183,7 @@ def test_a_few_samples_without_an_estimate_are_made_up_for_by_more_samples(
     assert "have no finite estimate" in ask(run, "interval=bootstrap replicates=78")["notes"][-1]
 
 
+@pytest.mark.long
 def test_separated_classes_are_sent_to_a_penalty(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["y"] = ["yes" if value > 0 else "no" for value in columns["a"]]
@@ -211,11 +218,13 @@ def test_what_does_not_go_with_a_bootstrap(
     assert answer in refused(penalized, *typed)
 
 
+@pytest.mark.long
 def test_a_fit_short_of_its_optimum_has_no_bootstrap(tmp_path: Path, refused: Callable[..., str]) -> None:
     short = fitted(tmp_path, drawn(), "l2=1e-2", "optimizer=sgd", "max_epochs=1")
     assert "must be of a fit at its optimum, and this one is" in refused(short)
 
 
+@pytest.mark.long
 def test_the_report_has_intervals_of_the_bootstrap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fitted(tmp_path, drawn(), "l2=1e-2", "report=full")
     capsys.readouterr()

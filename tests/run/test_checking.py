@@ -151,6 +151,7 @@ def test_splines_are_those_of_r(birthwt: Run, ask: Ask) -> None:
     assert [one["rows"] for one in found["age"]["bins"]] == [25, 10, 16, 18, 12, 13, 13, 13, 15, 11, 16, 12, 15]
 
 
+@pytest.mark.long
 def test_overdispersion_is_that_of_r(tmp_path: Path, birthwt: Run, ask: Ask) -> None:
     # m <- glm(low ~ smoke + ht + ui, binomial, d); k <- interaction(d$smoke, d$ht, d$ui, drop = TRUE)
     # o <- tapply(d$low, k, sum); n <- tapply(d$low, k, length); p <- tapply(fitted(m), k, mean)
@@ -166,6 +167,7 @@ def test_overdispersion_is_that_of_r(tmp_path: Path, birthwt: Run, ask: Ask) -> 
     assert ask(few)["left_out"]["overdispersion"] == "2 covariate patterns are not more than the 2 parameters"
 
 
+@pytest.mark.long
 def test_checks_of_a_probit_link_are_those_of_r(tmp_path: Path, birthwt: Run, ask: Ask) -> None:
     checks = ask(fitted(tmp_path, BIRTHWT, "low", "link=probit"), WHITE)
     rows = checks["influence"][:3]
@@ -187,6 +189,7 @@ def test_checks_of_a_probit_link_are_those_of_r(tmp_path: Path, birthwt: Run, as
 # Identities
 
 
+@pytest.mark.long
 def test_a_parabola_is_no_line(tmp_path: Path, ask: Ask) -> None:
     columns = parabola()
     checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
@@ -216,6 +219,7 @@ def test_a_parabola_is_no_line(tmp_path: Path, ask: Ask) -> None:
     assert sum(abs(one["residual"]) > one["limit"] for one in first["bins"]) >= 3
 
 
+@pytest.mark.long
 def test_one_step_is_near_the_fit_without_the_row(tmp_path: Path, ask: Ask) -> None:
     columns = parabola()
     checks = ask(fitted(tmp_path, write_csv(tmp_path, columns), "y"))
@@ -231,6 +235,7 @@ def test_one_step_is_near_the_fit_without_the_row(tmp_path: Path, ask: Ask) -> N
         assert row["class_name"] == columns["y"][place]
 
 
+@pytest.mark.long
 def test_influence_is_that_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
     columns = parabola()
@@ -260,6 +265,7 @@ def of_parabola(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fitted(folder, write_csv(folder, parabola()), "y")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", [("loss=cross_entropy",), ("dataset.positive=no",), ("precision=64",)], ids=" ".join)
 def test_the_form_of_the_fit_changes_no_check(
     typed: tuple[str, ...], of_parabola: Run, tmp_path: Path, ask: Ask
@@ -285,6 +291,7 @@ def test_the_form_of_the_fit_changes_no_check(
         assert other["stukel"]["chi2"] == pytest.approx(known["stukel"]["chi2"], rel=1e-7)
 
 
+@pytest.mark.long
 def test_rows_of_a_weight_are_as_many_rows(tmp_path: Path, ask: Ask) -> None:
     columns = parabola()
     columns["n"] = [1 + row % 3 for row in range(150)]
@@ -306,6 +313,7 @@ def test_rows_of_a_weight_are_as_many_rows(tmp_path: Path, ask: Ask) -> None:
     assert repeated["overdispersion"]["degrees"] == 145
 
 
+@pytest.mark.long
 def test_more_rows_than_a_block_have_the_same_checks(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fitted(tmp_path, write_csv(tmp_path, parabola()), "y")
     known = ask(run)
@@ -320,6 +328,7 @@ def test_more_rows_than_a_block_have_the_same_checks(tmp_path: Path, ask: Ask, m
         assert ours["likelihood_ratio"]["chi2"] == pytest.approx(theirs["likelihood_ratio"]["chi2"], rel=1e-8)
 
 
+@pytest.mark.long
 def test_of_many_rows_a_sample_has_the_quantiles(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = parabola()
     run = fitted(tmp_path, write_csv(tmp_path, columns), "y")
@@ -376,6 +385,7 @@ def test_a_row_with_a_sampling_weight_is_one_row(tmp_path: Path, ask: Ask) -> No
     assert step == pytest.approx(change / errors, rel=1e-6)
 
 
+@pytest.mark.long
 def test_sparse_rows_have_influence_and_no_splines(tmp_path: Path, ask: Ask) -> None:
     file, columns = drawn_sparse(tmp_path)
     sparse = ask(train(tmp_path, "dataset=features", f"dataset.path={file}", *ALL))
@@ -389,6 +399,7 @@ def test_sparse_rows_have_influence_and_no_splines(tmp_path: Path, ask: Ask) -> 
     assert sparse["hosmer_lemeshow"]["chi2"] == pytest.approx(dense["hosmer_lemeshow"]["chi2"], rel=1e-8)
 
 
+@pytest.mark.long
 def test_several_classes_and_firth_have_no_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_csv(tmp_path, parabola())
     for target, typed, answer in (
@@ -407,6 +418,7 @@ def test_several_classes_and_firth_have_no_checks(tmp_path: Path, capsys: pytest
 # The terminal and the report
 
 
+@pytest.mark.long
 def test_the_report_has_tables_and_pictures_of_the_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fitted(tmp_path, write_csv(tmp_path, parabola()), "y", "report=full")
     capsys.readouterr()

@@ -42,6 +42,7 @@ def read_path(run: Run) -> list[dict[str, str]]:
 # Paths
 
 
+@pytest.mark.long
 def test_folds_of_train_choose_the_strength_and_test_is_scored_once(run_train: Type) -> None:
     write_table()
     answer = run_train(f"{TABLE} l2=path cv=10")
@@ -71,6 +72,7 @@ def test_folds_of_train_choose_the_strength_and_test_is_scored_once(run_train: T
     assert run.curve("loss/cv") == {summary["epochs"]: pytest.approx(best["loss_val"])}
 
 
+@pytest.mark.long
 def test_the_scores_are_those_of_scikit_learns_fits_without_each_fold(run_train: Type) -> None:
     write_table()
     run_train(f"{TABLE} l2=0.03 cv=5 cv_repeats=2 dataset.standardize=false dataset.drop=[site] seed=3")
@@ -95,6 +97,7 @@ def test_the_scores_are_those_of_scikit_learns_fits_without_each_fold(run_train:
     assert "2 times 5-fold cross-validation on train" in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("l1_ratio", [None, 0.5])
 def test_a_path_over_l1_or_an_elastic_net_begins_without_coefficients(run_train: Type, l1_ratio: float | None) -> None:
     write_table(60)
@@ -123,6 +126,7 @@ def test_a_path_over_l1_or_an_elastic_net_begins_without_coefficients(run_train:
     assert (run.folder / "report.html").read_text().count("<img") == len(list((run.folder / "figures").iterdir()))
 
 
+@pytest.mark.long
 def test_a_list_of_l1_keeps_the_l2_that_is_typed_and_a_ratio_sets_it(run_train: Type) -> None:
     write_table()
     run_train(f"{TABLE} 'l1=[0.01,0.1]' l2=0.3 cv=3")
@@ -152,6 +156,7 @@ def test_another_score_selects_and_has_its_own_error(run_train: Type, select: st
 # Which rows
 
 
+@pytest.mark.long
 def test_val_joins_train_unless_it_is_typed_or_the_data_have_it(run_train: Type) -> None:
     write_table()
     rows = {}
@@ -191,6 +196,7 @@ def test_a_cross_validation_implies_that_no_rows_are_held_out_for_val(typed: str
     assert rows_for_folds(parse_overrides(typed.split())) == implied
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("typed", "says"), [("l2=path", "path: 25 strengths of l2 from "), ("", "choosing l2 by ")])
 def test_of_few_rows_folds_choose_by_themselves_and_val_stays(run_train: Type, typed: str, says: str) -> None:
     write_table()
@@ -207,6 +213,7 @@ def test_of_few_rows_folds_choose_by_themselves_and_val_stays(run_train: Type, t
     assert summary["optimality"]["converged"]
 
 
+@pytest.mark.long
 def test_of_many_rows_val_chooses_and_of_a_class_of_few_too(run_train: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(rare=6)
     answer = run_train(f"{TABLE} l2=path")
@@ -239,6 +246,7 @@ def test_groups_stay_in_one_fold(run_train: Type) -> None:
 # Recipes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "typed", ["lr=0.1 max_epochs=3 batch_size=16", "optimizer=adam max_epochs=2", "l2=0", "l1=0.01"]
 )
@@ -257,6 +265,7 @@ def test_every_fold_is_fitted_by_the_recipe_and_nothing_of_it_is_left(run_train:
     assert "cross_validation" not in alone
 
 
+@pytest.mark.long
 def test_a_first_order_fold_is_the_run_on_the_other_rows(run_train: Type) -> None:
     write_table(40)
     run_train(f"{TABLE} lr=0.1 max_epochs=5 batch_size=8 dataset.split.test=0 cv=4 seed=1 dataset.standardize=false")
@@ -276,6 +285,7 @@ def test_a_first_order_fold_is_the_run_on_the_other_rows(run_train: Type) -> Non
         assert newest(Path()).summary["metrics"]["val"]["loss"] == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.long
 def test_separable_rows_end_in_each_fold_and_are_scored(run_train: Type) -> None:
     Path("t.csv").write_text("a,y\n" + "\n".join(f"{number},{'np'[number > 20]}" for number in range(40)) + "\n")
     answer = run_train(f"{TABLE} l2=0 cv=4")
@@ -284,6 +294,7 @@ def test_separable_rows_end_in_each_fold_and_are_scored(run_train: Type) -> None
     assert "complete separation" in answer.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("typed", "most"), [("", 50), ("max_epochs=7", 7)])
 def test_separable_rows_end_in_each_fold_where_the_run_would(
     run_train: Type, typed: str, most: int, monkeypatch: pytest.MonkeyPatch
@@ -304,6 +315,7 @@ def test_separable_rows_end_in_each_fold_where_the_run_would(
 # What else runs on such runs
 
 
+@pytest.mark.long
 def test_jobs_of_a_sweep_are_ranked_by_their_folds(run_train: Type) -> None:
     write_table()
     answer = run_train(f"-m {TABLE} l2=10,0.03,0.001 cv=5")
@@ -316,6 +328,7 @@ def test_jobs_of_a_sweep_are_ranked_by_their_folds(run_train: Type) -> None:
     assert re.search(r"^best: .* l2=0\.03 cv=5$", answer.out, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_a_search_improves_the_cross_validated_score(
     tmp_path: Path, run_train: Type, run_command: Callable[..., Answer]
 ) -> None:
@@ -331,6 +344,7 @@ def test_a_search_improves_the_cross_validated_score(
     assert "`cv=300` must be at most the number of train rows of each class" in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", ["l2=[1,0.1] cv=4", "l1=[0.1,0.01] l1_ratio=0.5 cv=4 cv_rule=one_se", "l2=0.1 cv=4"])
 def test_other_commands_take_such_a_run(tmp_path: Path, run_command: Callable[..., Answer], typed: str) -> None:
     first = train(tmp_path, "dataset=iris", *typed.split())
@@ -351,6 +365,7 @@ def test_other_commands_take_such_a_run(tmp_path: Path, run_command: Callable[..
         assert answer.code == 0, (command, answer.err)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "typed", ["l2=[1,0.1] cv=4", "l1=[0.1,0.01] cv=4 cv_rule=one_se", "l1=[0.1,0.01] l1_ratio=0.5 cv=3"]
 )
@@ -365,12 +380,14 @@ def test_a_run_that_continues_keeps_its_path_and_its_folds(tmp_path: Path, typed
     ]
 
 
+@pytest.mark.long
 def test_a_run_that_continues_draws_the_coefficients_of_its_path(tmp_path: Path) -> None:
     train(tmp_path, "dataset=iris", "l1=[0.1,0.01]", "cv=3", "max_epochs=1", "tolerance=1e-14")
     again = train(tmp_path, "ckpt_path=latest", "max_epochs=3", "report=full")
     assert (again.folder / "figures" / "coefficient_paths.png").exists()
 
 
+@pytest.mark.long
 def test_a_longer_recipe_is_cross_validated_anew_and_an_interrupted_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +444,7 @@ def test_a_mistake_is_answered_in_one_line_and_leaves_nothing(run_train: Type, t
     assert lines == [SETTINGS[typed]]
 
 
+@pytest.mark.long
 def test_what_the_refusals_advise_trains(run_train: Type) -> None:
     write_table(rare=8)
     for typed in (
@@ -442,6 +460,7 @@ def test_what_the_refusals_advise_trains(run_train: Type) -> None:
         assert answer.code == 0, (typed, answer.err)
 
 
+@pytest.mark.long
 def test_one_standard_error_needs_folds(run_train: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table()
     monkeypatch.setattr("logreg.run.choosing_strength.MAX_DEFAULT_ROWS", 0)
@@ -458,6 +477,7 @@ def test_one_standard_error_needs_folds(run_train: Type, monkeypatch: pytest.Mon
     assert run_train(f"{TABLE} 'l1=[0.1]' dataset.split.val=0 cv=5").code == 0
 
 
+@pytest.mark.long
 def test_a_dataset_without_splits_is_not_told_to_split(run_train: Type) -> None:
     for typed, sentence, advised in (
         (
@@ -495,6 +515,7 @@ def test_a_dataset_without_splits_is_not_told_to_split(run_train: Type) -> None:
         assert run_train(f"dataset=toy report=brief accelerator=cpu {advised}").code == 0, advised
 
 
+@pytest.mark.long
 def test_a_path_does_not_continue_with_other_folds(tmp_path: Path, run_command: Callable[..., Answer]) -> None:
     train(tmp_path, "dataset=iris", "l1=[0.02,0.01]", "cv=3", "max_epochs=1", "tolerance=1e-14")
     for typed, sentence in {

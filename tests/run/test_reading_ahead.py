@@ -48,6 +48,7 @@ def test_an_error_is_raised_where_the_table_is_asked_for(tmp_path: Path) -> None
         read_table(*arguments(path))
 
 
+@pytest.mark.long
 def test_a_run_begins_with_its_table_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("x,y\n1,a\n2,b\n")
     code = (

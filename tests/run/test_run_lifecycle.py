@@ -76,6 +76,7 @@ def tutorial(dtype: torch.dtype, epochs: int) -> tuple[list[float], torch.nn.Lin
     return losses, model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "tolerance"), [(32, 1e-5), (64, 1e-12)])
 def test_the_same_loss_as_the_tutorial_at_each_epoch(tmp_path: Path, precision: int, tolerance: float) -> None:
     epochs = 200
@@ -161,6 +162,7 @@ def test_curves_lie_on_one_axis_of_passes_over_the_data(cancer: Run) -> None:
     assert cancer.curve("loss/val")[8] == pytest.approx(cancer.summary["metrics"]["val"]["loss"], rel=1e-6)
 
 
+@pytest.mark.long
 def test_the_schedule_sets_the_learning_rate_of_each_epoch(tmp_path: Path) -> None:
     run = train(
         tmp_path, "dataset=iris", "lr=0.4", "schedule=step", "schedule.every=2", "schedule.factor=0.5", "max_epochs=5"
@@ -202,6 +204,7 @@ def test_the_row_of_an_exact_run_has_all_scores(tmp_path: Path) -> None:
     assert list(run.curve("accuracy/train")) == [run.summary["epochs"]]  # no curve while it trained
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own, in its server
 def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path) -> None:
     # what is a number in one run and text or nothing in another: lr, l2, batch_size, dataset.features, dataset.positive
@@ -268,6 +271,7 @@ def test_train_and_val_loss_share_a_custom_chart(cancer: Run) -> None:
     assert list(layout.category[0].chart[0].multiline.tag) == ["loss/train", "loss/val"]
 
 
+@pytest.mark.long
 def test_the_picture_is_on_disk_and_in_tensorboard(toy: Run) -> None:
     with Image.open(toy.folder / "figures" / "probability.png") as picture:
         pixels = np.asarray(picture)
@@ -293,6 +297,7 @@ def test_a_checkpoint_alone_predicts_on_raw_features(cancer: Run) -> None:
     )
 
 
+@pytest.mark.long
 def test_best_has_the_lowest_loss_on_val(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=40")
     curve = run.curve("loss/val")
@@ -317,6 +322,7 @@ def parameters(run: Run) -> dict[str, Tensor]:
     return tensors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(
     tmp_path: Path, recipe: tuple[str, ...]
@@ -333,6 +339,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(
     assert list(resumed.curve("loss/train")) == [2, 3]
 
 
+@pytest.mark.long
 def test_stopped_from_the_keyboard_it_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +361,7 @@ def test_stopped_from_the_keyboard_it_says_how_to_go_on(
     assert resumed.checkpoint()["epoch"] == 4
 
 
+@pytest.mark.long
 def test_a_run_that_ends_before_its_last_epoch_is_saved_too(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=iris", "optimizer=sgd", "max_epochs=100000", "trainer.max_time={milliseconds: 300}")
     epochs = run.summary["epochs"]
@@ -392,6 +400,7 @@ class SeesRows(Callback):
         self.rows = weakref.ref(trainer.train_dataloader.dataset.features)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("splits", [(), ("dataset.split.val=0", "dataset.split.test=0", "dataset.limit=400")])
 def test_the_rows_that_an_exact_fit_has_copied_are_freed_before_the_report(
     tmp_path: Path, splits: tuple[str, ...]
@@ -439,6 +448,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -454,6 +464,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_before_there_were_exact_optimizers_goes_on(tmp_path: Path) -> None:
     first = train(tmp_path, "max_epochs=2")
     held = first.checkpoint()
@@ -464,6 +475,7 @@ def test_a_checkpoint_of_before_there_were_exact_optimizers_goes_on(tmp_path: Pa
     assert list(train(tmp_path, "ckpt_path=latest", "max_epochs=3").curve("loss/train")) == [3]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_before_offsets_were_subtracted_is_refused_in_words_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -517,6 +529,7 @@ def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest
     assert "must be a checkpoint of logreg" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_diverging_run_says_so_and_leaves_no_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = {*threading.enumerate()}
     with working_in(tmp_path):
@@ -527,6 +540,7 @@ def test_a_diverging_run_says_so_and_leaves_no_thread(tmp_path: Path, capsys: py
     assert printed.err.splitlines()[-1].startswith("loss/train became nan in epoch ")
 
 
+@pytest.mark.long
 def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, "dataset=blobs", "max_epochs=1")
     with working_in(tmp_path):
@@ -534,6 +548,7 @@ def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys
     assert "the checksum of the rows of" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_time_limit_ends_with_a_whole_epoch(tmp_path: Path) -> None:
     # Half an epoch could not be resumed bit for bit.
     typed = ("dataset=blobs", "dataset.rows=40000", "batch_size=64", "max_epochs=100000")
@@ -544,6 +559,7 @@ def test_a_time_limit_ends_with_a_whole_epoch(tmp_path: Path) -> None:
     assert list(run.curve("loss/train")) == list(range(1, run.summary["epochs"] + 1))
 
 
+@pytest.mark.long
 def test_the_resumed_file_is_written_down_and_not_the_word_latest(tmp_path: Path) -> None:
     first = train(tmp_path, "dataset=iris", "max_epochs=1")
     resumed = train(tmp_path, "ckpt_path=latest", "max_epochs=2")
@@ -552,6 +568,7 @@ def test_the_resumed_file_is_written_down_and_not_the_word_latest(tmp_path: Path
     assert any(file in override for override in resumed.summary["overrides"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", ["runs/höhe", "a b/c"])
 def test_folders_may_have_any_name(tmp_path: Path, folder: str) -> None:
     run = train(tmp_path, "dataset=iris", "max_epochs=1", f"hydra.run.dir={folder}")
@@ -653,6 +670,7 @@ def test_the_certificate_of_stochastic_gradient_descent_is_true(cancer: Run, exa
     assert list(gaps.values()) == sorted(gaps.values(), reverse=True)
 
 
+@pytest.mark.long
 def test_an_exact_run_that_is_cut_short_warns_and_goes_on_to_the_optimum(tmp_path: Path, exact: Run) -> None:
     short = train(tmp_path, "dataset=breast_cancer", "l2=0.01", "max_epochs=2")
     found = short.summary["optimality"]
@@ -670,6 +688,7 @@ def test_an_exact_run_that_is_cut_short_warns_and_goes_on_to_the_optimum(tmp_pat
     assert long["epochs"] < again["epochs"] <= long["epochs"] + 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_polishing_takes_a_first_order_run_to_its_certified_optimum(tmp_path: Path, exact: Run, optimizer: str) -> None:
     typed = ("dataset=breast_cancer", "l2=0.01", f"optimizer={optimizer}", "max_epochs=3", "polish=true")
@@ -681,6 +700,7 @@ def test_polishing_takes_a_first_order_run_to_its_certified_optimum(tmp_path: Pa
     assert found["value"] == pytest.approx(exact.summary["optimality"]["value"], rel=2e-6)
 
 
+@pytest.mark.long
 def test_a_run_without_an_intercept_is_certified_against_the_best_without_one(tmp_path: Path, exact: Run) -> None:
     typed = ("dataset=breast_cancer", "l2=0.01", "intercept=false", "init=linear", "max_epochs=30")
     sgd, newton = (train(tmp_path, *typed, f"optimizer={optimizer}") for optimizer in ("sgd", "newton"))
@@ -693,6 +713,7 @@ def test_a_run_without_an_intercept_is_certified_against_the_best_without_one(tm
     assert 0 < ours["value"] - best["value"] <= ours["gap"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", [("toy",), ("breast_cancer",), ("wine",), ("digits", "dataset.limit=400")])
 def test_without_a_penalty_separable_classes_have_no_finite_optimum(tmp_path: Path, typed: tuple[str, ...]) -> None:
     # However far training came: it is the data that says so.
@@ -718,6 +739,7 @@ def no_finite_optimum(folder: Path) -> tuple[str, ...]:
     return ("dataset=table", "dataset.path=t.csv", "dataset.target=y", *held_out, "l2=0", "optimizer=lbfgs")
 
 
+@pytest.mark.long
 def test_an_exact_optimizer_is_warned_that_there_is_no_optimum_and_ends_early(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -736,6 +758,7 @@ def test_an_exact_optimizer_is_warned_that_there_is_no_optimum_and_ends_early(
     assert 50 < train(tmp_path, "ckpt_path=latest").summary["epochs"] <= 100
 
 
+@pytest.mark.long
 def test_a_first_order_optimizer_is_warned_and_keeps_its_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -760,6 +783,7 @@ def test_without_a_penalty_classes_that_overlap_have_one(tmp_path: Path) -> None
     assert found["objective"] == "mean binary cross-entropy, no penalty"
 
 
+@pytest.mark.long
 def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, "dataset=iris", "max_epochs=1", "hydra.run.dir=mine")
     capsys.readouterr()
@@ -895,6 +919,7 @@ def points(run: Run) -> dict[str, list[tuple[int, float]]]:
     return scalars | {tag: [(event.step, 0.0) for event in events.Images(tag)] for tag in tags["images"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", KILLED)
 def test_a_run_that_was_killed_when_training_was_over_is_finished_to_the_bit(
     killed: dict[str, Path], tmp_path: Path, when: str, capfd: pytest.CaptureFixture[str]
@@ -927,6 +952,7 @@ def test_a_run_that_was_killed_when_training_was_over_is_finished_to_the_bit(
     assert capfd.readouterr().err.splitlines()[-1].startswith(f"`max_epochs` must exceed the {epochs} epochs in ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["in an epoch", "in an epoch of Adam"])
 def test_a_run_that_was_killed_in_an_epoch_goes_on_in_its_folder(
     killed: dict[str, Path], tmp_path: Path, when: str
@@ -942,6 +968,7 @@ def test_a_run_that_was_killed_in_an_epoch_goes_on_in_its_folder(
     assert finished.checkpoint("best")["epoch"] == straight.checkpoint("best")["epoch"]
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_while_it_polished_goes_on_polishing(killed: dict[str, Path], tmp_path: Path) -> None:
     when = "while it polishes"
     finished = train(killed[when], "ckpt_path=latest")
@@ -952,6 +979,7 @@ def test_a_run_that_was_killed_while_it_polished_goes_on_polishing(killed: dict[
     assert found["value"] == pytest.approx(straight["value"], abs=found["gap"] + straight["gap"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["before any checkpoint", "between two checkpoints"])
 def test_a_run_that_was_killed_before_it_had_a_checkpoint_starts_again_in_its_folder(
     killed: dict[str, Path], tmp_path: Path, when: str
@@ -967,6 +995,7 @@ def test_a_run_that_was_killed_before_it_had_a_checkpoint_starts_again_in_its_fo
     assert not [path for path in mine.rglob(".*") if path.name != ".hydra"]
 
 
+@pytest.mark.long
 def test_with_other_settings_it_is_another_run(killed: dict[str, Path], tmp_path: Path) -> None:
     here = tmp_path / "here"
     shutil.copytree(killed["in an epoch"], here)
@@ -978,6 +1007,7 @@ def test_with_other_settings_it_is_another_run(killed: dict[str, Path], tmp_path
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.long
 def test_the_strength_of_a_path_stays_with_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train(tmp_path, "dataset=iris", "l2=[1,0.1]")
     resumed = train(tmp_path, "ckpt_path=latest")
@@ -1039,6 +1069,7 @@ ALLOCATION = {
 """What SLURM sets in an allocation; a process that srun starts there has the variables of its step, too."""
 
 
+@pytest.mark.long
 def test_a_plain_python_in_an_allocation_is_one_process(
     tmp_path: Path, cancer: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

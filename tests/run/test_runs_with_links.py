@@ -38,6 +38,7 @@ def of_link(link: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.long
 def test_a_run_ends_with_what_is_known_of_its_optimum(link: str, of_link: Path) -> None:
     run = newest(of_link)
     found, loss = run.summary["optimality"], LOSSES[link]
@@ -57,6 +58,7 @@ def test_a_run_ends_with_what_is_known_of_its_optimum(link: str, of_link: Path) 
     assert "WARNING" not in text
 
 
+@pytest.mark.long
 def test_logit_is_the_loss_that_there_was(models: Models, tmp_path: Path) -> None:
     run, before = train(tmp_path, "link=logit", "l2=0.1", "optimizer=newton"), models.run("toy")
     assert run.summary["objective"]["loss"] == "bce"
@@ -72,6 +74,7 @@ def cloglog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["onnx", "json", "safetensors", "sklearn", "torch_export"])
 def test_formats_give_the_probabilities_of_the_model(
     kind: str, cloglog: Path, run_command: RunCommand, tmp_path: Path
@@ -82,6 +85,7 @@ def test_formats_give_the_probabilities_of_the_model(
     assert float(answer.out.split("agrees to ")[1].split()[0]) <= (1e-6 if kind == "onnx" else 1e-12)
 
 
+@pytest.mark.long
 def test_onnx_has_the_operators_of_each_link(of_link: Path, run_command: RunCommand) -> None:
     answer = run_command(of_link, "export", "format=onnx", "output=model.onnx")
     assert answer.code == 0, answer.err
@@ -107,6 +111,7 @@ def test_other_commands_take_the_link_from_the_checkpoint(cloglog: Path, run_com
     assert estimator.loss == "loglog"  # it sorts the classes, malignant and benign
 
 
+@pytest.mark.long
 def test_certify_says_stationary_of_a_loss_that_is_not_convex(run_command: RunCommand, tmp_path: Path) -> None:
     train(tmp_path, "link=cauchit", "l2=0.1", "optimizer=newton")
     answer = run_command(tmp_path, "certify", "ckpt_path=latest")
@@ -114,6 +119,7 @@ def test_certify_says_stationary_of_a_loss_that_is_not_convex(run_command: RunCo
     assert "optimal" not in answer.out.split("verdict")[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("link", ["probit", "cloglog"])
 def test_class_weights_are_taken_out_of_the_probabilities(link: str, run_command: RunCommand, tmp_path: Path) -> None:
     run = train(
@@ -133,6 +139,7 @@ def test_class_weights_are_taken_out_of_the_probabilities(link: str, run_command
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", "0.1"), ("adam", "0.02")])
 def test_first_order_optimizers_follow_the_gradient_of_the_link(optimizer: str, lr: str, tmp_path: Path) -> None:
     run = train(
@@ -154,6 +161,7 @@ def test_the_estimator_takes_a_link_as_its_loss() -> None:
     np.testing.assert_allclose(model.predict_proba(features)[:, 1], torch.distributions.Normal(0, 1).cdf(logits))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

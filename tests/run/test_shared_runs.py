@@ -311,6 +311,7 @@ def assert_same_answers(cells: Sequence[Cell], rows: Path, folder: Path, size: i
     assert not faults, "\n".join(f"{name}: {what}" for name, what in faults.items())
 
 
+@pytest.mark.long
 def test_runs_of_two_processes_give_the_answer_of_one(rows: Path, tmp_path: Path) -> None:
     cells = [one for one in (*matrix(), *large(), *others()) if one.name in QUICK]
     assert len(cells) == len(QUICK)

@@ -74,6 +74,7 @@ def assert_same_model(ours: Run, theirs: Run, same: float = SAME) -> None:
     torch.testing.assert_close(intercept, other_intercept, rtol=0, atol=same * max(size, 1.0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("classes", "arguments", "standardize"),
     [
@@ -102,6 +103,7 @@ def test_exact_fits_are_those_of_dense_rows(
         assert mine["metrics"][split] == pytest.approx(theirs["metrics"][split], rel=1e-7)
 
 
+@pytest.mark.long
 def test_sparse_features_are_not_standardized_by_default(tmp_path: Path) -> None:
     written = write(tmp_path)
     by_default = fitted(tmp_path, written.sparse, "l2=1e-2")
@@ -109,6 +111,7 @@ def test_sparse_features_are_not_standardized_by_default(tmp_path: Path) -> None
     assert fitted(tmp_path, written.dense, "l2=1e-2").checkpoint()["hyper_parameters"]["facts"]["mean"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("l2=auto",), ("l2=path", "cv=3"), ("l1=[0.1,0.03,0.01,0.003]", "l2=0", "cv=3")])
 def test_the_strength_that_is_chosen_is_that_of_dense_rows(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     written = write(tmp_path)
@@ -124,6 +127,7 @@ def test_the_strength_that_is_chosen_is_that_of_dense_rows(tmp_path: Path, argum
     assert mine["loss"]["mean"] == pytest.approx(theirs["loss"]["mean"], rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("classes", "arguments", "standardize"),
     [
@@ -222,6 +226,7 @@ def test_evaluation_repeats_the_numbers_of_the_run_and_takes_other_files(
     assert "must have features that train has, 1 to 30, got 31" in wide.err
 
 
+@pytest.mark.long
 def test_a_zero_that_is_written_states_that_features_begin_with_0(tmp_path: Path, run_command: RunCommand) -> None:
     lines = [f"{row % 2} 1:{row} 3:1\n" for row in range(20)]
     (tmp_path / "new.svm").write_text("0 0:1 3:1\n")
@@ -255,6 +260,7 @@ def test_the_checkpoint_of_a_sparse_run_is_certified(sparse_run: Path, run_comma
     assert json.loads(answer.out)["optimal"] is True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["json", "safetensors", "sklearn", "sklearn_only", "torch_export", "onnx"])
 def test_every_format_agrees_with_the_model(sparse_run: Path, run_command: RunCommand, name: str) -> None:
     answer = run_command(sparse_run, "export", f"format={name}", "overwrite=true", "ckpt_path=latest")
@@ -262,6 +268,7 @@ def test_every_format_agrees_with_the_model(sparse_run: Path, run_command: RunCo
     assert "agrees to" in answer.out
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     path, settings = write(tmp_path).sparse, ("l2=1e-3", "optimizer=adam", "lr=0.01", "batch_size=32")
     whole = model_of(fitted(tmp_path, path, *settings, "max_epochs=4"))
@@ -270,6 +277,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     torch.testing.assert_close(model_of(resumed), whole, rtol=0, atol=0)
 
 
+@pytest.mark.long
 def test_a_report_of_very_many_features_is_small(tmp_path: Path) -> None:
     width, rows = 50_000, 300
     draw = np.random.default_rng(0)
@@ -371,6 +379,7 @@ def test_separation_is_found_in_few_sparse_features(tmp_path: Path) -> None:
     assert "feature 7 separates '1' from '0' perfectly" in run.summary["optimality"]["separation"]
 
 
+@pytest.mark.long
 def test_units_of_tiny_and_huge_features_cost_no_digits(tmp_path: Path) -> None:
     features, labels = rows_of(2)
     coef = []

@@ -90,6 +90,7 @@ def test_the_most_telling_words_are_shown(here: Path, run_command: RunCommand) -
         assert f"| {topic} | {', '.join(shown)}" in (run.folder / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_coefficient_of_text_is_per_unit_and_one_of_a_number_per_deviation(tmp_path: Path) -> None:
     rows = [(text, len(text) + 20 * (topic == "sea"), topic) for text, topic in texts() if topic != "art"]
     with (tmp_path / "letters.csv").open("w", newline="", encoding="utf-8") as file:
@@ -114,6 +115,7 @@ def test_two_classes_have_the_words_of_both(here: Path) -> None:
         assert set(run.summary["tokens"][topic][:3]) <= set(WORDS[topic].split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", ["loss=bce l2=1e-3", "l2=auto", "l2=[1e-2,1e-3]", "dataset.text=[text] l2=1e-3"])
 def test_every_penalty_and_loss_ends_certified(here: Path, typed: str) -> None:
     run = train(here, "dataset=text", "dataset.path=letters.csv", *typed.split())
@@ -210,6 +212,7 @@ def test_onnx_has_no_operators_for_text(here: Path, run_command: RunCommand) -> 
     )
 
 
+@pytest.mark.long
 def test_text_without_the_setting_is_offered_and_the_line_works(here: Path, run_command: RunCommand) -> None:
     rows = [(f"{text} once upon a time in row {row}", topic) for row, (text, topic) in enumerate(texts(180))]
     with (here / "long.csv").open("w", newline="", encoding="utf-8") as file:
@@ -235,6 +238,7 @@ def test_settings_of_the_vocabulary_belong_to_the_model(here: Path, run_command:
     assert "`dataset.min_df` must be that of the checkpoint." in answer.err
 
 
+@pytest.mark.long
 def test_a_large_vocabulary_is_learned_and_used_as_sparse_rows(tmp_path: Path, run_command: RunCommand) -> None:
     draw = np.random.default_rng(0)
     words = ["".join(letters) for letters in draw.choice(list("abcdefgh"), (6_000, 8))]

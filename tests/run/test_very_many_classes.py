@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_flatten
 from logreg.commands import certify, compare, evaluate, predict
 from whole_runs import Run, train, working_in
 
+pytestmark = pytest.mark.long
+
 CLASSES, ROWS = 2200, 6600
 """4.84 million pairs of classes, and as many of a class and a row of a split."""
 

@@ -476,6 +476,7 @@ def test_a_start_at_the_optimum_is_certified(objective: Objective, labels: list[
     assert found.bound.value == pytest.approx(math.log(2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["binary", "one against the rest", "softmax"])
 @pytest.mark.parametrize(("weighted", "intercept"), [(False, True), (True, True), (True, False)])
 def test_what_is_said_of_float32_features_is_true(kind: str, weighted: bool, intercept: bool) -> None:

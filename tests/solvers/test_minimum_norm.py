@@ -178,6 +178,7 @@ def test_rows_of_weight_0_do_not_make_columns_independent(optimizer: str) -> Non
     torch.testing.assert_close(weighed.coef, without.coef, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
 def test_where_a_level_separates_the_other_levels_have_the_least_norm(loss: str, classes: int, optimizer: str) -> None:

@@ -145,6 +145,7 @@ def test_a_small_problem_is_fitted_as_dense_rows_are(dtype: torch.dtype) -> None
     assert found.bound.gap == expected.bound.gap
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("shape", [(500, 300), (100, 400)], ids=["tall", "wide"])
 def test_scikit_learn_finds_the_same(shape: tuple[int, int], classes: int) -> None:
@@ -160,6 +161,7 @@ def test_scikit_learn_finds_the_same(shape: tuple[int, int], classes: int) -> No
     assert 0 <= judged.value - ours.bound.value <= judged.gap
 
 
+@pytest.mark.long
 def test_rows_whose_dense_form_would_not_fit_into_memory_are_fitted() -> None:
     rows, features = 20_000, 300_000  # 48 GB in float64
     draw = np.random.default_rng(0)
@@ -568,6 +570,7 @@ def test_the_gap_is_not_estimated_far_from_the_end_of_the_steps(monkeypatch: pyt
     assert torch.equal(fits[1].coef, fits[0].coef)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 3])
 def test_columns_that_are_not_held_are_selected_from_each_block(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = made(Shape(300, 60, classes))
@@ -608,6 +611,7 @@ def test_separation_is_found_in_sparse_rows() -> None:
     assert find_separation(of_scipy(features), overlapping, 2, "bce").kind == "none"
 
 
+@pytest.mark.long
 def test_of_very_many_sparse_features_single_ones_are_compared() -> None:
     features = sparse.random_array((50, 1_000_000), density=1e-5, rng=np.random.default_rng(0)).tocsr()
     found = find_separation(of_scipy(features), torch.arange(50) % 2, 2, "bce")

@@ -305,6 +305,7 @@ def test_a_mistake_that_all_jobs_share_is_answered_before_the_first(
     assert list(sweep_folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_hydra_composes_each_job_once_and_each_choice_once_before_the_first(
     sweep_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +385,7 @@ def test_a_mistake_in_one_job_is_logged_without_a_traceback(sweep_folder: Path) 
 # In parallel
 
 
+@pytest.mark.long
 def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(run_train: Callable[[str], Answer]) -> None:
     paths = []
     for letter in "ab":
@@ -480,6 +482,7 @@ def test_select_says_what_ranks_and_of_equals_the_stronger_penalty_is_first(
     assert f"best: python scripts/train.py l2={strengths[order[0]]:g}\n" in out
 
 
+@pytest.mark.long
 def test_jobs_say_what_they_are_ranked_by_and_all_by_the_same(
     sweep_folder: Path, run_train: Callable[[str], Answer]
 ) -> None:

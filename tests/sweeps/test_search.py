@@ -112,6 +112,7 @@ def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_pat
     assert train(tmp_path, *typed, "report=brief").summary["metrics"]["val"]["loss"] == best
 
 
+@pytest.mark.long
 def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, run_command: RunCommand) -> None:
     assert run_command(tmp_path, "sweep", *IRIS, "trials=3").code == 0
     answer = run_command(tmp_path, "sweep", *IRIS, "trials=6")
@@ -123,6 +124,7 @@ def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Pat
     assert tried(tmp_path / folder) == tried(whole / folder)
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -141,6 +143,7 @@ def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Pat
     assert again[0].number != trial.number
 
 
+@pytest.mark.long
 def test_a_trial_that_is_killed_as_it_begins_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = Search("s", sqlite_url(tmp_path / "s.db"), [Range.read("lr", "log(1e-3,1)")], [], 0, True)
     with monkeypatch.context() as patched:
@@ -202,6 +205,7 @@ def test_another_search_does_not_go_on_with_the_study(whole: Path, run_command: 
     assert answer.err.startswith("`study` must continue iris_l2_lr as it began: its settings dataset=iris")
 
 
+@pytest.mark.long
 def test_what_falls_behind_is_broken_off(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "max_epochs=12", "search.lr=log(1e-5,1)", "trials=8")
     assert run_command(tmp_path, "sweep", *typed).code == 0
@@ -221,6 +225,7 @@ def _of(typed: tuple[str, ...]) -> tuple[list[Range], list[str]]:
     return ranges, [argument for argument in typed if "search." not in argument and "trials" not in argument]
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, run_command: RunCommand) -> None:
     # features of 1e3: with the longer steps they diverge
     typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=3", "search.lr=choice(1e-9,1e300)", "trials=6")
@@ -232,6 +237,7 @@ def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, run_command:
     assert "failed: runs/sweeps/wine_lr/" in answer.out
 
 
+@pytest.mark.long
 def test_groups_and_exact_optimizers_can_be_searched(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "search.optimizer=choice(newton,lbfgs)", "search.l2=log(1e-4,1)", "trials=3")
     assert run_command(tmp_path, "sweep", *typed).code == 0
@@ -240,6 +246,7 @@ def test_groups_and_exact_optimizers_can_be_searched(tmp_path: Path, run_command
     assert all(row["optimality/converged"] == "True" for row in rows)
 
 
+@pytest.mark.long
 def test_trials_share_one_reading_of_the_data(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +294,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.long
 def test_a_mistake_that_all_trials_share_leaves_nothing(tmp_path: Path, run_command: RunCommand) -> None:
     answer = run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trainer.bogus=1", "trials=3")
     assert answer.code == 2
@@ -307,6 +315,7 @@ def test_a_mistake_is_answered_in_one_line(
     assert answer.left == []
 
 
+@pytest.mark.long
 def test_a_failure_is_kept_as_plain_values(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=2", "search.lr=uniform(1e200,1e300)", "trials=1")
     answer = run_command(tmp_path, "sweep", *typed)
@@ -317,6 +326,7 @@ def test_a_failure_is_kept_as_plain_values(tmp_path: Path, run_command: RunComma
     assert plain["error"] in answer.out
 
 
+@pytest.mark.long
 def test_a_password_in_the_address_of_a_database_is_not_repeated(tmp_path: Path, run_command: RunCommand) -> None:
     for address in ("nosuch://me:hunter2@host/trials", "nosuch://host/trials?user=me&password=hunter2"):
         for key in ("storage", "storag"):  # also where the key is mistyped
@@ -327,6 +337,7 @@ def test_a_password_in_the_address_of_a_database_is_not_repeated(tmp_path: Path,
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.long
 def test_processes_that_open_a_new_study_at_the_same_moment_share_it(tmp_path: Path) -> None:
     import optuna
     import sqlalchemy  # noqa: F401  # before the fork, so that all of them are as quick
@@ -356,6 +367,7 @@ def test_groups_of_sweeps_that_start_together_share_their_study(tmp_path: Path) 
         assert len(rows_of(here / "runs" / "sweeps" / "iris_l2")) == 3
 
 
+@pytest.mark.long
 def test_a_trial_that_was_killed_after_its_summary_is_no_row(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "search.l2=log(1e-4,1)", "trials=2")
     assert run_command(tmp_path, "sweep", *typed).code == 0
@@ -368,6 +380,7 @@ def test_a_trial_that_was_killed_after_its_summary_is_no_row(tmp_path: Path, run
     assert rows_of(folder) == before
 
 
+@pytest.mark.long
 def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, run_command: RunCommand) -> None:
     for name in ("a", "b"):
         (tmp_path / name / (200 * name)).mkdir(parents=True)
@@ -383,6 +396,7 @@ def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, run_com
     assert all(len(os.fsencode(folder.name)) <= 255 for folder in folders)
 
 
+@pytest.mark.long
 def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=digits", "dataset.limit=200", "search.l2=log(1e-4,100)", "trials=4", "select=accuracy")
     answer = run_command(tmp_path, "sweep", *typed)
@@ -399,6 +413,7 @@ def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, run_comman
     assert answer.err.startswith("`study` must continue digits_l2 as it began: ")
 
 
+@pytest.mark.long
 def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None:
     ranges = [Range.read("lr", "log(1e-3,1)")]
     for sign in (-1, 1):
@@ -416,6 +431,7 @@ def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None
         assert search.best[0] == (0.1 if sign < 0 else 0.5)
 
 
+@pytest.mark.long
 def test_trials_that_name_no_strength_choose_their_own(tmp_path: Path, run_command: RunCommand) -> None:
     answer = run_command(tmp_path, "sweep", "dataset=iris", "search.loss=choice(bce,cross_entropy)", "trials=2")
     assert answer.code == 0, answer.err
@@ -432,6 +448,7 @@ def test_what_cannot_be_told_is_not_looked_for(tmp_path: Path, run_command: RunC
     )
 
 
+@pytest.mark.long
 def test_stopped_between_the_summary_and_the_storage_it_goes_on(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

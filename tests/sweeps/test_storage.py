@@ -115,6 +115,7 @@ def in_time(ask: Callable[[], Any]) -> Any:
     return answer
 
 
+@pytest.mark.long
 def test_processes_keep_the_total_and_make_no_trial_twice(shared: str, opened: Opened) -> None:
     def work() -> None:
         one = opened(shared, "together")
@@ -152,6 +153,7 @@ def test_who_asks_at_the_same_moment_gets_another_trial(
     assert values != others
 
 
+@pytest.mark.long
 def test_a_trial_of_a_killed_machine_is_made_again(
     shared: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_suspended_process_learns_that_its_trial_is_lost(
     assert [one.number for one in other.counted] == [1]
 
 
+@pytest.mark.long
 def test_a_sweep_waits_for_another_machine_and_takes_over(
     tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +281,7 @@ def test_a_driver_that_is_missing_is_named_with_its_package() -> None:
         assert message == f"`storage` must have the package {module}: pip install '{package}'."
 
 
+@pytest.mark.long
 def test_a_broken_journal_is_told_before_trials_and_amid_them(tmp_path: Path, run_command: RunCommand) -> None:
     file = tmp_path / "trials.log"
     assert run_command(tmp_path, "sweep", *IRIS, "trials=1", f"storage={file}").code == 0

@@ -47,6 +47,7 @@ def digits(batch_size: int | None = 50) -> TensorDataModule:
     return TensorDataModule(build_dataset("digits", {}), batch_size, {"val": 0.2, "test": 0.2}, dtype=torch.float64)
 
 
+@pytest.mark.long
 def test_a_batch_whose_logits_are_many_is_added_up_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     def fitted(batch_size: int | None, reduction: Reduction) -> LogisticModule:
         data = TensorDataModule(
@@ -224,6 +225,7 @@ def test_facts_may_be_plain_as_a_checkpoint_has_them() -> None:
     assert module.facts == data.facts
 
 
+@pytest.mark.long
 def test_binary_softmax_is_the_binary_fit_with_half_the_penalty() -> None:
     # scikit-learn #28703: switching the loss silently changes the strength of the penalty by 2.
     raw = build_dataset("blobs", {"rows": 200})

@@ -163,6 +163,7 @@ FITS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "fits"),
     [
@@ -251,6 +252,7 @@ def interrupted(processes: Processes, folder: Path, fits: list[Fit]) -> tuple[li
     return all_fitted(processes, fits), continued(processes, folder, None, fits)
 
 
+@pytest.mark.long
 def test_a_fit_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
     whole = all_fitted(None, RESUMED)
     continued(None, tmp_path, 1)

@@ -114,6 +114,7 @@ def learned(data: TensorDataModule) -> Tensor:
     return model.in_source_units()[0]
 
 
+@pytest.mark.long
 @given(table=tables(), seed=st.integers(0, 9))
 @settings(max_examples=25)
 def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, seed: int) -> None:
@@ -136,6 +137,7 @@ def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, 
     torch.testing.assert_close(after, before, atol=0, rtol=0)
 
 
+@pytest.mark.long
 @given(table=tables())
 @settings(max_examples=25)
 def test_the_matrix_is_as_wide_as_it_has_names_and_finite_and_each_block_of_levels_sums_to_one_or_none(
@@ -159,6 +161,7 @@ def test_the_matrix_is_as_wide_as_it_has_names_and_finite_and_each_block_of_leve
     assert start == features.shape[1]
 
 
+@pytest.mark.long
 @given(table=tables(), order=st.randoms(use_true_random=False))
 @settings(max_examples=20)
 def test_the_order_of_the_columns_changes_nothing_but_the_order(table: pa.Table, order: Any) -> None:
@@ -171,6 +174,7 @@ def test_the_order_of_the_columns_changes_nothing_but_the_order(table: pa.Table,
         assert coef == pytest.approx(theirs[name], rel=1e-9, abs=1e-12)  # sums in another order
 
 
+@pytest.mark.long
 @given(table=tables(), order=st.permutations(range(ROWS)))
 @settings(max_examples=20)
 def test_the_order_of_the_rows_changes_neither_levels_nor_fills(table: pa.Table, order: list[int]) -> None:
@@ -180,6 +184,7 @@ def test_the_order_of_the_rows_changes_neither_levels_nor_fills(table: pa.Table,
     torch.testing.assert_close(features_of(one)[order], features_of(other), atol=0, rtol=0)
 
 
+@pytest.mark.long
 @given(table=tables())
 @settings(max_examples=20)
 def test_the_encoding_comes_back_from_plain_values(table: pa.Table) -> None:

@@ -44,6 +44,7 @@ def mixed_table() -> pa.Table:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("free", [False, True])
 def test_sparse_rows_have_the_values_of_the_dense_matrix(

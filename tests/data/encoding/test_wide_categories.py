@@ -204,6 +204,7 @@ def wide_table(rows: int, **policy: Any) -> tuple[Any, Tensor]:
     return read_columns(table, **policy), torch.from_numpy((draw.random(rows) < 1 / (1 + np.exp(-logits))).astype(int))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", [{}, {"min_level_rows": 6}, {"buckets": 256}])
 def test_a_fit_of_sparse_rows_is_that_of_dense_ones(policy: dict[str, Any]) -> None:
     columns, labels = wide_table(3000, **policy)

@@ -146,6 +146,7 @@ def _one_of_eight(folder: Path) -> None:
     (folder / f"read-{os.getpid()}").write_text(str(same(kept, some())))
 
 
+@pytest.mark.long
 def test_one_of_eight_processes_computes_and_all_get_the_entry(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")  # a fresh process would import torch eight times
     processes = [fork.Process(target=_one_of_eight, args=(tmp_path,)) for _ in range(8)]

@@ -54,6 +54,7 @@ def refused(run_train: RunTrain, command: str, *words: str) -> str:
     return answer.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("suffix", "open_"), [(".gz", gzip.open), (".bz2", bz2.open)])
 @pytest.mark.parametrize("header", [b"x,y\n", b""])
 def test_a_compressed_table_that_expands_too_much_is_refused(
@@ -70,6 +71,7 @@ def test_a_compressed_table_that_expands_too_much_is_refused(
     )
 
 
+@pytest.mark.long
 def test_a_compressed_table_of_a_usual_ratio_is_read(run_train: RunTrain, small: None) -> None:
     draw = np.random.default_rng(0).normal(size=200_000)
     rows = "".join(f"{value:.3f},{n % 2}\n" for n, value in enumerate(draw))
@@ -123,6 +125,7 @@ def test_compressed_arrays_that_expand_too_much_are_refused(run_train: RunTrain,
     assert run_train(f"{FEATURES}x.npz").code == 0  # as it advises
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("shape", "end"), [([10**12, 1], 4 * 10**12), ([10**12, 1], 32), ([2**62, 2**62], 32)])
 def test_tensors_whose_header_states_more_than_the_file_holds_are_refused(
     run_train: RunTrain, shape: list[int], end: int

@@ -114,6 +114,7 @@ def test_every_other_model_without_its_head_returns_the_input_of_the_head(
 # what the features are
 
 
+@pytest.mark.long
 def test_features_agree_with_a_plain_loop_over_torchvision(tmp_path: Path, weights: Callable[..., str]) -> None:
     root = write(tmp_path / "root", *FILES)
     raw = frozen(root, backbone="resnet18", weights=weights("resnet18")).read()
@@ -142,6 +143,7 @@ def test_rows_classes_and_notes_are_those_of_the_source(tmp_path: Path) -> None:
         assert torch.equal(ours.tables[split].labels, table.labels)
 
 
+@pytest.mark.long
 def test_the_size_of_the_batches_does_not_matter(tmp_path: Path) -> None:
     root = write(tmp_path / "root", *(f"{c}/{n}.png" for c in "ab" for n in range(5)))
     first, second = (features_of(frozen(root, batch_size=size).read()) for size in (3, 64))
@@ -190,6 +192,7 @@ def test_random_weights_are_always_the_same_and_leave_the_seed_alone() -> None:
     assert Backbone.build(SMALL, "none").facts == first.facts
 
 
+@pytest.mark.long
 def test_from_facts_builds_the_same_backbone(tmp_path: Path, weights: Callable[..., str]) -> None:
     root = write(tmp_path / "root", *FILES)
     raw = frozen(root, weights=weights()).read()
@@ -229,6 +232,7 @@ def test_with_a_filled_cache_torchvision_is_not_imported(tmp_path: Path, monkeyp
     assert torch.equal(features_of(dataset.read()), features_of(first))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["weights", "backbone", "image"])
 def test_features_are_computed_again_after_a_change(change: str, tmp_path: Path, weights: Callable[..., str]) -> None:
     root, cache = write(tmp_path / "root", *FILES), tmp_path / "cache"
@@ -263,6 +267,7 @@ def test_the_head_of_a_file_may_be_any_or_missing(arguments: dict[str, Any], wei
         assert torch.equal(value, state[key])
 
 
+@pytest.mark.long
 def test_the_state_dicts_that_torchvision_distributes_are_read(weights: Callable[..., str]) -> None:
     def as_of_old(state: Any) -> None:
         for key in list(state):

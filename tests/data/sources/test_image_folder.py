@@ -565,6 +565,7 @@ def rows_of(table: Table) -> list[int]:
     return rows
 
 
+@pytest.mark.long
 def test_groups_prevent_leakage_between_train_and_test(tmp_path: Path) -> None:
     root = patients(tmp_path / "patients", 200)
     listed = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))

@@ -116,6 +116,7 @@ def test_every_format_gives_the_same_rows_features_and_classes(files: Path, type
     assert ours == theirs  # the fingerprint is a checksum of features, labels and split
 
 
+@pytest.mark.long
 def test_two_formats_give_the_same_coefficients(files: Path, tmp_path: Path) -> None:
     pages = []
     for name in ("t.csv.gz", "t.parquet"):
@@ -491,6 +492,7 @@ def test_the_report_describes_the_table(run: Run) -> None:
     assert run.summary["majority"]["accuracy"].keys() == {"train", "val", "test"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weights", ["dataset.class_weight=balanced", "dataset.class_weight={good: 3}", ""])
 def test_the_report_warns_that_class_weights_change_probabilities(files: Path, tmp_path: Path, weights: str) -> None:
     run = train(
@@ -504,6 +506,7 @@ def test_the_report_warns_that_class_weights_change_probabilities(files: Path, t
         assert run.summary["dataset"]["class_weight"] == {"fair": 1.0, "good": 3.0, "ideal": 1.0}
 
 
+@pytest.mark.long
 def test_a_resumed_run_on_a_table_equals_an_uninterrupted_one(long_table: Path, tmp_path: Path) -> None:
     recipe = (
         "dataset=table", f"dataset.path={long_table}", "dataset.target=y", "dataset.weight=w",
@@ -519,6 +522,7 @@ def test_a_resumed_run_on_a_table_equals_an_uninterrupted_one(long_table: Path, 
 # Real tables
 
 
+@pytest.mark.long
 def test_diamonds_beat_the_majority(true_tables: Path, tmp_path: Path) -> None:
     run = train(
         tmp_path, "dataset=table", f"dataset.path={true_tables / 'diamonds.csv'}", "dataset.target=cut",
@@ -582,6 +586,7 @@ def test_the_index_of_pandas_is_left_out_and_an_id_is_noted(tmp_path: Path) -> N
     assert any(re.search(r"ids.*: id$", note) for note in data.notes)
 
 
+@pytest.mark.long
 def test_a_checkpoint_reads_new_files_with_the_missing_values_of_its_training(tmp_path: Path) -> None:
     a = [*range(50), *["?"] * 10]
     path = write(tmp_path, a=a, b=alternating(1, 2, 3), y=alternating("no", "yes"))
@@ -605,6 +610,7 @@ def test_a_checkpoint_reads_new_files_with_the_missing_values_of_its_training(tm
         reader.read(str(write(tmp_path, a=[1])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -976,6 +982,7 @@ def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path: Path, monkey
         assert block.kept["b"].to_pylist()[:3] == ["p0", "p1", "p0"]
 
 
+@pytest.mark.long
 def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -1163,6 +1170,7 @@ def test_the_sep_line_of_spreadsheets_states_the_separator(
         assert torch.equal(torch.cat([block.features for block in blocks]), stored)
 
 
+@pytest.mark.long
 def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "h" * 1_200_000  # a block of Arrow's has 2**20 bytes
     path = tmp_path / "t.csv"

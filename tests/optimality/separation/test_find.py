@@ -75,6 +75,7 @@ def in_other_units(features: Array, draw: np.random.Generator) -> Array:
     return scaled
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("problems", [80, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_kind_is_that_of_the_definition(problems: int) -> None:
     seen: Counter[str] = Counter()
@@ -100,6 +101,7 @@ def overlapping(draw: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
     return np.concatenate([features, features[both]]), np.concatenate([labels, 1 - labels[both]])
 
 
+@pytest.mark.long
 def test_no_false_alarm_where_a_few_rows_overlap() -> None:
     for seed in range(100):
         draw = np.random.default_rng(seed)
@@ -109,6 +111,7 @@ def test_no_false_alarm_where_a_few_rows_overlap() -> None:
         )
 
 
+@pytest.mark.long
 def test_a_dummy_of_one_class_only_is_named() -> None:
     for seed in range(30):
         draw = np.random.default_rng(seed)
@@ -130,6 +133,7 @@ def separable(draw: np.random.Generator, rows: int, columns: int) -> tuple[Array
     return features + 0.01 * np.outer(labels - 0.5, direction), labels
 
 
+@pytest.mark.long
 def test_no_miss_where_a_plane_separates_all() -> None:
     for seed in range(40):
         draw = np.random.default_rng(seed)
@@ -154,7 +158,7 @@ def test_many_columns_are_separated_or_overlap(rows: int, columns: int) -> None:
         ("wine", "bce", "complete", (0, 1, 2)),
         ("iris", "cross_entropy", "quasi-complete", (0,)),
         ("iris", "bce", "quasi-complete", (0,)),
-        ("digits", "cross_entropy", "complete", tuple(range(10))),
+        pytest.param("digits", "cross_entropy", "complete", tuple(range(10)), marks=pytest.mark.long),
         # 8 and 9 are separated from the rest in part
         pytest.param("digits", "bce", "quasi-complete", tuple(range(10)), marks=pytest.mark.slow),
     ],
@@ -383,6 +387,7 @@ def statuses_of_programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return statuses
 
 
+@pytest.mark.long
 def test_a_clock_that_hurries_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = in_digits()
     assert 10 < len(found.columns) < 62  # of sparse directions; 61 columns vary
@@ -457,6 +462,7 @@ def test_every_step_of_a_search_counts_its_work(draw: torch.Generator, monkeypat
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 def test_where_naming_is_too_much_work_no_class_is_named_by_a_sparse_direction(
     loss: str, monkeypatch: pytest.MonkeyPatch
@@ -470,6 +476,7 @@ def test_where_naming_is_too_much_work_no_class_is_named_by_a_sparse_direction(
     assert (cut.kind, cut.classes) == (found.kind, found.classes)
 
 
+@pytest.mark.long
 def test_more_work_decides_then_finds_any_direction_then_a_sparse_one(monkeypatch: pytest.MonkeyPatch) -> None:
     programs = statuses_of_programs(monkeypatch)
     monkeypatch.setattr("logreg.optimality.separation.find.NAMING_WORK", 0.0)

@@ -86,6 +86,7 @@ def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() ->
     assert InverseHessianNorms(rows, none.expand(3), none.expand(3), 1.0).reach == min(alone) == alone[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str) -> None:

@@ -355,6 +355,7 @@ def test_an_evaluation_in_hand_spares_a_pass_unless_it_is_saturated() -> None:
     assert found.gradient.tolist() == [pytest.approx([-small, 0.0], rel=1e-12)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize(("seeds", "size"), [(range(15), 2e4), pytest.param(range(125), 2e5, marks=pytest.mark.slow)])
 def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(penalty: str, seeds: range, size: float) -> None:
@@ -399,6 +400,7 @@ def without_joint_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("off", [0.0, 1e-3, 0.1, 1.0])
 @pytest.mark.parametrize(("signal", "l2"), [(1.0, 1e-2), (1.0, 1e-4), (4.0, 1e-3)])
 def test_many_outputs_are_bounded_by_products_as_by_the_matrix(
@@ -420,6 +422,7 @@ def test_many_outputs_are_bounded_by_products_as_by_the_matrix(
     assert by_products.gap <= 2 * (by_matrix.gap + by_matrix.rounding)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("penalty", ["l2", "l1", "elastic net"])
 def test_bounds_by_products_hold(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logreg.solvers.bounds.bound.forms_hessian", lambda problem: False)  # else curvature decides
@@ -458,6 +461,7 @@ class SmallBlocks:
             yield from parts(block, self._size)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block_rows", [100_000, 1])
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("precisely", [False, True])

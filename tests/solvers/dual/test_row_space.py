@@ -368,6 +368,7 @@ def test_nearly_orthogonal_rows_need_no_inverse_where_it_is_too_large(monkeypatc
     assert (grams, curvatures, roots) == (0, 0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 3])
 def test_correlated_rows_take_newton_steps(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(400, 2400, classes)
@@ -382,6 +383,7 @@ def test_correlated_rows_take_newton_steps(classes: int, monkeypatch: pytest.Mon
     assert found.bound.value == pytest.approx(double.bound.value, rel=1e-9)
 
 
+@pytest.mark.long
 def test_inverses_larger_than_the_data_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", 0)
     features, labels = correlated(60, 250, 6)
@@ -465,6 +467,7 @@ def test_rows_without_weight_count_for_nothing(intercept: bool) -> None:
     torch.testing.assert_close(whole.coef, part.coef, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.long
 def test_a_class_without_rows_and_rows_of_one_class() -> None:
     features, labels = nearly_orthogonal(60, 400, 3)
     found = fit(features, labels, Objective("cross_entropy", l2=0.01), 5, tolerance=1e-8)
@@ -473,6 +476,7 @@ def test_a_class_without_rows_and_rows_of_one_class() -> None:
     assert found.bound.value == pytest.approx(reference.minimum.value, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("little", [row_space.MIN_INVERSE_NUMEL, 0])
 @pytest.mark.parametrize("odd", ["zeros", "three factors"])
 def test_dependent_rows_are_solved_with_and_without_held_inverses(
@@ -491,6 +495,7 @@ def test_dependent_rows_are_solved_with_and_without_held_inverses(
     assert 0 <= found.bound.value - least + 1e-12 <= min(found.bound.gap + 2e-12, 1e-3 * least)
 
 
+@pytest.mark.long
 def test_the_gram_matrix_is_computed_in_float64_where_float32_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     for seed in range(6):  # float32 is enough for some, by the luck of rounding

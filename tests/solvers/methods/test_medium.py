@@ -141,6 +141,7 @@ def test_narrow_features_far_from_zero_are_left_to_the_general_solver(solved: li
     assert solved == [False]
 
 
+@pytest.mark.long
 def test_an_unbalanced_class_and_separated_rows(solved: list[bool]) -> None:
     features, labels = drawn()
     rare = labels * (torch.arange(3000) % 20 == 0)
@@ -320,6 +321,7 @@ def test_the_first_step_saves_passes(solved: list[bool]) -> None:
     assert solved == [True, True]
 
 
+@pytest.mark.long
 def test_about_every_evaluation_in_float64_is_the_last_one(solved: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     exact_ones: list[bool] = []
 
@@ -363,6 +365,7 @@ def test_one_odd_number_among_features_of_medium_size_is_seen(
             fit(features, labels, objective, sample_weight=weight)
 
 
+@pytest.mark.long
 def test_a_sample_that_bounds_the_gap_has_enough_rows_at_once(
     solved: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +500,7 @@ def test_other_problems_are_not_of_medium_size() -> None:
     assert not medium_size(Objective("bce", l2=1e-3), rows=MemoryRows(features[:100], labels[:100]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("coef", "intercept"), [(0.0, -800.0), (1e3, 0.0), (1e5, 1e5)])
 def test_a_start_where_no_row_has_curvature(coef: float, intercept: float) -> None:
     features, labels = drawn()

@@ -98,6 +98,7 @@ def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(of
     assert found.passes <= 40
 
 
+@pytest.mark.long
 def test_columns_that_are_nearly_equal_in_float64_end_within_some_passes() -> None:
     draw = np.random.default_rng(0)
     x = draw.standard_normal((200, 12))
@@ -224,6 +225,7 @@ def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
     assert found.bound.value == pytest.approx(least.value, rel=1e-9)
 
 
+@pytest.mark.long
 def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None:
     # The error of coefficients goes with the square root of the gap, so a fit without a penalty ends at a smaller gap.
     for seed in range(20):
@@ -235,6 +237,7 @@ def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None
         assert found.bound.gap <= 2e-7 * found.bound.value
 
 
+@pytest.mark.long
 def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:
     features, labels = torch.tensor([[0.0], [-0.0875], [-0.0594], [0.0]]), torch.tensor([2, 0, 0, 2])
     for loss, least in (("bce", 2 * math.log(2)), ("cross_entropy", math.log(2))):
@@ -322,6 +325,7 @@ def test_the_rounding_of_a_bound_does_not_grow_as_l1_shrinks(l1: float) -> None:
     assert found.bound.rounding < 1e-7  # 1e-12 / l1 before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [28, 30])
 def test_quasi_newton_steps_that_fail_on_heavy_tailed_rows_are_followed_by_newtons_method(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)

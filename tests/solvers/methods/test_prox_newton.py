@@ -167,6 +167,7 @@ def test_the_answer_does_not_depend_on_units_and_offsets(weighted: bool) -> None
     torch.testing.assert_close(moved.coef, plain.coef, rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [25, 50])
 @pytest.mark.parametrize("fraction", [1e-1, 1e-2, 1e-3])
 def test_few_rows_of_many_features_that_separate_the_classes_are_certified(fraction: float, rows: int) -> None:
@@ -202,6 +203,7 @@ def test_a_rare_feature_that_a_sample_of_the_rows_does_not_show(rows: int, featu
         assert fit(x, labels, Objective("bce", l1=1e-5)).converged
 
 
+@pytest.mark.long
 def test_pivots_that_would_cycle_end() -> None:
     torch.manual_seed(4)
     x = torch.randn(1281, 9).double() @ torch.randn(9, 46).double() + 0.1 * torch.randn(1281, 46).double()

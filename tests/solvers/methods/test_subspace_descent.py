@@ -170,6 +170,7 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 
+@pytest.mark.long
 def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
@@ -323,6 +324,7 @@ def test_the_estimated_gap_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.value > 100
 
 
+@pytest.mark.long
 def test_it_comes_as_near_to_the_optimum_as_float32_tells() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
@@ -337,6 +339,7 @@ def test_it_comes_as_near_to_the_optimum_as_float32_tells() -> None:
     torch.testing.assert_close(state.solution.sum(0), torch.zeros(141).double(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_f_never_increases_however_far_away_descent_starts() -> None:
     features, labels, objective = large(rows=5000)
     features[::50] *= 30  # rows on which a quadratic model is soon wrong
@@ -350,6 +353,7 @@ def test_f_never_increases_however_far_away_descent_starts() -> None:
     assert kinds.count("EvaluateAfterStep") > kinds.count("SubspaceHessian") + 1  # some steps were shortened
 
 
+@pytest.mark.long
 def test_descent_ends_where_f_and_its_gradient_have_fallen_to_zero() -> None:
     features, labels = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double(), torch.arange(60) % 2
     memory = MemoryRows(features, labels, labels.double())  # only class 1 counts: the intercept has no optimum
@@ -405,6 +409,7 @@ def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:
     assert kinds.count("CurvatureSample") == 1  # the second one is made at once, without a look at the spectrum
 
 
+@pytest.mark.long
 def test_each_strength_of_a_path_takes_one_pass_in_float64() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
@@ -421,6 +426,7 @@ def test_each_strength_of_a_path_takes_one_pass_in_float64() -> None:
     assert precise == [Evaluate] * len(strengths)  # which is that of the certificate
 
 
+@pytest.mark.long
 def test_steps_for_one_strength_span_the_point_of_least_gradient_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
@@ -449,6 +455,7 @@ def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
         assert MemoryRows(torch.empty(3, features, device="meta"), labels).block_rows == rows  # of 32 MiB
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) -> None:
     classes, objective = KINDS[kind]

@@ -450,6 +450,7 @@ STARTS = {
 """Fits that start from a sample of the rows: classes, loss, optimizer, features and rows."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("name", STARTS)
 def test_fits_from_a_sample_end_where_one_process_does(name: str, processes: int) -> None:
@@ -497,6 +498,7 @@ def _all_solved(processes: Processes | None) -> list[tuple[Tensor, Bound]]:
 
 
 # the test above has two simulated ones
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [*(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2)), 3])
 def test_real_processes_find_and_certify_the_optimum_of_one(processes: int) -> None:
     of_ranks = in_processes(processes, _all_solved)

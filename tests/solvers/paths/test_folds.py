@@ -56,6 +56,7 @@ def general_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_l1_path, "MAX_ROW_NUMBERS", 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strengths", [RIDGE, LASSO, ELASTIC_NET], ids=["ridge", "lasso", "elastic net"])
 @pytest.mark.parametrize(("classes", "loss"), [(2, "bce"), (3, "bce"), (3, "cross_entropy")])
 @pytest.mark.parametrize("general", [False, True])
@@ -82,6 +83,7 @@ def test_each_point_is_the_optimum_without_its_fold(
             torch.testing.assert_close(point.point[:, :-1], alone.coef, rtol=distance, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_weights_classes_and_the_sum_are_those_of_a_fit(reduction: str, intercept: bool) -> None:
@@ -148,6 +150,7 @@ def glmnet_table() -> tuple[Tensor, Tensor, Tensor]:
     return x, (x[:, 0] + x[:, 1] + i % 3 > 1).long(), i % 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alpha", GLMNET)
 def test_deviances_and_coefficients_are_those_of_glmnet(alpha: float) -> None:
     x, y, folds = glmnet_table()
@@ -202,6 +205,7 @@ def test_all_coefficients_are_0_from_the_largest_slope_on(classes: int, loss: st
             assert int((found.coef != 0).any()) == expected
 
 
+@pytest.mark.long
 def test_leaving_one_row_out_gives_the_fits_without_each_row() -> None:
     x, y = table(rows=30)
     rows, folds = MemoryRows(x, y), torch.arange(30)
@@ -215,6 +219,7 @@ def test_leaving_one_row_out_gives_the_fits_without_each_row() -> None:
                 torch.testing.assert_close(point.point[:, :-1], alone.coef, rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strengths", [RIDGE, LASSO], ids=["ridge", "lasso"])
 def test_a_weight_of_2_is_the_row_twice(strengths: Sequence[Strength]) -> None:
     x, y = table()

@@ -33,6 +33,7 @@ def test_each_point_is_the_optimum_of_its_strength(features: int, classes: int, 
     assert not points[0].point[:, :-1].any()
 
 
+@pytest.mark.long
 def test_a_step_along_the_path_takes_few_passes() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(300, 500, generator=draw, dtype=torch.float64)

@@ -19,6 +19,7 @@ from logreg.solvers.paths.ridge_folds import MAX_PRODUCTS, fit_ridge_folds, fits
 from logreg.solvers.source_units import stored_rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
 def test_features_far_from_0_are_certified_without_an_intercept(loss: str, classes: int) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -31,6 +32,7 @@ def test_features_far_from_0_are_certified_without_an_intercept(loss: str, class
     assert all(point.converged for path in (paths.full, *paths.of_folds) for point in path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("class_weight", [(), (1.0, 3.0, 0.5)])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -73,7 +75,9 @@ def test_softmax_paths_in_a_batch_are_the_fits_of_each_problem_alone(
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
+@pytest.mark.parametrize(
+    ("loss", "classes"), [("bce", 2), ("bce", 3), pytest.param("cross_entropy", 3, marks=pytest.mark.long)]
+)
 def test_sparse_paths_in_a_batch_are_the_fits_of_each_problem_alone(
     loss: str, classes: int, reduction: Literal["mean", "sum"], intercept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_batch_of_sparse_rows_ends_where_products_are_too_many(monkeypatch: py
     assert all(point.converged for path in (paths.full, *paths.of_folds) for point in path)
 
 
+@pytest.mark.long
 def test_few_products_give_the_steps_of_a_softmax_path(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = load_digits(return_X_y=True)
     rows = MemoryRows(torch.from_numpy(X[:600]), torch.from_numpy(y[:600]))

@@ -72,6 +72,7 @@ def test_each_point_is_as_near_to_its_optimum_as_its_bound(
         assert float(loss + penalty) == pytest.approx(point.bound.value, rel=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ratio", [1.0, 0.6])
 def test_offsets_are_known_terms_of_the_logits(ratio: float) -> None:
     x, y, weights = table(2)

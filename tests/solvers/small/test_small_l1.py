@@ -95,6 +95,7 @@ def test_it_is_the_optimum_of_another_program() -> None:
     torch.testing.assert_close(found.coef, torch.from_numpy(least.coef), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-6, 1e-9])
 def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
     for seed in range(10):

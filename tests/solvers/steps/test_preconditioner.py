@@ -41,6 +41,7 @@ def factored(rows: int, features: int, factors: int) -> Tensor:
     return noise.addmm_(common, torch.randn(factors, features, generator=draw))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("intercept", [False, True])
 def test_few_rows_tell_the_common_factors_of_many_features(intercept: bool) -> None:
     rows = factored(2000, 600, 5) + 3  # more features than a quarter of the rows, so that no block is held
@@ -49,6 +50,7 @@ def test_few_rows_tell_the_common_factors_of_many_features(intercept: bool) -> N
     assert condition(rows, l2=1e-3, intercept=intercept) < 1000
 
 
+@pytest.mark.long
 def test_each_output_has_its_own_curvature_along_common_factors() -> None:
     rows = factored(3000, 800, 6)  # more features than a quarter of the rows, so that no block is held
     draw = torch.Generator().manual_seed(4)
