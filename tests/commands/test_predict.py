@@ -364,13 +364,19 @@ def test_files_without_a_header_are_read_from_their_first_line_on(
         text = line_ends.join([*rows, ""]).encode()
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
         assert run_command(tmp_path, "predict", "input=-").out == expected.out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"1.5,1,yes\n2\n")))
+    assert "got 1 in line 2" in run_command(tmp_path, "predict", "input=-").err
+    pyarrow.parquet.write_table(pa.table({"column_1": [1.5], "7": [1]}), tmp_path / "short.parquet")
+    answer = run_command(tmp_path, "predict", "input=short.parquet")
+    assert answer.err.startswith("`input` must have the column 'column_2' that the model learned from")
+    assert "header" not in answer.err
     (tmp_path / "short.csv").write_text("1.5\n")
     answer = run_command(tmp_path, "predict", "input=short.csv")
     assert (answer.code, answer.err) == (
         2,
-        "`input` must have the column 'column_2' that the model learned from [in short.csv]. Without a header the "
-        "place of a column is its name: they must be those of training, with that of the classes, which may be "
-        "empty.\n",
+        "`input` must have the column 'column_2' that the model learned from [in short.csv]. Without a header "
+        "columns are known by their places, which must be those of training: leave the column of the classes empty, or "
+        "out if it is the last.\n",
     )
 
 

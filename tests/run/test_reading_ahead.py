@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from logreg.data.formats import tables
 from logreg.data.formats.tables import begin_reading, read_table
 from logreg.data.formats.text_tables import TextOptions
+from logreg.data.sources.table_reading import TableReading
 from logreg.errors import DataError
 
 
@@ -46,6 +48,29 @@ def test_an_error_is_raised_where_the_table_is_asked_for(tmp_path: Path) -> None
     begin_reading(*arguments(path))
     with pytest.raises(DataError, match="2 values in every line, got 3 in line 3"):
         read_table(*arguments(path))
+
+
+def test_a_program_that_ends_before_its_table_is_read_keeps_its_exit_code(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "table.csv.gz", "wt", compresslevel=1) as file:
+        file.write("x,y\n" + "1.25,a\n" * 400_000)
+    code = (
+        "import sys\n"
+        "from logreg.data.formats.tables import begin_reading\n"
+        "from logreg.data.formats.text_tables import TextOptions\n"
+        "begin_reading('table.csv.gz', 'dataset.path', ['x', 'y'], (), TextOptions(), ())\n"
+        "sys.exit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_of_several_files_and_of_folders_none_is_begun_with(tmp_path: Path) -> None:
+    for name in ("train.csv", "val.csv", "folder/part.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x,y\n1,a\n2,b\n")
+    TableReading(train_path=str(tmp_path / "train.csv"), val_path=str(tmp_path / "val.csv"), target="y").begin()
+    TableReading(path=str(tmp_path / "folder"), target="y").begin()
+    assert not tables._BEGUN
 
 
 @pytest.mark.long

@@ -67,8 +67,8 @@ MOST_NAMES = 20
 
 
 NO_NAMES = (
-    "Without a header the place of a column is its name: they must be those of training, with that of the classes, "
-    "which may be empty."
+    "Without a header columns are known by their places, which must be those of training: leave the column of the "
+    "classes empty, or out if it is the last."
 )
 """Advice for a file without a header that lacks a column."""
 
@@ -332,6 +332,8 @@ class NewRowsReader:
         for name in names:
             if name not in present:
                 advice = if_no_header(header, "header") if self.header else NO_NAMES
+                if suffix_of(source) in BINARY_SUFFIXES:
+                    advice = ""
                 if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
                     whole = repr(SEPARATORS.get(suffix_of(source), ","))
                     advice = f"Its header was split: separator={whole} keeps it whole."

@@ -129,7 +129,7 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             of_spelling, of_other = spelling_coefficients(column, places, mine)
             weights.append(of_spelling)
             padded = [level for level in column.levels if level != level.strip()]
-            if padded:  # levels of a binary file with blanks around them, which mean what they are with their blanks
+            if padded:  # levels of a binary file with blanks around them are other levels than those without
                 branch = make_union(branch, make_pipeline(text, objects, one_hot(padded)))
                 at = {spelled: position for position, spelled in enumerate(places)}
                 with_blanks, without = [at[level] for level in padded], [at[level.strip()] for level in padded]

@@ -212,3 +212,22 @@ def test_numbers_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for column in table.columns:
         first, second = column.to_numpy(), column.to_numpy()
         assert np.shares_memory(first, second)
+
+
+@pytest.mark.parametrize(
+    ("row", "mark", "number"),
+    [
+        ("1,5;2,5;yes", ";", 3),
+        ("1,5;a", ";", 2),
+        ("1,5,a", ",", 3),
+        ("1.5,a;b,yes", ",", 3),
+        ("1.5,a;b", ",", 2),
+        ("1|2|3", "|", 3),
+    ],
+)
+def test_the_separator_of_a_file_without_a_header_is_no_decimal_comma(
+    row: str, mark: str, number: int, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text(f"{row}\n{row}\n")
+    layout = text_tables.text_layout(str(tmp_path / "t.csv"), "k", None, has_header=False)
+    assert (layout.separator, len(layout.header)) == (mark, number)

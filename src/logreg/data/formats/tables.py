@@ -37,7 +37,7 @@ UNNAMED_COLUMN = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
 """Names that pandas gives to columns without a name."""
 
 _BEGUN: dict[Hashable, Future[pa.Table]] = {}
-"""The tables of `begin_reading` that no one has asked for yet, by the arguments of `read_table`."""
+"""The table of `begin_reading` that no one has asked for yet, by the arguments of `read_table`."""
 
 
 def read_header(path: str, key: str, separator: str | None = None, has_header: bool = True) -> Header:
@@ -61,7 +61,9 @@ def read_header(path: str, key: str, separator: str | None = None, has_header: b
         header = text_layout(path, key, separator, has_header).columns
     repeated = [name for name, count in Counter(header.names).items() if name and count > 1]
     if repeated:
-        advice = if_no_header(header.names, "header" if key == "input" else "dataset.header") or "Rename one."
+        is_text = suffix_of(path) not in BINARY_SUFFIXES
+        advice = is_text and if_no_header(header.names, "header" if key == "input" else "dataset.header")
+        advice = advice or "Rename one."
         raise DataError(
             f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {path}]. {advice}"
         )
@@ -130,6 +132,7 @@ def read_table(
             text is not in UTF-8.
     """
     begun = _BEGUN.pop(_request(path, key, columns, as_text, options, codes), None)
+    _BEGUN.clear()  # whoever began with another table does not need it any more
     return _read(path, key, columns, as_text, options, codes) if begun is None else begun.result()
 
 
@@ -152,13 +155,14 @@ def begin_reading(
 ) -> None:
     """Has a thread read what `read_table` is going to be called for, with the same arguments.
 
-    That call waits for the thread, and returns or raises what it has found.  The thread never keeps the process from
-    its end.
+    That call waits for the thread, and returns or raises what it has found.  Only one table is begun with at a time.
     """
     # Before the thread starts: two threads that import the same modules would wait for each other.
     import pyarrow.compute
     import pyarrow.csv
-    import pyarrow.parquet  # noqa: F401  # for its effect
+
+    if suffix_of(path) in BINARY_SUFFIXES:
+        import pyarrow.parquet  # noqa: F401  # for its effect
 
     arguments, found = (path, key, columns, as_text, options, codes), Future["pa.Table"]()
 
@@ -168,8 +172,10 @@ def begin_reading(
         except BaseException as error:  # whoever waits for the table gets it
             found.set_exception(error)
 
+    _BEGUN.clear()
     _BEGUN[_request(*arguments)] = found
-    Thread(target=read, name="reading", daemon=True).start()
+    # No daemon: the interpreter would abort where Arrow calls it after its end.
+    Thread(target=read, name="reading").start()
 
 
 def _request(

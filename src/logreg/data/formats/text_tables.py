@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -186,7 +187,11 @@ def text_layout(path: str, key: str, separator: str | None, has_header: bool = T
 
     usual = SEPARATORS[suffix_of(path)]
     known = separator or (stated[1].decode("latin1") if stated else None)
-    mark, names = explained_read(path, key, lambda: (known, header(known)) if known else _separated(header, usual))
+
+    def find() -> tuple[str, list[str]]:
+        return (known, header(known)) if known else _separated(header, usual, has_header)
+
+    mark, names = explained_read(path, key, find)
     if any("\udc80" <= letter <= "\udcff" or letter < "\t" for name in names for letter in name):
         raise encoding_error(path, key, "the header")
     if not names:
@@ -206,15 +211,21 @@ def _line(text: io.TextIOWrapper, path: str, key: str) -> str:
     return line
 
 
-def _separated(header: Callable[[str], list[str]], usual: str) -> tuple[str, list[str]]:
+def _separated(header: Callable[[str], list[str]], usual: str, has_header: bool) -> tuple[str, list[str]]:
     """The separator of a header, and its names: the usual one, unless the header has a single name by it.
 
-    Then it is the one of ``LIKELY_SEPARATORS`` by which the header has the most names.
+    Then it is the one of ``LIKELY_SEPARATORS`` by which the header has the most names.  A row may have commas in its
+    numbers, which do not separate values where semicolons do.
 
     Args:
-        header: Returns the names of the header by a separator.
+        header: Returns the names of the header by a separator; of a file without a header, the values of the first row.
         usual: The usual separator.
+        has_header: Whether there is a header.
     """
+    values = header(";") if usual == "," and not has_header else []
+    with_comma = [value for value in values if "," in value]
+    if len(values) > 1 and with_comma and all(is_number(value, ",") for value in with_comma):
+        return ";", values
     found = [(usual, header(usual))]
     if len(found[0][1]) == 1:
         found += [(mark, header(mark)) for mark in LIKELY_SEPARATORS if mark in found[0][1][0]]
@@ -590,26 +601,28 @@ def standard_input_blocks(
     options: TextOptions,
 ) -> Iterator[pa.Table]:
     """`open_blocks` for a CSV on standard input, whose header is read at once."""
-    header, lines, separator = "", 0, options.separator
+    header, first_row, lines, separator = "", b"", 0, options.separator
     while not header.strip():
         line = sys.stdin.buffer.readline()
         if not line:
             break
-        header, lines = line.decode("utf-8-sig", errors="replace"), lines + 1
+        first_row = line.removeprefix(codecs.BOM_UTF8)
+        header, lines = first_row.decode(errors="replace"), lines + 1
         if stated := SEPARATOR_LINE.match(line):
             separator, header = separator or stated[1].decode("latin1"), ""
 
     def row(mark: str) -> list[str]:
         return next(csv.reader([header.rstrip("\r\n")], delimiter=mark), [])
 
-    mark, found = (separator, row(separator)) if separator else _separated(row, ",")
+    mark, found = (separator, row(separator)) if separator else _separated(row, ",", options.header)
     if not found:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
     layout = TextLayout(0, mark, found if options.header else numbered(found))
     names = layout.columns.names
     header_names = {name: name for name in choose(names)}
-    first_row = b"" if options.header else header.encode()
-    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines, first_row)
+    if options.header:
+        return _read_blocks("-", key, names, header_names, numbers, options, layout, lines)
+    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines - 1, first_row)
 
 
 def _read_blocks(

@@ -173,16 +173,20 @@ class TableReading:
     def begin(self) -> None:
         """Has a thread read the files; `logreg.data.formats.tables.read_table` then waits for it.
 
-        Files that are read in parts are not begun with.
+        It begins with a single file that is read whole, also if the memory that it has taken by then counts as used.
 
         Raises:
             LogregError: As `wanted`.
         """
+        files = [*self._files().values()]
+        key, path = files[0]
+        if len(files) > 1 or is_sharded(path):
+            return
         wanted = self.wanted()
-        as_text, codes = self._kinds
-        for key, path in wanted.files.values():
-            if not is_sharded(path) and self.cache_key is None:
-                begin_reading(path, key, wanted.columns, as_text, self._text_options, codes)
+        may_be_mapped = self.storage == "auto" and self._may_be_mapped(path, key)
+        if self.cache_key is None and not (may_be_mapped and not fits_into_memory(2 * self._num_bytes)):
+            as_text, codes = self._kinds
+            begin_reading(path, key, wanted.columns, as_text, self._text_options, codes)
 
     def wanted(self) -> Wanted:
         """The files and columns to read.

@@ -64,10 +64,6 @@ LATE_FRACTION = 0.1
 
 Such steps end where they take as long as a Hessian, which bounds the gap by about the predicted decrease."""
 
-MAX_EXTRAPOLATION = 100
-"""Estimated gap, relative to the limit, up to which the point of least gradient in the span of the steps of one fit is
-looked for: its gap is smaller, but hardly by more.  Steps for another l2 span more."""
-
 FAR_TOL = 0.03
 """Predicted decrease, relative to f, above which steps are not slow: far from the optimum f falls by as much, while the
 gradient may grow."""
@@ -139,7 +135,6 @@ class _Steps:
         diagonal: The first matrix, while it is the diagonal.
         made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
             has no Hessian blocks.
-        carried: Pairs of the inverse that are from before these steps; 0 once a certificate with them has failed.
         error: Factor by which the gaps that were estimated at such points have turned out too small.
         left: What is left of the way after each step, relative to f: the estimated gap, or where a certificate is not
             asked for, the predicted decrease.
@@ -161,7 +156,7 @@ class _Steps:
         else:
             state.inverse.change_l2(l2)
         self.made_at = math.inf if self.diagonal is not None else min(self.inverse.made_at, now.value)
-        self.carried, self.error = self.inverse.linear_pairs, 1.0
+        self.error = 1.0
         self.left: list[float] = []
         self.most_diagonal = preconditioner_passes(problem) + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -233,7 +228,7 @@ class _Steps:
         """Certifies the point, or that of least gradient near it, where the estimated gap is small enough.
 
         Returns:
-            The estimated gap, relative to f.
+            The estimated gap of the point, relative to f.
         """
         state, now = self.state, self.now
         state.value = now.value
@@ -243,8 +238,7 @@ class _Steps:
             return gap_here
         if self.exact and (yield from certified_cheaply(state, now, gap_here)):
             return gap_here
-        most = math.inf if self.carried else MAX_EXTRAPOLATION * self.limit
-        extrapolates = self.inverse.linear_pairs > 0 and self.limit < gap_here <= most
+        extrapolates = self.inverse.linear_pairs > 0 and gap_here > self.limit
         flattest, gap = state.point, gap_here
         if extrapolates:
             flattest, gap = least_gradient_point(state, now)
@@ -262,12 +256,12 @@ class _Steps:
                     return gap_there
             error = max(gap_there / max(gap, 1e-300), 1.0)
             if extrapolates:  # which says nothing of the gaps that are estimated at the points of the steps
-                self.error, error = 1.0 if self.carried else self.error * error, 1.0
-                self.inverse.linear_pairs = max(self.inverse.linear_pairs - self.carried, 0)
-                self.carried = 0
+                inverse = self.inverse
+                self.error, error = self.error * error if inverse.linear_pairs <= inverse.own_pairs else 1.0, 1.0
+                inverse.linear_pairs = min(inverse.linear_pairs, inverse.own_pairs)
             self.limit = max(self.limit * CERTIFY_TOL_FACTOR / error, 1e-300)
             return gap_there if self.now is there else min(gap_here, gap_there)
-        return gap
+        return gap_here
 
     @property
     def sample_decrease(self) -> float:
@@ -316,7 +310,7 @@ class _Steps:
             )
             self.made_at = now.value
         state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
-        self.carried, self.error, self.left = 0, 1.0, []
+        self.error, self.left = 1.0, []
 
     def serves_bound_too_long(self) -> bool:
         """Whether a held Hessian would have bounded the gap in the time of the last steps."""
@@ -366,7 +360,7 @@ class _Steps:
     def use_float64(self) -> None:
         """Has the steps evaluated in float64 from here on."""
         self.dtype = torch.float64
-        self.inverse.linear_pairs, self.carried = 0, 0
+        self.inverse.linear_pairs = 0
         self.left, self.error, self.smallest_decrease = [], 1.0, math.inf
 
 

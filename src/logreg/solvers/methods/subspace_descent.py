@@ -221,12 +221,11 @@ def descend(state: SolverState) -> PassRequests[bool]:
     problem, coordinates = state.problem, state.coordinates
     cache: LogitsCache = BlockCache()
     point, last_step, predicted_decrease = state.point, None, math.inf
-    gap_limit, carried = CERTIFY_TOL_FACTOR * state.tolerance, 0
+    gap_limit = CERTIFY_TOL_FACTOR * state.tolerance
     smallest_gap, steps_since_halving, work_since = math.inf, 0, 0.0
     smallest_decrease, rounded_steps = math.inf, 0
     if state.inverse is not None:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
-        carried = state.inverse.linear_pairs
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
     for number in range(MAX_SUBSPACE_STEPS + 1):
         state.point, state.value, state.predicted_decrease = point, now.value, predicted_decrease
@@ -247,8 +246,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
                 if (yield from certified(state, there)):
                     return True
                 state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
-            if carried and state.inverse is not None:
-                state.inverse.linear_pairs, carried = max(state.inverse.linear_pairs - carried, 0), 0
+            if state.inverse is not None and state.inverse.linear_pairs > state.inverse.own_pairs:
+                state.inverse.linear_pairs = state.inverse.own_pairs
             else:
                 gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
         stalls = steps_since_halving == MAX_STEPS_PER_HALVING or rounded_steps == MAX_ROUNDED_STEPS
@@ -269,7 +268,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
                 problem, coordinates, point, by_intercept, block_rows(problem), state.seed
             )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0], now.value)
-            work_since, carried = 0.0, 0
+            work_since = 0.0
         work_since += step_work(problem)
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if last_step is None else [direction, last_step])

@@ -38,6 +38,7 @@ class LimitedMemoryInverse:
 
     Attributes:
         linear_pairs: Newest pairs in a row whose steps are so short that the gradient is about linear along them.
+        own_pairs: Newest pairs that are from steps for the present l2.
         made_at: f at the point whose curvature the preconditioner has; infinite where it has no Hessian blocks.
         steps: Steps since the preconditioner was made, also those for other strengths of l2.
         is_stale: Whether the preconditioner has Hessian blocks with a far larger or smaller l2, and is to be made anew.
@@ -51,7 +52,7 @@ class LimitedMemoryInverse:
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor, made_at: float = math.inf) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
         self._first, self._l2, self.made_at, self.steps, self.is_stale = first, l2, made_at, 0, False
-        self.linear_pairs = 0
+        self.linear_pairs = self.own_pairs = 0
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
         most = min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters)))
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
@@ -111,6 +112,7 @@ class LimitedMemoryInverse:
         self._slots.append(slot)
         self._values.append(value)
         self.linear_pairs = min(self.linear_pairs + 1, self.max_pairs) if is_linear else 0
+        self.own_pairs = min(self.own_pairs + 1, self.max_pairs)
         size, number = math.sqrt(curvature), len(self)
         self._steps[slot], self._changes[slot] = step.flatten() / size, change.flatten() / size
         self._products[:number, slot] = (self._steps[:number] @ self._changes[slot]).double()
@@ -119,7 +121,7 @@ class LimitedMemoryInverse:
 
     def clear(self) -> None:
         """Forgets all pairs."""
-        self.linear_pairs = 0
+        self.linear_pairs = self.own_pairs = 0
         self._slots.clear()
         self._values.clear()
 
@@ -134,7 +136,7 @@ class LimitedMemoryInverse:
             self._steps[:number], self._changes[:number] = self._steps[left], self._changes[left]
             self._products[:number, :number] = self._products[left][:, left]
             self._slots, self._values = list(range(number)), self._values[stale:]
-            self.linear_pairs = min(self.linear_pairs, number)
+            self.linear_pairs, self.own_pairs = min(self.linear_pairs, number), min(self.own_pairs, number)
 
     def change_l2(self, l2: Tensor) -> None:
         """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""
@@ -142,7 +144,7 @@ class LimitedMemoryInverse:
         self._l2 = l2
         if not bool(added.any()):
             return
-        number = len(self)
+        number, self.own_pairs = len(self), 0
         for step, change in zip(self._steps[:number], self._changes[:number], strict=True):
             change += (step.view(-1, len(added)) * added.to(step.dtype)).flatten()
             curvature = float(step @ change)
