@@ -185,8 +185,9 @@ class MediumRows:
         np.negative(small, out=small)
         np.exp(small, out=small)
         np.add(small, 1, out=losses)
-        rounding = losses - 1
-        rounding -= small
+        losses -= 1  # exact, as is the sum below
+        rounding: Array = np.subtract(losses, small, out=small)
+        losses += 1
         rounding /= losses
         np.log(losses, out=losses)
         losses -= rounding
