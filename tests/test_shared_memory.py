@@ -44,21 +44,24 @@ def bounded() -> Iterator[None]:
 def with_another(work: Callable[[SharedMemory], object]) -> Iterator[SharedMemory]:
     """The memory of process 0 of two, while process 1 does its work and is killed."""
     file = memory_file(SharedMemory.num_bytes(2))
-    ready = os.pipe()
+    ready, begins = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         torch.set_num_threads(1)  # those of OpenMP do not outlive a fork, and are waited for
         try:
             memory = SharedMemory(file, 1, 2)
             os.write(ready[1], b"x")
+            os.read(begins[0], 1)  # whoever waits tries the locks of the others, which must have them by then
             work(memory)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.read(ready[0], 1)
     try:
-        yield SharedMemory(file, 0, 2)
+        memory = SharedMemory(file, 0, 2)
+        os.write(begins[1], b"x")
+        yield memory
     finally:
-        for end in ready:
+        for end in (*ready, *begins):
             os.close(end)
         os.kill(child, signal.SIGKILL)  # it waits for this process where a test fails
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
