@@ -54,7 +54,6 @@ from logreg.config import PROCESS_KEYS, SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import shown
 from logreg.launchers import Placement, placement
-from logreg.run.reading_ahead import read_ahead
 from logreg.run_folder import (
     CHECKPOINTS,
     continues_in_place,
@@ -295,7 +294,6 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
     config, placed = RunConfig.from_mapping(plain_config(composed)), placement()
-    read_ahead(config)
     with importing_libraries():
         from logreg.processes import process_group
         from logreg.reports.console import print_summary

@@ -1,6 +1,6 @@
 """Rows: from files and libraries to blocks of features and labels.
 
-The names below are imported when they are first used, as those of `logreg`: tables are read without torch.
+The names below are imported when they are first used, as those of `logreg`.
 """
 
 from importlib import import_module

@@ -21,12 +21,14 @@ from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts
 from logreg.processes import Processes
-from logreg.run.reading_ahead import dataset_arguments
-from logreg.sections import REFUSED_TRAINER_ARGUMENTS, augmentation_of
+from logreg.sections import DATASET_SETTINGS, IMAGE_SETTINGS, REFUSED_TRAINER_ARGUMENTS, augmentation_of
 from logreg.training.callbacks import TimeLimit
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import DTYPES, LogisticModule
 from logreg.training.tracking import RunLogger
+
+SPLIT_BY = {"column": "split_column", "group": "group"}
+"""Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
 
 PASSES_WITHOUT_OPTIMUM = 50
 """Passes of an exact optimizer where no finite optimum exists: the loss no longer changes in its first digits."""
@@ -48,8 +50,13 @@ def build_data(
         model: Facts of a trained model, for which the rows are encoded then.
         processes: The processes that share the rows; ``None`` for one process.
     """
-    own, generic, split = dataset_arguments(config)
-    dataset = build_dataset(config.dataset["name"], own)
+    own = dict(config.dataset)
+    split = dict(own.pop("split", {}))
+    own.pop("recipe", None)  # the command line has filled in the settings from it
+    generic = {key: own.pop(key) for key in (*DATASET_SETTINGS, *IMAGE_SETTINGS) if key in own}
+    # A column that splits rows is an argument of the source; fractions are one of the DataModule.
+    own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
+    dataset = build_dataset(own.pop("name"), own)
     if model is not None and isinstance(dataset, ImageFolder):
         dataset = dataclasses.replace(dataset, model=model.pixels)
     if model is not None and isinstance(dataset, TableFile):

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES, binary_blocks, read_binary, schema_of
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
 UNNAMED_COLUMN = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
 """Names that pandas gives to columns without a name."""
-
-_BEGUN: dict[Hashable, Future[pa.Table]] = {}
-"""The table of `begin_reading` that no one has asked for yet, by the arguments of `read_table`."""
 
 
 def read_header(path: str, key: str, separator: str | None = None, has_header: bool = True) -> Header:
@@ -131,15 +126,6 @@ def read_table(
         DataError: The file is broken, cut off or without rows; a line has another number of values than the header;
             text is not in UTF-8.
     """
-    begun = _BEGUN.pop(_request(path, key, columns, as_text, options, codes), None)
-    _BEGUN.clear()  # whoever began with another table does not need it any more
-    return _read(path, key, columns, as_text, options, codes) if begun is None else begun.result()
-
-
-def _read(
-    path: str, key: str, columns: Sequence[str], as_text: Collection[str], options: TextOptions, codes: Collection[str]
-) -> pa.Table:
-    """`read_table`, here and now."""
     check_text_options(path, suffix_of(path) in BINARY_SUFFIXES, options)
     if suffix_of(path) in BINARY_SUFFIXES:
         table = read_binary(path, key, list(columns))
@@ -148,41 +134,6 @@ def _read(
     if not table.num_rows:
         raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return table
-
-
-def begin_reading(
-    path: str, key: str, columns: Sequence[str], as_text: Collection[str], options: TextOptions, codes: Collection[str]
-) -> None:
-    """Has a thread read what `read_table` is going to be called for, with the same arguments.
-
-    That call waits for the thread, and returns or raises what it has found.  Only one table is begun with at a time.
-    """
-    # Before the thread starts: two threads that import the same modules would wait for each other.
-    import pyarrow.compute
-    import pyarrow.csv
-
-    if suffix_of(path) in BINARY_SUFFIXES:
-        import pyarrow.parquet  # noqa: F401  # for its effect
-
-    arguments, found = (path, key, columns, as_text, options, codes), Future["pa.Table"]()
-
-    def read() -> None:
-        try:
-            found.set_result(_read(*arguments))
-        except BaseException as error:  # whoever waits for the table gets it
-            found.set_exception(error)
-
-    _BEGUN.clear()
-    _BEGUN[_request(*arguments)] = found
-    # No daemon: the interpreter would abort where Arrow calls it after its end.
-    Thread(target=read, name="reading").start()
-
-
-def _request(
-    path: str, key: str, columns: Sequence[str], as_text: Collection[str], options: TextOptions, codes: Collection[str]
-) -> Hashable:
-    """The arguments of `read_table` as a key."""
-    return path, key, tuple(columns), frozenset(as_text), options, frozenset(codes)
 
 
 def open_blocks(

@@ -1,4 +1,4 @@
-"""Which columns of which files make a table, and their reading into Arrow tables.  Nothing here imports torch."""
+"""Which columns of which files make a table, and their reading into Arrow tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from logreg.data.formats.find_shards import find_shards, is_sharded
 from logreg.data.formats.shards import SHARD_SUFFIXES, Shards, TableFiles
 from logreg.data.formats.table_errors import lacking_column
 from logreg.data.formats.tables import (
-    begin_reading,
     check_text_options,
     index_columns,
     indexes_in,
@@ -169,24 +168,6 @@ class TableReading:
         check("dataset.hash", self.hash, optional(power()))
         check("dataset.storage", self.storage, one_of(("auto", "memory", "mapped")))
         check("dataset.cache", self.cache, text())
-
-    def begin(self) -> None:
-        """Has a thread read the files; `logreg.data.formats.tables.read_table` then waits for it.
-
-        It begins with a single file that is read whole, also if the memory that it has taken by then counts as used.
-
-        Raises:
-            LogregError: As `wanted`.
-        """
-        files = [*self._files().values()]
-        key, path = files[0]
-        if len(files) > 1 or is_sharded(path):
-            return
-        wanted = self.wanted()
-        may_be_mapped = self.storage == "auto" and self._may_be_mapped(path, key)
-        if self.cache_key is None and not (may_be_mapped and not fits_into_memory(2 * self._num_bytes)):
-            as_text, codes = self._kinds
-            begin_reading(path, key, wanted.columns, as_text, self._text_options, codes)
 
     def wanted(self) -> Wanted:
         """The files and columns to read.
