@@ -30,7 +30,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sections",
         "settings",
         "shared_memory",
-        "split_names",
         "terminal",
         "stored_form",
     ),
@@ -56,7 +55,6 @@ BASE = {
     "terminal": {"rich"},
     "hardware": set(),
     "launchers": set(),
-    "split_names": set(),
 }
 """What each may import besides the standard library and the others."""
 

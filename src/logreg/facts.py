@@ -15,10 +15,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.split_names import SPLITS as SPLITS
-from logreg.split_names import Split as Split
 from logreg.stored_form import StoredForm
 
+Split = Literal["train", "val", "test"]
 ClassKind = Literal["text", "integer", "float", "boolean"]
 """Type of the classes in the source; their names are always text."""
 
@@ -27,6 +26,9 @@ RARE = "(rare)"
 
 MOST_SCALED_LEVELS = 100
 """Number of levels up to which the features of a column are standardized: with more, most levels are rare."""
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""The splits in their usual order; a dataset may lack val, test or both."""
 
 
 class Batch(NamedTuple):

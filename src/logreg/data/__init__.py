@@ -1,34 +1,30 @@
-"""Rows: from files and libraries to blocks of features and labels.
+"""The datasets that a user can select by name.  To add one, see CONTRIBUTING, "Add a dataset".
 
-The names below are imported when they are first used, as those of `logreg`.
+`TensorDataModule` is imported when it is first used: it brings Lightning, which takes seconds to import, and which the
+encoding of tables does not need.
 """
 
-from importlib import import_module
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from logreg.data.base import BayesClassifier as BayesClassifier
-    from logreg.data.base import Dataset as Dataset
-    from logreg.data.base import RawData as RawData
-    from logreg.data.base import Table as Table
-    from logreg.data.datamodule import TensorDataModule as TensorDataModule
-    from logreg.data.datasets import DATASETS as DATASETS
-    from logreg.data.datasets import build_dataset as build_dataset
-    from logreg.data.datasets import build_frozen_features as build_frozen_features
-    from logreg.data.selection import Selection as Selection
+from logreg.data.base import BayesClassifier, Dataset, RawData, Table
+from logreg.data.selection import Selection
+from logreg.data.sources.blobs import Blobs
+from logreg.data.sources.bundled import Bundled
+from logreg.data.sources.features import Features
+from logreg.data.sources.image_folder import ImageFolder
+from logreg.data.sources.table import TableFile
+from logreg.data.sources.text import Text
+from logreg.data.sources.toy import Toy
+from logreg.data.sources.vision import VISION_DATASETS, Vision
+from logreg.errors import ConfigError, did_you_mean
 
-_MODULES = {
-    "BayesClassifier": "base",
-    "DATASETS": "datasets",
-    "Dataset": "base",
-    "RawData": "base",
-    "Selection": "selection",
-    "Table": "base",
-    "TensorDataModule": "datamodule",
-    "build_dataset": "datasets",
-    "build_frozen_features": "datasets",
-}
-"""The module of each name, within this package."""
+if TYPE_CHECKING:
+    from logreg.data.datamodule import TensorDataModule
 
 __all__ = [
     "DATASETS",
@@ -39,17 +35,70 @@ __all__ = [
     "Table",
     "TensorDataModule",
     "build_dataset",
-    "build_frozen_features",
 ]
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "toy": Toy,
+    "blobs": Blobs,
+    "breast_cancer": partial(Bundled, "breast_cancer"),
+    "iris": partial(Bundled, "iris"),
+    "wine": partial(Bundled, "wine"),
+    "digits": partial(Bundled, "digits"),
+    "table": TableFile,
+    "text": Text,
+    "features": Features,
+    "image_folder": ImageFolder,
+    **{name: partial(Vision, name) for name in VISION_DATASETS},
+}
+"""Class or constructor of each dataset, by name."""
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name at its first use (PEP 562).
+    """Imports `TensorDataModule` at its first use (PEP 562).
 
     Raises:
-        AttributeError: There is none of that name.
+        AttributeError: There is nothing of that name.
     """
-    if name not in _MODULES:
+    if name != "TensorDataModule":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
+    from logreg.data.datamodule import TensorDataModule
+
+    globals()[name] = TensorDataModule
+    return TensorDataModule
+
+
+def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: Any) -> Dataset:
+    """A dataset of the features that a pretrained network (backbone) computes from images.
+
+    Args:
+        source: A dataset of images.
+        backbone: ``name``, ``weights`` and ``batch_size``.
+        device: Device of the backbone.
+
+    Raises:
+        ConfigError: The dataset has no images, or torchvision has no such model.
+    """
+    from logreg.data.sources.frozen_features import FrozenFeatures
+
+    return FrozenFeatures(source, backbone["name"], backbone["weights"], backbone["batch_size"], device)
+
+
+def build_dataset(name: str, arguments: Mapping[str, Any]) -> Dataset:
+    """Builds a dataset by its name.
+
+    Args:
+        name: A key of ``DATASETS``.
+        arguments: Arguments of the dataset, such as ``root``.
+
+    Raises:
+        ConfigError: The name or an argument is unknown, or a value breaks its constraint.
+    """
+    if name not in DATASETS:
+        raise ConfigError.not_a_choice("dataset", DATASETS, name)
+    known = [key for key in inspect.signature(DATASETS[name]).parameters if key != "model"]  # not a setting
+    for key in arguments:
+        if key not in known:
+            raise ConfigError(
+                f"`dataset.{key}` is not an argument of dataset={name}. {did_you_mean(key, known)}".strip()
+            )
+    return DATASETS[name](**arguments)

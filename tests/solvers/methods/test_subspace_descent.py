@@ -204,9 +204,13 @@ def test_pairs_count_as_linear_since_the_last_step_that_was_not() -> None:
         counts.append(inverse.linear_pairs)
     assert counts == [0, 1, 2, 0, 1]
     inverse.update(step, -step, is_linear=True)  # no curvature: it is not stored
-    assert inverse.linear_pairs == 1
+    assert (inverse.linear_pairs, inverse.own_pairs) == (1, 5)
+    inverse.change_l2(2 * problem.penalties(problem.model)[0])
+    assert (inverse.linear_pairs, inverse.own_pairs) == (1, 0)
+    inverse.update(step, step, is_linear=True)
+    assert (inverse.linear_pairs, inverse.own_pairs) == (2, 1)
     inverse.clear()
-    assert inverse.linear_pairs == 0
+    assert (inverse.linear_pairs, inverse.own_pairs) == (0, 0)
 
 
 def test_the_point_of_least_gradient_has_its_intercepts_solved() -> None:

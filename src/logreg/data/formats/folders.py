@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from logreg.errors import DataError
-from logreg.split_names import SPLITS, Split
+from logreg.facts import SPLITS, Split
 
 LAYOUT = "a folder for each class, or train, val and test with a folder for each class in them"
 """Constraint on the folder, for messages."""

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from logreg.data.base import RawData
 from logreg.errors import DataError, name_list
+from logreg.facts import Split
 from logreg.hardware import usable_cores
-from logreg.split_names import Split
 from logreg.terminal import counted, terminal
 
 if TYPE_CHECKING:

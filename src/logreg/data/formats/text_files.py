@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from logreg.data.formats.folders import LAYOUT, files_with, list_folder
 from logreg.data.formats.text_tables import Header
 from logreg.errors import DataError
-from logreg.split_names import SPLITS
+from logreg.facts import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from logreg.constraints import (
     character,
@@ -39,11 +39,9 @@ from logreg.data.formats.tables import (
 from logreg.data.formats.text_tables import Header, TextOptions, if_no_header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list
+from logreg.facts import Split
 from logreg.files import place_name
 from logreg.launchers import placement
-
-if TYPE_CHECKING:
-    from logreg.split_names import Split
 
 ROLE_KEYS = {
     "target": "dataset.target",
