@@ -22,8 +22,8 @@ from logreg.commands.command_line import (
     run_command,
     with_home,
 )
+from logreg.commands.config_files import is_group
 from logreg.commands.overrides import (
-    CONF,
     apply_overrides,
     check_groups,
     composed_config,
@@ -131,7 +131,7 @@ class Plan:
 
     def trial(self, values: Mapping[str, str]) -> RunConfig:
         """The config of one trial; Hydra composes it, which takes a while, only where a group is searched."""
-        if any((CONF / key).is_dir() for key in values):
+        if any(map(is_group, values)):
             return trial_config(self.settings, values)
         return apply_overrides(self.config, parse_overrides([f"{key}={value}" for key, value in values.items()]))
 
