@@ -32,7 +32,7 @@ from logreg.commands.config_files import (
 )
 from logreg.config import PROCESS_KEYS, RunConfig
 from logreg.errors import ConfigError, escaped, shell_line
-from logreg.files import is_there, shown
+from logreg.files import is_there, shown, write_text
 from logreg.run_folder import run_folder_of
 from logreg.sections import SECTIONS, unknown_key
 from logreg.terminal import on_one_line
@@ -46,8 +46,11 @@ ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig(
 KEYS_OF_RUN = {*RunConfig.__dataclass_fields__, "experiment"}
 """What the settings of a run begin with: the keys of its config, and the group that sets some of them."""
 
+OVERRIDES = ".hydra/overrides.yaml"
+"""The file of a run folder in which Hydra keeps what the run was started with."""
+
 MAX_OVERRIDES_BYTES = 2**16
-"""Largest size of .hydra/overrides.yaml, which holds one command line; a larger file is no such file."""
+"""Largest size of that file, which holds one command line; a larger file is no such file."""
 
 
 def _refuse_environment(name: object, *_: object) -> str:
@@ -293,7 +296,7 @@ def overrides_in(folder: Path) -> list[str]:
     Raises:
         ConfigError: The file is missing, or holds something else.
     """
-    file = folder / ".hydra" / "overrides.yaml"
+    file = folder / OVERRIDES
     try:
         if not file.is_file() or file.stat().st_size > MAX_OVERRIDES_BYTES:
             raise ValueError
@@ -307,6 +310,12 @@ def overrides_in(folder: Path) -> list[str]:
             "Copy the .ckpt file out of the run folder, and type the settings."
         ) from error
     return lines
+
+
+def write_overrides(folder: Path, lines: Sequence[str]) -> None:
+    """Keeps the overrides of a run that Hydra did not start, for `overrides_in`."""
+    (folder / OVERRIDES).parent.mkdir(parents=True, exist_ok=True)
+    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create([*lines])))
 
 
 # From overrides to a config
