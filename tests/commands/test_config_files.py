@@ -137,6 +137,21 @@ def test_a_run_of_an_experiment_is_certified_and_continues(
     assert config | {"max_epochs": 3, "ckpt_path": None} == before["config"]
 
 
+def test_a_checkpoint_outside_its_run_folder_continues_with_the_settings_of_its_run(
+    run_train: Callable[[str], Answer],
+) -> None:
+    newest(run_train("dataset=iris max_epochs=3 lr=0.1"))
+    Path("runs/latest").rename("latest")
+    next(Path("runs").glob("iris/*/checkpoints/last.ckpt")).rename("alone.ckpt")
+    refused = run_train("ckpt_path=alone.ckpt max_epochs=4")
+    advice = "Type the settings of its run, which the file lacks, or name another run."
+    line = f"`ckpt_path` must fit the run: the dataset of alone.ckpt is 'iris', of this run 'toy'. {advice}\n"
+    assert (refused.code, refused.err) == (2, line)
+    config = newest(run_train("ckpt_path=alone.ckpt max_epochs=4 dataset=iris lr=0.1"))["config"]
+    assert isinstance(config, dict)
+    assert config["max_epochs"] == 4
+
+
 BROKEN = {
     "missing": ({}, "config_dir=nowhere", "`config_dir` must be a folder, and nowhere is missing."),
     "a file": (
