@@ -1,10 +1,14 @@
-"""The files of settings: those of conf/, and beside them those of a folder of the user's own, ``config_dir``."""
+"""The files of settings: those of conf/, and beside them those of a folder of the user's own, ``config_dir``.
+
+Importing this module registers what files of settings refer to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]  # yaml has no type information
@@ -18,9 +22,26 @@ _PACKAGE = Path(__file__).parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The configs: in the package where it is installed from a wheel, else at the top of the project."""
 
-
 PACKAGE = "# @package _global_"
 """The line by which Hydra takes the keys of a file for those of a run, and not of its group."""
+
+# `trainer` takes any key, unlike the rest of the config: Lightning checks its arguments.
+ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+
+def _refuse_environment(name: object, *_: object) -> str:
+    """Refuses ``${oc.env:NAME}``.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(
+        f"the variable {name} of the environment may hold a secret, and settings are kept in summary.json and in "
+        "checkpoints. Type the value itself; the shell fills in $NAME"
+    )
+
+
+OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
 
 
 def own_folder(overrides: Sequence[Override]) -> Path | None:

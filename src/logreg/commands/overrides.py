@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -40,8 +39,6 @@ from logreg.terminal import on_one_line
 SGD_KEYS = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SECTIONS["optimizer"]["sgd"])}
 """Keys that only a first-order optimizer has: one of them typed alone implies ``optimizer=sgd``."""
 
-# `trainer` takes any key, unlike the rest of the config: Lightning checks its arguments.
-ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
 
 KEYS_OF_RUN = {*RunConfig.__dataclass_fields__, "experiment"}
 """What the settings of a run begin with: the keys of its config, and the group that sets some of them."""
@@ -51,21 +48,6 @@ OVERRIDES = ".hydra/overrides.yaml"
 
 MAX_OVERRIDES_BYTES = 2**16
 """Largest size of that file, which holds one command line; a larger file is no such file."""
-
-
-def _refuse_environment(name: object, *_: object) -> str:
-    """Refuses ``${oc.env:NAME}``.
-
-    Raises:
-        ConfigError: Always.
-    """
-    raise ConfigError(
-        f"the variable {name} of the environment may hold a secret, and settings are kept in summary.json and in "
-        "checkpoints. Type the value itself; the shell fills in $NAME"
-    )
-
-
-OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
 
 
 # From text to overrides
