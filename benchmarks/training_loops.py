@@ -301,7 +301,7 @@ def composed(overrides: Sequence[str], accelerator: str = "cpu", **dataset: str)
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from logreg.commands.overrides import CONF
+    from logreg.commands.config_files import CONF
     from logreg.config import RunConfig
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

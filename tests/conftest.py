@@ -123,7 +123,7 @@ def conf_is_read_once() -> Iterator[None]:
     from hydra._internal.config_repository import ConfigRepository
     from hydra._internal.defaults_list import Overrides, create_defaults_list
 
-    from logreg.commands.overrides import CONF
+    from logreg.commands.config_files import CONF
 
     load, compose, known = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list, {}
 

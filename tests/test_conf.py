@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from logreg import config as config_module
-from logreg.commands.overrides import CONF
+from logreg.commands.config_files import CONF
 from logreg.config import SETTINGS, RunConfig
 from logreg.constraints import check
 from logreg.data import DATASETS

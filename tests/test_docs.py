@@ -24,7 +24,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML brings no types
 
 from logreg.commands.coefficients import OWN as COEFFICIENTS
-from logreg.commands.overrides import CONF
+from logreg.commands.config_files import CONF
 from logreg.commands.predict import OWN as PREDICT
 from logreg.commands.sweep import OWN as SWEEP
 from logreg.config import RunConfig
@@ -389,10 +389,20 @@ def check_options(script: Path, typed: list[str]) -> None:
     assert [one for one in options if not any(f'"{one}"' in source for source in sources)] == []
 
 
+def write_configs(page: str, here: Path) -> None:
+    """Writes the configs that a page shows to the files that their comments name."""
+    for _, kind, text in blocks_of(page):
+        if kind == "yaml":
+            name = next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# mine/"))
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / name).write_text(text, encoding="utf-8")
+
+
 @pytest.mark.parametrize(("page", "line"), [pytest.param(page, line, id=f"{page}: {line}") for page, line in PARSED])
 def test_a_command_that_is_only_named_is_understood(
     page: str, line: str, run_command: RunCommand, tmp_path: Path
 ) -> None:
+    write_configs(page, tmp_path)
     for command in line.partition("  #")[0].split(" && "):
         words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
         program, *typed = words
@@ -596,7 +606,7 @@ def test_every_page_and_picture_is_linked() -> None:
 @pytest.mark.parametrize("page", LINKED)
 def test_every_block_is_of_a_known_kind(page: str) -> None:
     fences = re.findall(r"^ *```(.*)$", text_of(page), re.MULTILINE)
-    assert {"console", "sh", "python", "text"} >= set(fences[::2])
+    assert {"console", "sh", "python", "text", "yaml"} >= set(fences[::2])
     assert set(fences[1::2]) <= {""}
 
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from logreg.commands.overrides import CONF
+from logreg.commands.config_files import CONF
 from logreg.data import TensorDataModule, build_dataset
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective

@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logreg.commands.overrides import CONF, parse_overrides, plain_config
+from logreg.commands.config_files import CONF
+from logreg.commands.overrides import parse_overrides, plain_config
 from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule

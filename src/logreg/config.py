@@ -236,6 +236,13 @@ class RunConfig:
             "latest, best, last, a run folder or a .ckpt file to resume from",
         )
     )
+    config_dir: str | None = field(
+        metadata=_declare(
+            None,
+            optional(text()),
+            "a folder of your own configs beside those of logreg: dataset/NAME.yaml, experiment/NAME.yaml",
+        )
+    )
     facts: str = field(
         metadata=_declare(
             "none",
@@ -338,6 +345,7 @@ ADDED_LATER = {
     "cv_rule": "best",
     "link": "logit",
     "num_nodes": 1,
+    "config_dir": None,
 }
 """Settings that the configs in older checkpoints lack, with the values that these runs had."""
 

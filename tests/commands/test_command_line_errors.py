@@ -19,7 +19,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.commands.overrides import CONF, expand_backbone, implied_overrides, parse_overrides
+from logreg.commands.config_files import CONF
+from logreg.commands.overrides import expand_backbone, implied_overrides, parse_overrides
 from logreg.commands.run_names import data_name, typed_name
 from logreg.commands.train_help import help_text
 from logreg.config import EXACT, SETTINGS, RunConfig
@@ -685,16 +686,22 @@ def test_an_option_does_not_take_a_setting_for_its_value(run_train: Callable[[st
     assert "\nl2: 0.5\n" in answer.out
 
 
-@pytest.mark.parametrize("option", ["--config-dir", "--config-name", "--config-path", "-cd"])
-def test_files_of_settings_elsewhere_are_refused_and_not_passed_over(
-    run_train: Callable[[str], Answer], option: str
+@pytest.mark.parametrize(
+    ("typed", "option", "folder"),
+    [
+        ("--config-dir=mine experiment=toy_tutorial", "--config-dir", "config_dir=mine"),
+        ("-cd 'my own'", "--config-dir", "'config_dir=my own'"),
+        ("--config-name=mine", "--config-name", "config_dir=FOLDER"),
+        ("--config-path=mine", "--config-path", "config_dir=FOLDER"),
+    ],
+)
+def test_hydras_options_for_files_elsewhere_have_a_setting_in_their_place(
+    run_train: Callable[[str], Answer], typed: str, option: str, folder: str
 ) -> None:
-    answer = run_train(f"{option}=mine experiment=toy_tutorial" if option != "-cd" else "-cd mine")
-    named = "--config-dir" if option == "-cd" else option
+    answer = run_train(typed)
     assert (answer.code, answer.err) == (
         2,
-        f"`{named}` must not be used: settings are files of {CONF}. "
-        "Add yours there, such as experiment/NAME.yaml, or type its settings.\n",
+        f"`{option}` must not be used. Type {folder}, a folder with files of your own such as experiment/NAME.yaml.\n",
     )
 
 

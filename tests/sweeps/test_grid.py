@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from logreg.commands.overrides import CONF
+from logreg.commands.config_files import CONF
 from logreg.commands.train import main
 from logreg.errors import DataError
 from logreg.sweeps.grid import run_in_sweep

@@ -112,6 +112,19 @@ def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_pat
     assert train(tmp_path, *typed, "report=brief").summary["metrics"]["val"]["loss"] == best
 
 
+@pytest.mark.parametrize(
+    ("script", "typed", "said"),
+    [("certify", (), r"^verdict +not optimal"), ("train", ("max_epochs=12", "report=brief"), r"\Wiris")],
+)
+def test_a_trial_is_a_run_like_others(
+    whole: Path, tmp_path: Path, run_command: RunCommand, script: str, typed: tuple[str, ...], said: str
+) -> None:
+    trial = min((whole / "runs" / "sweeps" / "iris_l2_lr").glob("0_*"))
+    answer = run_command(tmp_path, script, f"ckpt_path={trial}", *typed)
+    assert (answer.code, "left out" in answer.err) == (0, False), answer.err
+    assert re.search(said, answer.out, re.MULTILINE)
+
+
 @pytest.mark.long
 def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, run_command: RunCommand) -> None:
     assert run_command(tmp_path, "sweep", *IRIS, "trials=3").code == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logreg.commands.command_line import ROOT, importing_libraries, parse_arguments, run_command
+from logreg.commands.config_files import own_folder
 from logreg.commands.overrides import check_groups, composed_config, resumed_overrides
 from logreg.constraints import Constraint, flag, number, text
 from logreg.errors import ConfigError
@@ -68,6 +69,7 @@ RUN_KEYS = (
     "dataset",
     "backbone",
     "experiment",
+    "config_dir",
     "seed",
     "loss",
     "link",
@@ -161,7 +163,8 @@ def _parse(arguments: Sequence[str]) -> tuple[CertifyRequest, bool]:
         before = [line for line in DEFAULTS_OF_FILES if line.partition("=")[0] not in given]
     else:
         checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
-        before = [line for line in resumed_overrides(checkpoint, given) if _group(line) in RUN_KEYS]
+        kept = resumed_overrides(checkpoint, given, own_folder(typed.overrides))
+        before = [line for line in kept if _group(line) in RUN_KEYS]
     if not given & {"dataset", "experiment"} and (checkpoint is None or run_folder_of(checkpoint) is None):
         raise ConfigError("`dataset` must be given: the data that the coefficients were fitted to.")
     config = composed_config([*before, *(override.input_line or "" for override in typed.overrides)])

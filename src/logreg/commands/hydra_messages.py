@@ -12,7 +12,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from logreg.commands.overrides import CONF, RESOLVER_ERROR, all_keys, bases_of, explain_reference_error, keys_in
+from logreg.commands.config_files import CONF, all_keys, keys_in, loaded, with_bases
+from logreg.commands.overrides import RESOLVER_ERROR, explain_reference_error
 from logreg.errors import ConfigError, name_list
 from logreg.sections import unknown_key
 
@@ -60,6 +61,4 @@ def _explain_unknown_key(key: str) -> str:
 
 def _has_key(file: Path, key: str) -> bool:
     """Whether a config, or one whose keys it takes over, has a key."""
-    return key in keys_in(OmegaConf.to_container(OmegaConf.load(file))) or any(
-        _has_key(base, key) for base in bases_of(file)
-    )
+    return any(key in keys_in(OmegaConf.to_container(loaded(one))) for one in with_bases(file))

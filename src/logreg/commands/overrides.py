@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -19,41 +18,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]  # yaml has no type information
 
+from logreg.commands.config_files import (
+    CONF,
+    all_keys,
+    config_file,
+    is_group,
+    loaded,
+    options_of,
+    own_folder,
+    search_path,
+    with_bases,
+)
 from logreg.config import PROCESS_KEYS, RunConfig
 from logreg.errors import ConfigError, escaped, shell_line
-from logreg.files import is_there, shown
+from logreg.files import is_there, shown, write_text
 from logreg.run_folder import run_folder_of
 from logreg.sections import SECTIONS, unknown_key
 from logreg.terminal import on_one_line
 
-_PACKAGE = Path(__file__).parents[1]
-
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-"""The configs: in the package where it is installed from a wheel, else at the top of the project."""
-
 SGD_KEYS = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SECTIONS["optimizer"]["sgd"])}
 """Keys that only a first-order optimizer has: one of them typed alone implies ``optimizer=sgd``."""
 
-# `trainer` takes any key, unlike the rest of the config: Lightning checks its arguments.
-ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+KEYS_OF_RUN = {*RunConfig.__dataclass_fields__, "experiment"}
+"""What the settings of a run begin with: the keys of its config, and the group that sets some of them."""
+
+OVERRIDES = ".hydra/overrides.yaml"
+"""The file of a run folder in which Hydra keeps what the run was started with."""
 
 MAX_OVERRIDES_BYTES = 2**16
-"""Largest size of .hydra/overrides.yaml, which holds one command line; a larger file is no such file."""
-
-
-def _refuse_environment(name: object, *_: object) -> str:
-    """Refuses ``${oc.env:NAME}``.
-
-    Raises:
-        ConfigError: Always.
-    """
-    raise ConfigError(
-        f"the variable {name} of the environment may hold a secret, and settings are kept in summary.json and in "
-        "checkpoints. Type the value itself; the shell fills in $NAME"
-    )
-
-
-OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+"""Largest size of that file, which holds one command line; a larger file is no such file."""
 
 
 # From text to overrides
@@ -123,12 +117,17 @@ def expand_backbone(settings: Sequence[str]) -> list[str]:
 # Checks
 
 
-def check_groups(overrides: Sequence[Override]) -> None:
+def check_groups(overrides: Sequence[Override], own: Path | None = None) -> None:
     """Checks that each group is set to the name of a file in conf/<group>/; in a sweep to several.
+
+    Args:
+        overrides: What was typed.
+        own: A folder with further files; that of ``config_dir`` when ``None``.
 
     Raises:
         ConfigError: It is set to something else, or written in another form.
     """
+    own = own or own_folder(overrides)
     for override in overrides:
         group = override.key_or_group
         if group == "dataset.name":  # it names the run folder, too
@@ -142,9 +141,9 @@ def check_groups(overrides: Sequence[Override]) -> None:
             raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
         if override.is_delete():
             raise _no_deletion(override)
-        if "/" in group or group == "hydra" or not (CONF / group).is_dir():
+        if not is_group(group):
             continue
-        choices = options_of(group)
+        choices = options_of(group, own)
         if override.is_add() or override.is_force_add():
             line = str(override.input_line)
             raise ConfigError(f"`{line}` must be typed without +, since {group} has a value: {line.lstrip('+')}.")
@@ -158,11 +157,6 @@ def _no_deletion(override: Override) -> ConfigError:
     """The mistake to delete a key, as ``~lr`` does."""
     line = f"`{override.input_line}` must be written as key=value: no key can be deleted."
     return ConfigError(f"{line} Leave it out, and the key keeps its value.")
-
-
-def options_of(group: str) -> list[str]:
-    """The names of the files in conf/<group>/."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def _values(override: Override) -> list[Any]:
@@ -212,7 +206,8 @@ def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
     if "dataset.split.val" in given or "cv" not in given or _values(given["cv"]) == [None]:
         return []
     datasets = _values(given["dataset"]) if "dataset" in given else ["toy"]
-    held_out = [_holds_out_val(CONF / "dataset" / f"{name}.yaml") for name in datasets]
+    own = own_folder(overrides)
+    held_out = [_holds_out_val(config_file("dataset", name, own)) for name in datasets]
     # A dataset without held-out rows has no such key.
     return [f"{'' if all(held_out) else '++'}dataset.split.val=0"] if any(held_out) else []
 
@@ -222,41 +217,33 @@ def without_expectation(overrides: Sequence[Override]) -> list[str]:
     given = {override.key_or_group: override for override in overrides}
     if not {"experiment", "dataset"} <= given.keys() or any(key.partition(".")[0] == "expected" for key in given):
         return []
-    own = {_dataset_of(CONF / "experiment" / f"{name}.yaml") for name in _values(given["experiment"]) if name}
+    folder, names = own_folder(overrides), filter(None, _values(given["experiment"]))
+    own = {_dataset_of(config_file("experiment", name, folder)) for name in names}
     return ["expected=null"] if own and own != {*_values(given["dataset"])} else []
 
 
 def _dataset_of(experiment: Path) -> object:
     """The dataset that the config of an experiment chooses."""
-    plain = OmegaConf.load(experiment)
-    assert isinstance(plain, DictConfig)
-    return next((one["override /dataset"] for one in plain.get("defaults", ()) if "override /dataset" in one), None)
+    defaults = loaded(experiment).get("defaults", ())
+    return next((one["override /dataset"] for one in defaults if "override /dataset" in one), None)
 
 
 def _holds_out_val(file: Path) -> bool:
     """Whether the config of a dataset, or one that it builds on, holds out rows for val."""
-    plain = OmegaConf.load(file)
-    assert isinstance(plain, DictConfig)
-    return "split" in plain or any(map(_holds_out_val, bases_of(file)))
+    return any("split" in loaded(one) for one in with_bases(file))
 
 
-def bases_of(file: Path) -> list[Path]:
-    """The configs whose keys a config of the same group takes over."""
-    plain = OmegaConf.load(file)
-    assert isinstance(plain, DictConfig)
-    names = [str(one).partition("@")[0] for one in plain.get("defaults", ()) if "@_here_" in str(one)]
-    return [file.parent / f"{name}.yaml" for name in names if name != "_self_"]
-
-
-def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
+def resumed_overrides(checkpoint: Path, typed: set[str], own: Path | None = None) -> list[str]:
     """The overrides that the run of a checkpoint was started with, less those whose keys are typed anew.
 
     Args:
         checkpoint: The file; one outside a run folder has no such overrides.
         typed: Keys that are typed anew.
+        own: The folder that ``config_dir`` names, where it is among these.
 
     Raises:
-        ConfigError: The run folder does not list its settings, or lists one that `check_groups` refuses.
+        ConfigError: The run folder does not list its settings, or lists one that `check_groups` refuses, or the run had
+            configs of the user's own, and their folder is not typed again.
     """
     folder = run_folder_of(checkpoint)
     if folder is None:
@@ -271,13 +258,17 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     for override in parse_overrides(overrides_in(folder)):
         group = override.key_or_group.split(".")[0]
         # The folder may be of unknown origin, and hydra.* calls functions and writes files.
-        if group not in RunConfig.__dataclass_fields__ or override.package is not None:
+        if group == "config_dir":
+            if group not in typed:
+                added = shell_line([str(override.input_line)])
+                raise ConfigError(f"`ckpt_path` must go with the configs of its run. Add {added} if you trust them.")
+        elif group not in KEYS_OF_RUN or override.package is not None:
             line = f"left out of the settings of {shown(folder)}: {override.input_line}"
             print(on_one_line(line), file=sys.stderr)
         elif override.key_or_group not in typed and group not in groups:
             # arguments of the former optimizer go with it where another one is typed
             kept.append(override)
-    check_groups(kept)
+    check_groups(kept, own)
     return [override.input_line or "" for override in kept]
 
 
@@ -287,7 +278,7 @@ def overrides_in(folder: Path) -> list[str]:
     Raises:
         ConfigError: The file is missing, or holds something else.
     """
-    file = folder / ".hydra" / "overrides.yaml"
+    file = folder / OVERRIDES
     try:
         if not file.is_file() or file.stat().st_size > MAX_OVERRIDES_BYTES:
             raise ValueError
@@ -303,6 +294,12 @@ def overrides_in(folder: Path) -> list[str]:
     return lines
 
 
+def write_overrides(folder: Path, lines: Sequence[str]) -> None:
+    """Keeps the overrides of a run that Hydra did not start, for `overrides_in`."""
+    (folder / OVERRIDES).parent.mkdir(parents=True, exist_ok=True)
+    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create([*lines])))
+
+
 # From overrides to a config
 
 
@@ -313,8 +310,9 @@ def composed_config(lines: Sequence[str]) -> RunConfig:
         ConfigError: A key or a value is at fault.
         HydraException: Hydra found the mistake; `explain_hydra_error` has the message.
     """
+    lines = [*lines, *search_path(parse_overrides(lines))]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return RunConfig.from_mapping(plain_config(compose("config", list(lines))))
+        return RunConfig.from_mapping(plain_config(compose("config", lines)))
 
 
 def plain_config(composed: DictConfig) -> dict[str, object]:
@@ -368,24 +366,3 @@ def explain_reference_error(error: OmegaConfBaseException) -> str:
     if reason.startswith(RESOLVER_ERROR):
         return f"`{error.full_key or 'key=value'}` must be a plain value, since {reason.removeprefix(RESOLVER_ERROR)}."
     return f"`{error.full_key}` must have a value, and it refers to none: {reason}."
-
-
-def all_keys() -> list[str]:
-    """Every key that some config has, with dots."""
-    keys: list[str] = []
-    for file in sorted(CONF.rglob("*.yaml")):
-        group = tuple(part for part in file.parent.relative_to(CONF).parts if part != "base")
-        if "@package _global_" in file.read_text(encoding="utf-8"):
-            group = ()
-        if group[:1] != ("experiment",):
-            keys += keys_in(OmegaConf.to_container(OmegaConf.load(file)), ".".join(group))
-    return sorted(set(keys) - {"defaults", "hydra"})
-
-
-def keys_in(tree: object, prefix: str = "") -> list[str]:
-    """All keys of nested mappings, with dots, each behind ``prefix``."""
-    keys = [prefix] if prefix else []
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            keys += keys_in(value, f"{prefix}.{key}" if prefix else str(key))
-    return keys

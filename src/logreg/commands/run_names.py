@@ -20,7 +20,7 @@ from logreg.files import folder_name, place_name
 UNNAMED = {
     *("ckpt_path", "dataset", "dataset.name", "dataset.path", "dataset.train_path", "dataset.val_path"),
     *("dataset.test_path", "dataset.root", "dataset.cache", "dataset.download"),
-    *("expected", "facts", "report", "verbose"),
+    *("config_dir", "expected", "facts", "report", "verbose"),
 }
 """Keys that are left out of the name of a run folder: they are in the folder above, or do not change the model."""
 

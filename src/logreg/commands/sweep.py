@@ -22,8 +22,8 @@ from logreg.commands.command_line import (
     run_command,
     with_home,
 )
+from logreg.commands.config_files import is_group
 from logreg.commands.overrides import (
-    CONF,
     apply_overrides,
     check_groups,
     composed_config,
@@ -31,6 +31,7 @@ from logreg.commands.overrides import (
     implied_overrides,
     parse_overrides,
     rows_for_folds,
+    write_overrides,
 )
 from logreg.config import SELECT, SETTINGS, RunConfig, is_path
 from logreg.constraints import flag, optional, text, whole
@@ -131,8 +132,8 @@ class Plan:
 
     def trial(self, values: Mapping[str, str]) -> RunConfig:
         """The config of one trial; Hydra composes it, which takes a while, only where a group is searched."""
-        if any((CONF / key).is_dir() for key in values):
-            return trial_config(self.settings, values)
+        if any(map(is_group, values)):
+            return composed_config(trial_overrides(self.settings, values))
         return apply_overrides(self.config, parse_overrides([f"{key}={value}" for key, value in values.items()]))
 
     @property
@@ -183,7 +184,7 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     if values["storage"] is not None:
         check_storage(values["storage"])
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
-    plan = Plan(values, tuple(ranges), tuple(settings), trial_config(settings, first))
+    plan = Plan(values, tuple(ranges), tuple(settings), composed_config(trial_overrides(settings, first)))
     for one in ranges:
         for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
@@ -196,12 +197,12 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     return plan
 
 
-def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfig:
-    """The config of one trial, composed by Hydra.
+def trial_overrides(settings: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """The overrides of one trial, as a run of its own would have them.
 
     Args:
         settings: Settings of all trials.
-        values: Ranges of the keys that are searched, as typed.
+        values: The values of the keys that are searched, as typed.
 
     Raises:
         ConfigError: A key or a value is at fault.
@@ -213,7 +214,7 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
             raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
     check_groups(overrides)
     implied = implied_overrides({override.key_or_group for override in overrides}) + rows_for_folds(overrides)
-    return composed_config([*implied, *(one.input_line or "" for one in overrides)])
+    return [*implied, *(one.input_line or "" for one in overrides)]
 
 
 def _run(arguments: list[str]) -> int:
@@ -386,6 +387,7 @@ def _trial(
     name, _ = SELECT[config.select]
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
     try:
+        write_overrides(folder, trial_overrides(plan.settings, typed))
         data = build_data(config)
         data.adopt_rows_of(shared.setdefault(_data_key(config), data))
         callbacks = [Pruning(trial, name)]

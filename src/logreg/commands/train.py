@@ -36,9 +36,9 @@ from logreg.commands.command_line import (
     run_command,
     with_home,
 )
+from logreg.commands.config_files import CONF, is_group, search_path
 from logreg.commands.hydra_messages import explain_hydra_error
 from logreg.commands.overrides import (
-    CONF,
     composed_config,
     is_override,
     override_lines,
@@ -192,6 +192,7 @@ def _run_hydra(overrides: Sequence[str], options: Sequence[str], sweeping: bool,
         ConfigError: Hydra could not start.
         Exception: That of a single run.
     """
+    overrides = [*overrides, *search_path(parse_overrides(overrides))]
     failures: list[Exception] = []
     job = run_job if sweeping else _collecting(failures, started)
     try:
@@ -241,7 +242,7 @@ def _composing_each_choice_once() -> Iterator[None]:
 def _is_choice(line: str) -> bool:
     """Whether an override decides which keys there are, as that of a group does, or is one of Hydra's own."""
     key = line.partition("=")[0].lstrip("+~")
-    return key.startswith("hydra") or (CONF / key.partition("@")[0]).is_dir()
+    return key.startswith("hydra") or is_group(key.partition("@")[0])
 
 
 def run_job(composed: DictConfig, started: float | None = None) -> float | None:

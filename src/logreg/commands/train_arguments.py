@@ -11,8 +11,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 
 from logreg.commands.command_line import ROOT, check_root
+from logreg.commands.config_files import own_folder
 from logreg.commands.overrides import (
-    CONF,
     check_groups,
     expand_backbone,
     file_as_dataset,
@@ -25,7 +25,7 @@ from logreg.commands.overrides import (
     without_expectation,
 )
 from logreg.config import PROCESS_KEYS
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, shell_line
 from logreg.files import folder_name, shown
 from logreg.run_folder import check_new, find_checkpoint, is_finished, run_folder_of
 
@@ -82,7 +82,7 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
         # The file itself, since "latest" will name another one.
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
         overrides += parse_overrides([f"ckpt_path={quoted(shown(checkpoint))}"])
-        added += resumed_overrides(checkpoint, set(given))
+        added += resumed_overrides(checkpoint, set(given), own_folder(overrides))
         if not sweeping and _continues_in_place(checkpoint, overrides):
             # .hydra stays as it was when the run began
             added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
@@ -128,10 +128,11 @@ def _read_options(options: Sequence[str]) -> argparse.Namespace:
     if read.experimental_rerun is not None:
         raise ConfigError("`--experimental-rerun` must not be used: it runs what is pickled. See ckpt_path.")
     for option in ("config_dir", "config_name", "config_path"):
-        if getattr(read, option) is not None:
+        if (typed := getattr(read, option)) is not None:
+            folder = shell_line([f"config_dir={typed if option == 'config_dir' else 'FOLDER'}"])
             raise ConfigError(
-                f"`--{option.replace('_', '-')}` must not be used: settings are files of {CONF}. "
-                "Add yours there, such as experiment/NAME.yaml, or type its settings."
+                f"`--{option.replace('_', '-')}` must not be used. Type {folder}, a folder with files of your own such "
+                "as experiment/NAME.yaml."
             )
     if (read.resolve or read.package) and not (read.cfg or read.info):
         raise ConfigError(f"`{'--resolve' if read.resolve else '--package'}` must go with --cfg job.")

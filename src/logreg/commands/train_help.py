@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from logreg.commands.overrides import CONF, bases_of, options_of
+from logreg.commands.config_files import config_file, options_of, own_folder, with_bases
+from logreg.commands.overrides import parse_overrides
 from logreg.config import SETTINGS
+from logreg.errors import ConfigError
 from logreg.settings import help_lines
 
 
@@ -16,9 +20,11 @@ def help_text(typed: Sequence[str] = ()) -> str:
     Args:
         typed: The words of the command line; the keys of the options that they choose are listed first.
     """
-    chosen = (argument.partition("=")[::2] for argument in typed)
+    chosen, own = [argument.partition("=")[::2] for argument in typed], None
+    with suppress(ConfigError):  # the command without --help has a message
+        own = own_folder(parse_overrides([argument for argument in typed if argument.startswith("config_dir=")]))
     return (
-        "".join(line for group, option in chosen for line in _keys_of(group, option))
+        "".join(line for group, option in chosen for line in _keys_of(group, option, own))
         + f"""\
 logreg fits a logistic regression: from data to a trained model that you can look at in TensorBoard.
 
@@ -63,18 +69,17 @@ more
     )
 
 
-def _keys_of(group: str, option: str) -> Iterator[str]:
-    """The lines of conf/<group>/<option>.yaml with its keys, and those of the files that it begins with.
+def _keys_of(group: str, option: str, own: Path | None) -> Iterator[str]:
+    """The lines of the file of an option with its keys, and those of the files that it begins with.
 
     Empty where it is no dataset and no backbone.  A value that a later file replaces is left out.
     """
-    if group not in ("dataset", "backbone") or option not in options_of(group):
+    if group not in ("dataset", "backbone") or option not in options_of(group, own):
         return
     yield f"keys of {group}={option}, as {group}.<key>=value\n"
-    files, seen = [CONF / group / f"{option}.yaml"], set[str]()
-    for file in files:
+    seen = set[str]()
+    for file in with_bases(config_file(group, option, own)):
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        files += bases_of(file)
         keys = [re.match(r"\w+(?=: )", line) for line in lines]
         yield from (
             f"  {line}"

@@ -126,7 +126,8 @@ def _longer(summary: Summary) -> str:
     if best and best.epoch < epochs and not summary.is_exact:
         return ""
     ours = _of_this(summary) or ["ckpt_path=latest"]
-    return shell_line([*command_words("train"), *ours, f"max_epochs={2 * epochs}"])
+    own = [f"config_dir={folder}"] if (folder := summary.config.get("config_dir")) else []
+    return shell_line([*command_words("train"), *ours, *own, f"max_epochs={2 * epochs}"])
 
 
 def _calibrated(summary: Summary) -> str:

@@ -19,7 +19,7 @@ from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
 from logreg.run.building import most_epochs
-from logreg.run_folder import continues_in_place, find_checkpoint
+from logreg.run_folder import continues_in_place, find_checkpoint, run_folder_of
 from logreg.training.callbacks import TrainingEnd
 from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.checkpoints import Checkpoints
@@ -135,6 +135,8 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
             "older version, which rounded numbers far from 0, or very large or small. "
             "Leave ckpt_path out to train anew."
         )
+    has_settings = run_folder_of(checkpoint) is not None
+    advice = "Leave out the changed settings" if has_settings else "Type the settings of its run, which the file lacks"
     for what, mine, its in (
         ("dataset", facts.name, theirs.name),
         ("seed", config.seed, arguments["seed"]),
@@ -163,7 +165,7 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
         if mine != its:
             raise ConfigError(
                 f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {mine!r}. "
-                "Leave out the changed settings, or name another run."
+                f"{advice}, or name another run."
             )
     if resumed.lacks_only_report(config):
         return
