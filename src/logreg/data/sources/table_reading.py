@@ -36,7 +36,7 @@ from logreg.data.formats.tables import (
     read_header,
     read_table,
 )
-from logreg.data.formats.text_tables import Header, TextOptions, if_no_header
+from logreg.data.formats.text_layout import Header, TextOptions, if_no_header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list
 from logreg.facts import Split
