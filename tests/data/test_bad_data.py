@@ -193,6 +193,16 @@ BAD: dict[str, Bad] = {
         b"\xe4,1\n2,3\n",
         r"UTF-8, and the first line of t\.csv is not\. .*iconv -f latin1",
     ),
+    "a header that is said not to be there": Bad(
+        "dataset.path=t.csv dataset.target=column_3 dataset.header=false",
+        csv(h=lambda row: row + 0.5),
+        r"`dataset\.header=false` .*first line of t\.csv is one: a, y, h\. Leave the setting out, and use these names",
+    ),
+    "a word in the first row and no header": Bad(
+        "dataset.path=t.csv dataset.target=column_2 dataset.header=false",
+        b"many,no\n" + b"".join(b"%d,%s\n" % (row, [b"yes", b"no"][row % 2]) for row in range(60)),
+        r"column 'column_1' must hold numbers, got 'many' in row 1",
+    ),
     "no header and no rows": Bad(
         f"{FILE} dataset.header=false", b"\n\n", r"must have rows, .*t\.csv has only empty lines"
     ),
