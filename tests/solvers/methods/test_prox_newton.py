@@ -248,10 +248,13 @@ def test_slopes_whose_rounding_is_large_against_l1_are_certified(l1: float, dtyp
     # A slope of the largest features has errors that are large against l1, while their part of the penalty is small.
     for seed in range(3):
         features, labels = classified(300, 20, 3.0, seed)
-        found = fit(features.to(dtype), labels, Objective("cross_entropy", l1=l1), optimizer="newton")
+        features, objective = features.to(dtype), Objective("cross_entropy", l1=l1)
+        found = fit(features, labels, objective, optimizer="newton")
         assert found.bound.rigorous
         assert found.bound.gap + found.bound.rounding < 1e-6 * found.bound.value
         assert found.passes < 20
+        tight = fit(features, labels, objective, optimizer="newton", tolerance=1e-9)  # rounding allows no more
+        assert tight.bound.gap + tight.bound.rounding < 1e-7 * tight.bound.value
 
 
 def test_a_coefficient_that_a_shift_of_a_softmax_moves_from_0_joins_the_working_set() -> None:

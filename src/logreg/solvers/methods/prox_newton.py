@@ -138,11 +138,14 @@ to the rounding error of f.  That of the residuals is 0."""
 CERTIFICATE_FACTOR = 3.0
 """Estimated gap, relative to the tolerance, up to which it is computed."""
 
-ROOM_FACTOR = 2.0
+ROOM_FACTOR = 1.25
 """Room for the rounding error of a slope, relative to the bound of that error; this changes a little with the point."""
 
 MAX_ROOM = 0.1
 """Largest room, relative to l1: with more of it the minimum would be another one."""
+
+MAX_ROOM_COST = 0.25
+"""Largest cost of that room, relative to the rounding of the gap without it."""
 
 MAX_FAILURES = 6
 """Certificates that may fail with all coefficients in the working set; each makes the solver ten times as exact."""
@@ -255,7 +258,7 @@ class WorkingSet:
         self.gap = self._decrease = math.inf
         self._tolerance = TOLERANCE_FRACTION * state.tolerance
         self._has_room = False
-        """Whether l1 is smaller than that of the problem, see `_leave_room`."""
+        """Whether l1 is smaller than that of the problem, see `_leaves_room`."""
         self._is_settled, self._failures = self._has_all, 0
         """Whether no coefficient was missing in the last round."""
 
@@ -457,27 +460,39 @@ class WorkingSet:
         at = evaluated_point(problem, self._units, state.coordinates.to(self._units, point), now)
         theta = DualPoint(sums * scale, scale, excess, noise, scaled)
         found = yield from bound_at_dual_point(at, state.coordinates, theta)
+        most = state.tolerance * abs(found.value)
+        is_rounded = found.rounding > most / 2 and found.gap + found.rounding > most
+        if is_rounded and self._leaves_room(at, theta, found.rounding):
+            return False
         keep_bound(state, found)
         self.gap = state.gap
-        if within(found, state.tolerance) and found.gap + found.rounding > state.tolerance * abs(found.value):
-            if not self._has_room and not problem.objective.l2:
-                self._leave_room(at, theta)
-                return False
+        if is_rounded and within(found, state.tolerance):
             return (yield from certified(state, None))  # with the true sizes of the features rounding may be less
         return state.converged
 
-    def _leave_room(self, at: EvaluatedPoint, theta: DualPoint) -> None:
-        """Solves on with slightly smaller strengths of l1, to whose dual point rounding errors may be added.
+    def _leaves_room(self, at: EvaluatedPoint, theta: DualPoint, rounding: float) -> bool:
+        """Whether the steps go on with slightly smaller strengths of l1, to whose dual point rounding may be added.
 
         Where features differ in size by many orders of magnitude, the slopes of the largest ones have errors that are
         large against l1.  A whole dual point that is scaled down by these costs as much of the whole penalty, while a
         room in each slope costs that part of the penalty of its own coefficients, which are as small as their features
         are large.
+
+        Args:
+            at: The point.
+            theta: The dual point.
+            rounding: The rounding of the gap between them.
         """
-        error = ROOM_FACTOR * (slopes_error(at, theta)[0] / at.penalties[1][:-1]).amax(0)
+        if self._has_room or self.problem.objective.l2:
+            return False
+        l1, sizes = at.penalties[1][:-1], at.point[:, :-1].abs().sum(0)
+        room = ROOM_FACTOR * slopes_error(at, theta)[0].amax(0)
+        if not float(room @ sizes) <= MAX_ROOM_COST * rounding:
+            return False
         self._l1 = self._l1.clone()
-        self._l1[:-1] *= 1 - error.clamp(max=MAX_ROOM)
+        self._l1[:-1] *= 1 - (room / l1).clamp(max=MAX_ROOM)
         self._own_l1, self._has_room = self._l1[self._places], True
+        return True
 
     def _extend(self) -> PassRequests[bool]:
         """Chooses the next working set; returns False to give up."""
