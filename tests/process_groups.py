@@ -207,16 +207,11 @@ def begun(work: Callable[..., Any], *arguments: Any) -> BaseProcess:
     return process
 
 
-def exit_codes(number: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
-    """Exit codes of real processes that do the same work, see `begun`."""
-    processes = [begun(work, *arguments) for _ in range(number)]
-    for process in processes:
-        process.join()
-    return [process.exitcode or 0 for process in processes]
-
-
 def forked(number: int, work: Callable[[], None]) -> list[int]:
-    """Exit codes of processes that begin the same work at the same moment, and use no threads of torch."""
+    """Exit codes of processes that begin the same work at the same moment, and use no threads of torch.
+
+    The code of a process that a signal ended is the negative number of the signal.
+    """
     ready, go = os.pipe(), os.pipe()
     children = []
     for _ in range(number):
@@ -227,6 +222,7 @@ def forked(number: int, work: Callable[[], None]) -> list[int]:
                 os.write(ready[1], b"x")
                 os.close(go[1])
                 os.read(go[0], 1)  # returns in all of them at once
+                torch.set_num_threads(1)  # a forked process has none of the threads of the other
                 work()
                 code = 0
             except BaseException:

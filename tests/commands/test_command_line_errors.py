@@ -19,6 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from logreg.commands.command_line import with_home
 from logreg.commands.config_files import CONF
 from logreg.commands.overrides import expand_backbone, implied_overrides, parse_overrides
 from logreg.commands.run_names import data_name, typed_name
@@ -716,6 +717,22 @@ def test_a_name_that_looks_like_a_number_is_typed_in_quotes(run_train: Callable[
         answer.err
         == "`dataset.path` must be a file, and 2024 is missing. Relative paths start at the current folder.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "filled"),
+    [
+        ("x='~/a,~/b'", "x='HOME/a,~/b'"),
+        ("x='a,~/b'", "x='a,~/b'"),
+        ('x=["a, [~/b","~/c",~/d]', 'x=["a, [~/b","HOME/c",HOME/d]'),
+        (r"x=['\',~/a',~/b]", r"x=['\',~/a',HOME/b]"),
+        ("x=[it's,~/a]", "x=[it's,HOME/a]"),
+        ("x=['',~/a,'']", "x=['',HOME/a,'']"),
+    ],
+)
+def test_a_tilde_within_a_text_in_quotes_stays(typed: str, filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/folder")
+    assert with_home(typed) == filled.replace("HOME", "/folder")
 
 
 def test_a_long_value_is_not_repeated_in_full(run_train: Callable[[str], Answer]) -> None:

@@ -366,6 +366,14 @@ def test_files_without_a_header_are_read_from_their_first_line_on(
         assert run_command(tmp_path, "predict", "input=-").out == expected.out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"1.5,1,yes\n2\n")))
     assert "got 1 in line 2" in run_command(tmp_path, "predict", "input=-").err
+    (tmp_path / "headed.csv").write_text("\n".join(["hours,size,class", *rows]) + "\n")
+    for typed in ((), ("keep=[column_1,column_2]",), ("header=true",)):
+        answer = run_command(tmp_path, "predict", "input=headed.csv", *typed)
+        advice = "the first line of this one looks like a header. Leave it out: tail -n +2 old.csv > new.csv."
+        assert answer.code == 2
+        assert advice in answer.err
+    (tmp_path / "wrong.csv").write_text("soup,1,yes\n")
+    assert "Write numbers with a dot" in run_command(tmp_path, "predict", "input=wrong.csv").err
     pyarrow.parquet.write_table(pa.table({"column_1": [1.5], "7": [1]}), tmp_path / "short.parquet")
     answer = run_command(tmp_path, "predict", "input=short.parquet")
     assert answer.err.startswith("`input` must have the column 'column_2' that the model learned from")
@@ -491,7 +499,7 @@ FAULTS = {
     },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",
-    "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
+    "empty.csv": "`input` must have rows, and empty.csv is empty.",
     "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
     "gone*.csv": (
         "`input` must be there, and gone*.csv is missing. "

@@ -80,9 +80,11 @@ BAD: dict[str, Bad] = {
         "dataset.path=t.xlsx dataset.target=y", {"t.xlsx": b"PK"}, r"`dataset\.path` .*\.csv.*\.parquet.*'t\.xlsx'"
     ),
     "a workbook of Excel under another name": Bad(
-        FILE, b"PK\x03\x04\x14\x00\x06\x00\x08,x\n", r"`dataset\.path` .*t\.csv is a ZIP archive, .*Save it as CSV"
+        FILE,
+        b"PK\x03\x04\x14\x00\x06\x00\x08,x\n",
+        r"`dataset\.path` .*t\.csv is a ZIP archive, .*save this one as CSV",
     ),
-    "UTF-16 without a mark": Bad(FILE, GOOD.decode().encode("utf-16-le"), r"`dataset\.path` .*UTF-8.*-f utf-16 "),
+    "UTF-16 without a mark": Bad(FILE, GOOD.decode().encode("utf-16-le"), r"`dataset\.path` .*UTF-8.*-f utf-16le "),
     "one file and files for each split": Bad(
         f"{FILE} dataset.train_path=t.csv", GOOD, r"`dataset\.path`.*`dataset\.train_path`"
     ),
@@ -93,7 +95,7 @@ BAD: dict[str, Bad] = {
     "an empty file": Bad(FILE, b"", r"`dataset\.path` .*t\.csv.* empty"),
     "nothing but line ends": Bad(FILE, b"\n\n", r"`dataset\.path` .*t\.csv.* [Ee]mpty"),
     "a header only": Bad(FILE, b"a,y\n", r"`dataset\.path` .*rows.*only a header.*t\.csv"),
-    "empty lines only": Bad(FILE, b"\n\n\n", r"`dataset\.path` .*header.*t\.csv"),
+    "empty lines only": Bad(FILE, b"\n\n\n", r"`dataset\.path` .*rows.*t\.csv"),
     "a name of two lines": Bad(
         FILE.replace("target=y", "target=z"), GOOD.replace(b"a,", b'"a\nb",', 1), r"`dataset\.target`"
     ),
@@ -167,6 +169,42 @@ BAD: dict[str, Bad] = {
         "dataset.path=t.csv.gz dataset.target=y",
         {"t.csv.gz": gzip.compress("a,y\n1,\xe9\n2,b\n".encode("latin-1"))},
         r"`dataset\.path` .*UTF-8.* Decompress and convert it: iconv -f latin1 -t utf-8 old\.csv > new\.csv\.$",
+    ),
+    "Parquet without the name": Bad(
+        FILE, parquet(ARROW), r"`dataset\.path` .*t\.csv is a Parquet .*Call it t\.parquet\.$"
+    ),
+    "Parquet within gzip": Bad(
+        "dataset.path=t.csv.gz dataset.target=y",
+        {"t.csv.gz": gzip.compress(parquet(ARROW))},
+        r"`dataset\.path` .*t\.csv\.gz is a Parquet file within\. Decompress it, and call it t\.parquet\.$",
+    ),
+    "an image": Bad(FILE, b"\x89PNG\r\n\x1a\n\0\0", r"`dataset\.path` must be text, and t\.csv is a PNG image\. "),
+    "a document that begins as text does": Bad(FILE, b"%PDF-1.4\n1,2\n", r"`dataset\.path` .*t\.csv is a PDF\. "),
+    "bytes of no known format": Bad(
+        FILE,
+        b"a,y\x06\x01\xff\0\0" + bytes(range(256)),
+        r"`dataset\.path` must be text, and t\.csv is not: the header has bytes that no text has\. ",
+    ),
+    "UTF-16 without a mark, big-endian": Bad(
+        FILE, GOOD.decode().encode("utf-16-be"), r"`dataset\.path` .*iconv -f utf-16be"
+    ),
+    "a first line that is not UTF-8 and no header": Bad(
+        f"{FILE} dataset.header=false",
+        b"\xe4,1\n2,3\n",
+        r"UTF-8, and the first line of t\.csv is not\. .*iconv -f latin1",
+    ),
+    "a header that is said not to be there": Bad(
+        "dataset.path=t.csv dataset.target=column_3 dataset.header=false",
+        csv(h=lambda row: row + 0.5),
+        r"`dataset\.header=false` .*first line of t\.csv is one: a, y, h\. Leave the setting out, and use these names",
+    ),
+    "a word in the first row and no header": Bad(
+        "dataset.path=t.csv dataset.target=column_2 dataset.header=false",
+        b"many,no\n" + b"".join(b"%d,%s\n" % (row, [b"yes", b"no"][row % 2]) for row in range(60)),
+        r"column 'column_1' must hold numbers, got 'many' in row 1",
+    ),
+    "no header and no rows": Bad(
+        f"{FILE} dataset.header=false", b"\n\n", r"must have rows, .*t\.csv has only empty lines"
     ),
     "Parquet in name only": Bad(
         "dataset.path=t.parquet dataset.target=y", {"t.parquet": GOOD}, r"`dataset\.path` .*t\.parquet.*[Pp]arquet"

@@ -28,7 +28,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError
 from logreg.hardware import available_memory
-from process_groups import exit_codes
+from process_groups import forked
 from tables import as_text, table
 from whole_runs import Answer, data_of, left_in, train, working_in
 
@@ -578,18 +578,6 @@ def test_a_cache_that_fills_up_is_one_line(
     table(folder, "dataset.storage=memory")
 
 
-def _encode_until(moment: str, folder: Path, arguments: list[str]) -> None:
-    """Encodes a table in a process that is killed when it calls the function ``moment``."""
-
-    def killed(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("logreg.data.memory.MAPPED_BYTES", 0)
-        patched.setattr(moment, killed)
-        table(folder, *arguments)
-
-
 @pytest.mark.parametrize(
     "moment",
     ["logreg.data.formats.cache.ArrayFiles.keep", "torch.save", "logreg.data.preparation.find_leaks"],
@@ -602,7 +590,12 @@ def test_a_killed_process_leaves_nothing_that_is_believed(
     folder = sharded(rows(count=300), tmp_path / "rows")
     arguments = ["dataset.storage=mapped", f"dataset.cache={tmp_path / 'cache'}"]
     monkeypatch.setattr("logreg.data.memory.MAPPED_BYTES", 0)
-    assert exit_codes(2, _encode_until, moment, folder, arguments) == [-signal.SIGKILL] * 2
+
+    def encode_until_killed() -> None:
+        monkeypatch.setattr(moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))  # in this process alone
+        table(folder, *arguments)
+
+    assert forked(2, encode_until_killed) == [-signal.SIGKILL] * 2
     assert [*(tmp_path / "cache").glob("table-*.pt")] == []
     assert_same_rows(table(folder, *arguments), table(folder, "dataset.storage=memory"))
     assert {Path(name).suffix for name in left_in(tmp_path / "cache")} == {".0", ".pt", ".lock"}

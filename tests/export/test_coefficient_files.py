@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from logreg.errors import DataError
+from logreg.errors import DataError, shortened
 from logreg.export.coefficient_files import COEF, INTERCEPT, read_coefficients
 
 
@@ -63,3 +64,17 @@ def test_a_file_without_coefficients_is_a_mistake(tmp_path: Path, arrays: dict[s
 def test_a_file_that_is_missing_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be a file, and there is none of that name"):
         read_coefficients(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("x" * 300 + ".npz", "File name too long"), ("x" * 300 + ".json", "File name too long"), ("", "Is a directory")],
+)
+def test_a_path_that_the_system_does_not_take_is_a_mistake(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = shortened(name) or "."
+    message = f"`coef={path}` must be a file, and cannot be read: {reason}."
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        read_coefficients(Path(name))

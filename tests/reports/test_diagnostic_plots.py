@@ -253,6 +253,13 @@ def test_logarithmic_axes_are_labeled_as_matplotlib_labels_them_without_its_form
     drawn(loss_curves({"loss/train": {1: 0.9, 2: 0.5}, "optimality/gap": {1: 0.1, 2: 1e-5}}, "made"))
 
 
+def test_the_curves_of_train_and_val_begin_with_the_first_pass_that_knows_the_objective() -> None:
+    figure = loss_curves({"loss/train": {4: 0.7, 5: 0.2}, "loss/val": dict.fromkeys(range(1, 5), 0.7) | {5: 0.3}}, "x")
+    assert figure is not None
+    assert [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines] == [[4, 5], [4, 5]]
+    assert loss_curves({"loss/val": {1: 0.7, 2: 0.3}}, "x") is not None
+
+
 @pytest.mark.long
 def test_the_curves_of_a_training() -> None:
     history = {

@@ -42,6 +42,9 @@ MISSING_PATH_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOO
 UNWRITABLE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """System errors of a folder or a file that cannot be written."""
 
+QUOTED_OR_HOME = re.compile(r"""((?:\A|[\[,])\s*)?(?:(['"])((?:\\.|(?!\2)[^\\])*)\2|~(?=/))""")
+"""A text in quotes, or the home folder, behind the start of a value or of an item of a list, if it stands there."""
+
 MAX_MESSAGE_LENGTH = 4_000
 """Characters of a message; of a longer one both ends are kept."""
 
@@ -141,12 +144,19 @@ def with_home(word: str) -> str:
     Example:
         >>> "~" in with_home("dataset.path=~/rows.csv"), "~" in with_home("dataset.path=[~/a.npy, '~/b.npy']")
         (False, False)
-        >>> with_home("~schedule"), with_home("x=a~/b"), with_home("separator=~")
-        ('~schedule', 'x=a~/b', 'separator=~')
+        >>> with_home("~schedule"), with_home("x=a~/b"), with_home("separator=~"), with_home("x='a,~/b'")
+        ('~schedule', 'x=a~/b', 'separator=~', "x='a,~/b'")
     """
     home = os.path.expanduser("~")  # noqa: PTH111  # text stays text
     key, mark, value = word.partition("=")
-    return key + mark + re.sub(r"(\A|[\[,])(\s*['\"]?)~(?=/)", lambda found: found[1] + found[2] + home, value)
+
+    def filled(found: re.Match[str]) -> str:
+        start, quote, quoted = found.groups()
+        if start is None or not (quote is None or quoted.startswith("~/")):
+            return found[0]
+        return start + home if quote is None else f"{start}{quote}{home}{quoted[1:]}{quote}"
+
+    return key + mark + QUOTED_OR_HOME.sub(filled, value)
 
 
 def _too_long_name(error: OSError, typed: Sequence[str]) -> ConfigError | None:

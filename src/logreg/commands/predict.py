@@ -217,7 +217,8 @@ def _predict_typed(checkpoint: Path, typed: TypedArguments, is_folder: bool) -> 
         # A progress bar and rows on the same terminal would overwrite each other.
         counts = work.file(file, is_shown=not (file.target == "-" and sys.stdout.isatty()))
     if not counts.rows:
-        raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
+        place = "standard input" if values["input"] == "-" else values["input"]
+        raise ConfigError(f"`input` must have rows, got none [in {place}].")
     print_counts(trained.facts, counts, "", time.perf_counter() - started, values["output"])
 
 

@@ -6,7 +6,6 @@ The input is of the kind that the model was trained on: a table with columns by 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,18 +31,11 @@ from logreg.data.formats.images import (
     open_image,
     to_8_bits,
 )
-from logreg.data.formats.table_errors import lacking_column, number_error
+from logreg.data.formats.table_errors import WITHOUT_HEADER, lacking_column, number_error
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.formats.text_tables import (
-    LIKELY_SEPARATORS,
-    SEPARATORS,
-    TextOptions,
-    if_no_header,
-    mark_missing,
-    numbers_of,
-    word_among_numbers,
-)
+from logreg.data.formats.text_layout import LIKELY_SEPARATORS, SEPARATORS, TextOptions, if_no_header
+from logreg.data.formats.text_tables import mark_missing, numbers_of, word_among_numbers
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
@@ -323,15 +315,14 @@ class NewRowsReader:
         Raises:
             DataError: A column is missing, or the input has a column that the train file did not have.
         """
-        twice = [name for name, count in Counter(header).items() if name and count > 1]
-        if twice:
-            raise DataError(f"`input` must have columns of different names, got {twice[0]!r} twice [in {source}].")
         names = [column.name for column in self.columns]
         present, expected = set(header), {*names, *self._known(), *row_labels, *self.keep, *self.drop}
         extra = [name for name in header if name not in expected]
         for name in names:
             if name not in present:
                 advice = if_no_header(header, "header") if self.header else NO_NAMES
+                if self.header and self.dataset.get("header") is False:
+                    advice = f"{WITHOUT_HEADER} And leave out header=true."
                 if suffix_of(source) in BINARY_SUFFIXES:
                     advice = ""
                 if any([part.strip() for part in name.split(mark)] == [*header] for mark in LIKELY_SEPARATORS):
@@ -382,7 +373,7 @@ class NewRowsReader:
             if pa.types.is_string(column.type):
                 cells[name] = mark_missing(column, words or ())
                 if kinds[name] == "number":
-                    cells[name] = _numbers(cells[name], name, source, self.decimal)
+                    cells[name] = self._numbers(cells[name], name, source, start)
         as_category = {name for name, kind in kinds.items() if kind != "number"}
         columns = read_columns(pa.table(cells), as_category, source, starts=((-start, source),))
         features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
@@ -403,6 +394,23 @@ class NewRowsReader:
             {name: len(rows) for name, rows in unseen.items() if len(rows)},
             {name: number for name, number in missing.items() if number},
         )
+
+    def _numbers(self, column: Any, name: str, source: str, start: int) -> Any:
+        """Text as numbers; ``start`` is the number of the first row in the file.
+
+        Raises:
+            DataError: Some text is not a number.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        texts = pc.utf8_trim_whitespace(column)
+        try:
+            return numbers_of(texts, self.decimal)
+        except pa.ArrowInvalid as error:
+            word = word_among_numbers(texts, self.decimal)
+            is_header = not self.header and not start and word == texts[0].as_py()
+            raise number_error(source, "input", word, name, self.decimal, is_header) from error
 
     def _refuse_to_keep(self, path: Path) -> None:
         """Raises a ConfigError if columns are to be kept, which a matrix and images do not have."""
@@ -512,19 +520,3 @@ class NewRowsReader:
                     images = []
 
         return len(names), rows()
-
-
-def _numbers(column: Any, name: str, source: str, decimal: str) -> Any:
-    """Casts text to numbers, with ``decimal`` before the decimals.
-
-    Raises:
-        DataError: Some text is not a number.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = pc.utf8_trim_whitespace(column)
-    try:
-        return numbers_of(texts, decimal)
-    except pa.ArrowInvalid as error:
-        raise number_error(source, "input", word_among_numbers(texts, decimal), name, decimal) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.data.formats.arrays import read_npz
-from logreg.errors import DataError
+from logreg.errors import DataError, shortened
 
 COEF = ("coef", "coef_", "weight")
 """Names of the coefficients in a file: ours, scikit-learn's, torch's."""
@@ -35,13 +35,20 @@ def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, T
         DataError: The file cannot be read, or lacks one of them, or holds numbers that are not finite.
     """
     try:
+        with file.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise DataError(f"`coef={file}` must be a file, and there is none of that name.") from error
+    except OSError as error:
+        raise DataError(
+            f"`coef={shortened(str(file))}` must be a file, and cannot be read: {error.strerror}."
+        ) from error
+    try:
         held = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else read_npz(file)
         if not has_intercept and not set(INTERCEPT) & set(held):
             held["intercept"] = np.zeros(len(np.atleast_2d(next(held[name] for name in COEF if name in held))))
         found = [next(name for name in names if name in held) for names in (COEF, INTERCEPT)]
         coef, intercept = (torch.from_numpy(np.array(held[name], dtype=np.float64)) for name in found)
-    except FileNotFoundError as error:
-        raise DataError(f"`coef={file}` must be a file, and there is none of that name.") from error
     except StopIteration as error:
         raise DataError(
             f"`coef={file}` must hold coef and intercept, got {', '.join(map(str, held)) or 'nothing'}. "

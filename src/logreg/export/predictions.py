@@ -218,7 +218,7 @@ def output_name(name: str) -> str:
     """
     from logreg.data.formats.binary_tables import BINARY_SUFFIXES
     from logreg.data.formats.compression import suffix_of
-    from logreg.data.formats.text_tables import SEPARATORS
+    from logreg.data.formats.text_layout import SEPARATORS
 
     suffix = suffix_of(name)
     stem = name[: name.lower().rindex(suffix)]

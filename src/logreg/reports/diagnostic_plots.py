@@ -51,6 +51,9 @@ MAX_POINTS = 2000
 def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figure | None:
     """Loss on train and val against passes over the data, with the bound on the gap to the optimum.
 
+    An exact optimizer may take a few passes before it knows f at its start.  Until then the model is that start, and
+    neither curve is drawn.
+
     Args:
         history: For each tag, such as "loss/train", the value after each pass.
         title: Title of the picture.
@@ -61,12 +64,13 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
     drawn = [("loss/train", ORANGE, "-"), ("loss/val", BLUE, "--")]
     if all(len(history.get(tag, ())) < 2 for tag, _, _ in drawn):
         return None
+    first = min(history.get("loss/train") or (0,))
     gaps = {step: gap for step, gap in history.get("optimality/gap", {}).items() if gap > 0}
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
     handles = []
     for tag, color, dashes in drawn:
-        if points := history.get(tag):
+        if points := {step: loss for step, loss in history.get(tag, {}).items() if step >= first}:
             handles += axes.plot(*_thinned(points), dashes, color=color, linewidth=2, label=tag)
     axes.set(xlabel="passes over the data", ylabel="loss, nats", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -108,8 +108,14 @@ class SolverState:
 
 
 def within(bound: Bound, tolerance: float) -> bool:
-    """Whether a gap is within a tolerance relative to f."""
-    return bound.gap <= tolerance * abs(bound.value)
+    """Whether an optimizer may end: whether a gap is within a tolerance relative to f.
+
+    It is so with its rounding, unless rounding takes more than half of the tolerance: more steps make the gap smaller,
+    and the rounding hardly.  What is told of the fit, `Certificate.relative_gap`, contains the rounding in any case.
+    """
+    enough = tolerance * abs(bound.value)
+    room = enough - bound.rounding
+    return bound.gap <= (room if room >= enough / 2 else enough)
 
 
 def gap_from_gradient(state: SolverState, slope: Tensor, curvature: InterceptCurvature) -> float:
@@ -195,10 +201,10 @@ def keep_bound(state: SolverState, found: Bound) -> None:
     """Keeps a bound at the state's point if it is the best one so far."""
     best = state.bound
     # A bound is better than an estimate, unless only the estimate is within the tolerance.
-    if best is None or (within(found, state.tolerance), found.rigorous, -found.gap) >= (
+    if best is None or (within(found, state.tolerance), found.rigorous, -found.gap - found.rounding) >= (
         state.converged,
         best.rigorous,
-        -best.gap,
+        -best.gap - best.rounding,
     ):
         state.bound, state.best = found, state.point
     state.gap = found.gap

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import random
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from logreg.data.formats import text_tables
-from logreg.data.formats.tables import column_names, read_table
-from logreg.data.formats.text_tables import TextOptions
+from logreg.data.formats import text_layout, text_tables
+from logreg.data.formats.tables import column_names, open_blocks, read_table
+from logreg.data.formats.text_input import StandardInput, TextFile
+from logreg.data.formats.text_layout import TextOptions
 from logreg.errors import DataError
 
 ROWS = 400
@@ -179,6 +183,66 @@ def test_a_broken_line_far_down_is_named(
         read_table(str(path), "k", ["whole", "text", "fraction"])
 
 
+def columns_of(path: str, header: bool = True) -> dict[str, list[Any]]:
+    _, blocks = open_blocks(path, "input", list, ["a"], TextOptions(header=header))
+    return dict(pa.concat_tables(blocks).to_pydict())
+
+
+TEXTS = {
+    "line feeds": b"a,b\n1,x\n2,y\n",
+    "carriage returns": b"a,b\r1,x\r2,y\r",
+    "both": b"a,b\r\n1,x\r\n2,y\r\n",
+    "empty lines": b"\r\n\na,b\n\n1,x\n\n2,y",
+    "a byte order mark": b"\xef\xbb\xbfa,b\n1,x\n2,y\n",
+    "a line that states the separator": b"sep=;\ra;b\r1;x\r2;y\r",
+    "a line break in a name": b'a,"b\nc"\n1,x\n2,y\n',
+    "a line break in a value": b'a,b\n1,"x\nz"\n2,y\n',
+    "a name longer than the first look": b"a," + b"b" * 70_000 + b"\n1,x\n2,y\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_standard_input_is_read_as_a_file_is(text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_bytes(text)
+    for source in ("-", str(tmp_path / "t.csv")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        name, values = columns_of(source).popitem()
+        assert (name[0], [value[0] for value in values]) == ("b", ["x", "y"])
+
+
+FAULTS = {
+    "latin-1 in a late row": (
+        b"a,b\n" + b"1,x\n" * 9999 + b"2,\xe4\n",
+        "must be in UTF-8, and column 'b' of standard input is not. Send it through iconv -f latin1 -t utf-8 first.",
+    ),
+    "latin-1 in the header": (b"a,\xe4\n1,x\n", "must be in UTF-8, and the header of standard input is not. Send it"),
+    "gzip": (gzip.compress(b"a,b\n1,x\n"), "is compressed by gzip. Send it through gzip -dc first."),
+    "nothing": (b"", "must have rows, and standard input is empty."),
+    "a long line after empty ones": (b"\r\r\na,b\r\n1,x,2\r\n", "got 3 in line 4 [in standard input]: '1,x,2'."),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_standard_input_has_one_line(text: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    with pytest.raises(DataError, match=re.escape(message)):
+        columns_of("-")
+
+
+def test_a_process_without_standard_input_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="must have rows, and standard input is empty"):
+        columns_of("-")
+
+
+def test_the_header_of_standard_input_is_read_before_there_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", 0) as rows:
+        rows.write(b"a,b\n")  # and the pipe stays open
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(pipe))
+        assert text_layout.text_layout(StandardInput("input"), None).header == ["a", "b"]
+
+
 def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "t.csv", ["whole", "text"])
     path.write_text(path.read_text() + f"1,{'x' * 1000}\n")
@@ -186,7 +250,7 @@ def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_first_line_without_an_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_tables, "LONG_LINE_BYTES", 2000)
+    monkeypatch.setattr(text_layout, "LONG_LINE_BYTES", 2000)
     path = tmp_path / "t.csv"
     with path.open("wb") as file:
         file.truncate(2**40)  # a file of zeros that takes no place on the disk
@@ -229,5 +293,5 @@ def test_the_separator_of_a_file_without_a_header_is_no_decimal_comma(
     row: str, mark: str, number: int, tmp_path: Path
 ) -> None:
     (tmp_path / "t.csv").write_text(f"{row}\n{row}\n")
-    layout = text_tables.text_layout(str(tmp_path / "t.csv"), "k", None, has_header=False)
+    layout = text_layout.text_layout(TextFile(str(tmp_path / "t.csv"), "k"), None, has_header=False)
     assert (layout.separator, len(layout.header)) == (mark, number)

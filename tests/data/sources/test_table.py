@@ -31,7 +31,8 @@ from logreg.data.arrow_numbers import types_in_words
 from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
-from logreg.data.formats.text_tables import TextLayout, text_layout
+from logreg.data.formats.text_input import TextInput
+from logreg.data.formats.text_layout import TextLayout, text_layout
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.preparation_steps import adopt_classes
 from logreg.data.sources.table import TableFile
@@ -1138,9 +1139,9 @@ def test_the_header_of_a_file_is_read_once_before_its_rows(
 ) -> None:
     read: list[str] = []
 
-    def counted(path: str, *more: Any) -> TextLayout:
-        read.append(Path(path).name)
-        return text_layout(path, *more)
+    def counted(file: TextInput, *more: Any) -> TextLayout:
+        read.append(Path(file.name).name)
+        return text_layout(file, *more)
 
     for name in ("tables", "shards"):
         monkeypatch.setattr(f"logreg.data.formats.{name}.text_layout", counted)

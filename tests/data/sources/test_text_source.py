@@ -191,6 +191,14 @@ def test_empty_documents_are_kept_and_counted(tmp_path: Path) -> None:
             r"be in UTF-8, and line 2 of .*1\.txt.*latin1",
         ),
         (lambda place: (place / "red" / "1.txt").write_bytes(b"\xff\xfea\x00"), r"be in UTF-8.*iconv -f utf-16"),
+        (
+            lambda place: (place / "red" / "1.txt").write_bytes(b"\x89PNG\r\n\x1a\n"),
+            r"hold text, and .*1\.txt is a PNG image",
+        ),
+        (
+            lambda place: (place / "red" / "1.txt").write_bytes(bytes(range(256))),
+            r"hold text, and .*1\.txt is not\. Move",
+        ),
         (lambda place: (place / "green").mkdir(), r"must have \.txt files in each class folder, got none in .*green"),
         (
             lambda place: (place / "red").rename(place.parent / "red"),
@@ -201,7 +209,7 @@ def test_empty_documents_are_kept_and_counted(tmp_path: Path) -> None:
             "there is no folder in",
         ),
     ],
-    ids=["latin1", "utf-16", "empty class", "one class", "empty"],
+    ids=["latin1", "utf-16", "image", "bytes", "empty class", "one class", "empty"],
 )
 def test_a_folder_of_text_files_that_cannot_be_learned_is_refused(
     tmp_path: Path, spoil: Callable[[Path], object], message: str

@@ -233,6 +233,38 @@ def test_pivots_of_a_softmax_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (False, False) not in set(pairwise(ended))
 
 
+def classified(rows: int, features: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of six classes with features of sizes 10^-spread to 10^spread."""
+    draw = np.random.default_rng(seed)
+    x = draw.standard_normal((rows, features))
+    logits = x @ draw.standard_normal((features, 6)) + draw.standard_normal((rows, 6))
+    sizes = 10 ** draw.uniform(-spread, spread, features)
+    return torch.from_numpy(x * sizes), torch.from_numpy(logits.argmax(1))
+
+
+@pytest.mark.parametrize("l1", [1e-6, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_whose_rounding_is_large_against_l1_are_certified(l1: float, dtype: torch.dtype) -> None:
+    # A slope of the largest features has errors that are large against l1, while their part of the penalty is small.
+    for seed in range(3):
+        features, labels = classified(300, 20, 3.0, seed)
+        features, objective = features.to(dtype), Objective("cross_entropy", l1=l1)
+        found = fit(features, labels, objective, optimizer="newton")
+        assert found.bound.rigorous
+        assert found.bound.gap + found.bound.rounding < 1e-6 * found.bound.value
+        assert found.passes < 20
+        tight = fit(features, labels, objective, optimizer="newton", tolerance=1e-9)  # rounding allows no more
+        assert tight.bound.gap + tight.bound.rounding < 1e-7 * tight.bound.value
+
+
+def test_a_coefficient_that_a_shift_of_a_softmax_moves_from_0_joins_the_working_set() -> None:
+    for seed, l1 in ((5, 5e-4), (5, 1e-3)):
+        features, labels = classified(300, 15, 1.0, seed)
+        found = fit(features, labels, Objective("cross_entropy", l1=l1), optimizer="newton")
+        assert found.converged
+        assert found.passes < 14
+
+
 def test_outputs_without_any_coefficient() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(200, 100, generator=draw, dtype=torch.float64)

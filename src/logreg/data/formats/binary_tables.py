@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from logreg.data.arrow_numbers import plain_values
 from logreg.data.formats.compression import max_decoded_bytes, suffix_of
 from logreg.data.formats.gathering import gather
-from logreg.data.formats.table_errors import explained_batches, explained_read
+from logreg.data.formats.table_errors import explained_batches, explained_read, unreadable_error
 from logreg.errors import DataError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def binary_blocks(
     num_rows, batches = _open_batches(path, key, columns, groups)
 
     def tables() -> Iterator[pa.Table]:
-        for batch in explained_batches(path, key, batches):
+        for batch in explained_batches(batches, lambda error: unreadable_error(path, key, error)):
             yield _plain_columns(pa.Table.from_batches([batch]).select(columns))
 
     return num_rows, tables()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from logreg.errors import DataError
 
@@ -45,7 +45,7 @@ def open_text(path: str, key: str) -> Any:
     return pa.PythonFile(open_binary(path, key), mode="r")
 
 
-def open_binary(path: str | Path, key: str) -> IO[bytes]:
+def open_binary(path: str | Path, key: str) -> io.BufferedReader:
     """The decompressed bytes of a text file, as a file of Python."""
     if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES:
         return Path(path).open("rb")

@@ -22,7 +22,9 @@ from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.file_systems import unreachable_error, version_of
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_read, unreadable_error
-from logreg.data.formats.text_tables import SEPARATORS, Header, TextOptions, read_text, text_layout
+from logreg.data.formats.text_input import TextFile
+from logreg.data.formats.text_layout import SEPARATORS, Header, TextOptions, text_layout
+from logreg.data.formats.text_tables import read_text
 from logreg.data.memory import Allocate, mapped_array
 from logreg.errors import DataError, DatasetNotFoundError
 from logreg.files import place_name, unfinished
@@ -128,7 +130,7 @@ class Shards:
             layouts = []
             for shard in self.shards if self._is_local else self.shards[:1]:
                 with self._local(shard) as path:
-                    layouts.append(text_layout(path, self.key, separator, has_header))
+                    layouts.append(text_layout(TextFile(path, self.key), separator, has_header))
             found = layouts[0].columns
             if any(layout.is_found for layout in layouts):
                 found = found._replace(found_separators=tuple(dict.fromkeys(one.separator for one in layouts)))
@@ -270,10 +272,11 @@ class Shards:
         tables, firsts = [], list[str]()
         for shard in self.shards:
             with self._local(shard) as path:
-                names = text_layout(path, self.key, options.separator, options.header).columns.names
+                text = TextFile(path, self.key)
+                names = text_layout(text, options.separator, options.header).columns.names
                 firsts = firsts or names
                 self._check_names(shard, names, firsts)
-                table = read_text(path, self.key, columns, as_text, options, codes)
+                table = read_text(text, columns, as_text, options, codes)
             if scratch is not None:
                 Path(scratch).mkdir(parents=True, exist_ok=True)
                 with unfinished(Path(scratch, "part.arrow")) as file:

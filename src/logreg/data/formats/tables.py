@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES, binary_blocks, read_binary, schema_of
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, suffix_of
 from logreg.data.formats.table_errors import explained_read
-from logreg.data.formats.text_tables import (
-    SEPARATORS,
-    Header,
-    TextOptions,
-    if_no_header,
-    read_text,
-    standard_input_blocks,
-    text_blocks,
-    text_layout,
-)
+from logreg.data.formats.text_input import StandardInput, TextFile
+from logreg.data.formats.text_layout import SEPARATORS, Header, TextOptions, if_no_header, text_layout
+from logreg.data.formats.text_tables import read_text, text_blocks
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.files import is_there
 
@@ -53,16 +46,20 @@ def read_header(path: str, key: str, separator: str | None = None, has_header: b
     if suffix_of(path) in BINARY_SUFFIXES:
         header = Header(explained_read(path, key, lambda: schema_of(path).names))
     else:
-        header = text_layout(path, key, separator, has_header).columns
-    repeated = [name for name, count in Counter(header.names).items() if name and count > 1]
-    if repeated:
-        is_text = suffix_of(path) not in BINARY_SUFFIXES
-        advice = is_text and if_no_header(header.names, "header" if key == "input" else "dataset.header")
-        advice = advice or "Rename one."
-        raise DataError(
-            f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {path}]. {advice}"
-        )
+        header = text_layout(TextFile(path, key), separator, has_header).columns
+    _check_distinct(header.names, path, key, suffix_of(path) not in BINARY_SUFFIXES)
     return header
+
+
+def _check_distinct(names: Sequence[str], source: str, key: str, is_text: bool) -> None:
+    """Refuses two columns of one name."""
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
+    if repeated:
+        advice = if_no_header(names, "header" if key == "input" else "dataset.header") if is_text else ""
+        raise DataError(
+            f"`{key}` must have columns of different names, got {repeated[0]!r} twice [in {source}]. "
+            f"{advice or 'Rename one.'}"
+        )
 
 
 def column_names(path: str, key: str, separator: str | None = None, has_header: bool = True) -> list[str]:
@@ -130,7 +127,7 @@ def read_table(
     if suffix_of(path) in BINARY_SUFFIXES:
         table = read_binary(path, key, list(columns))
     else:
-        table = read_text(path, key, list(columns), as_text, options, codes)
+        table = read_text(TextFile(path, key), list(columns), as_text, options, codes)
     if not table.num_rows:
         raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return table
@@ -160,12 +157,15 @@ def open_blocks(
     Raises:
         LogregError: The file is missing or broken.  A broken block raises when it is requested.
     """
-    if path == "-":
-        return None, standard_input_blocks(key, choose, numbers, options)
-    if suffix_of(path) in BINARY_SUFFIXES:
+    if path != "-" and suffix_of(path) in BINARY_SUFFIXES:
         return binary_blocks(path, key, choose(column_names(path, key)), groups)
-    columns = choose(column_names(path, key, options.separator, options.header))
-    return None, text_blocks(path, key, columns, numbers, options)
+    if path != "-":
+        _check_file(path, key)
+    file = StandardInput(key) if path == "-" else TextFile(path, key)
+    layout = text_layout(file, options.separator, options.header)
+    names = layout.columns.names
+    _check_distinct(names, file.name, key, is_text=True)
+    return None, text_blocks(file, layout, choose(names), numbers, options)
 
 
 def _check_file(path: str, key: str) -> None:
@@ -182,4 +182,4 @@ def _check_file(path: str, key: str) -> None:
         advice = "Convert it: programs for spreadsheets save CSV."
         raise ConfigError.broken(key, f"end in one of {', '.join(known)} {compressed}", path, advice)
     if not Path(path).stat().st_size:
-        raise DataError(f"`{key}` must have a header and rows, and {path} is empty.")
+        raise DataError(f"`{key}` must have rows, and {path} is empty.")

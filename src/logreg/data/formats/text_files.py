@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from logreg.data.formats.folders import LAYOUT, files_with, list_folder
-from logreg.data.formats.text_tables import Header
+from logreg.data.formats.signatures import SAMPLE_BYTES, encoding_of, format_of
+from logreg.data.formats.text_layout import Header
 from logreg.errors import DataError
 from logreg.facts import SPLITS
 
@@ -89,8 +90,11 @@ def read_text_file(file: Path, key: str) -> str | None:
     try:
         return held.decode("utf-8-sig").strip() or None
     except UnicodeDecodeError as error:
+        other, encoding = format_of(held), encoding_of(held[:SAMPLE_BYTES])
+        if other is not None or encoding is None:
+            what = "is not" if other is None else f"is {other.is_what}"
+            raise DataError(f"`{key}` must hold text, and {file} {what}. Move it elsewhere.") from error
         line = held.count(b"\n", 0, error.start) + 1
-        encoding = "utf-16" if held[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise DataError(
             f"`{key}` must be in UTF-8, and line {line} of {file} is not. "
             f"Convert it: iconv -f {encoding} -t utf-8 old.txt > new.txt."

@@ -6,49 +6,32 @@ References:
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import itertools
-import re
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from logreg.data.arrow_numbers import inferred, is_number, text_array
+from logreg.data.arrow_numbers import inferred, text_array
 from logreg.data.formats import arrow_errors
-from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text, suffix_of
 from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import (
     encoding_error,
     explained_batches,
-    explained_read,
     number_error,
     ragged_error,
     unreadable_error,
 )
+from logreg.data.formats.text_input import TextFile, TextInput
+from logreg.data.formats.text_layout import LONG_LINE_BYTES, TextLayout, TextOptions, text_layout
 from logreg.errors import DataError
 from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
-"""Separator between the values of a line, by the suffix of a text file."""
-
-SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')
-"""The first line by which spreadsheet programs state the separator: ``sep=;``."""
-
-LIKELY_SEPARATORS = ",;\t|"
-"""Separators that are looked for in a header of a single name."""
-
-LONG_LINE_BYTES = 2**28
-"""Block size, in bytes, for text files with a line longer than the usual block of 1 or 4 MiB: a block holds whole
-lines.  256 MiB is far more than a line of any table, and still fits into memory."""
 
 TEXT_BLOCK_BYTES = 2**22
 """Block size, in bytes, of `open_blocks` for text.  Standard input cannot be read again with larger blocks, so 4 MiB is
@@ -67,169 +50,6 @@ types from all values costs about two."""
 
 MAX_DICTIONARY_SIZE = 2**31 - 1
 """Distinct texts up to which Arrow dictionary-encodes a column; the largest int32, so that every text column is."""
-
-
-class Header(NamedTuple):
-    """The columns of a table, without its rows."""
-
-    names: list[str]
-    """Their names; of a text file without the blanks around them."""
-    found_separators: tuple[str, ...] = ()
-    """Characters between the values of text files, where the header of one of them alone shows its own."""
-
-
-class TextOptions(NamedTuple):
-    """What a user says of the values of text files."""
-
-    missing_values: Sequence[str] = ()
-    """Words for a missing value, besides the empty word, NA, NaN and null."""
-    separator: str | None = None
-    """Character between the values of a line; ``None`` for the one that the file shows, or its suffix."""
-    decimal: str = "."
-    """Character before the decimals of a number."""
-    header: bool = True
-    """Whether a line with the names of the columns stands before the rows."""
-
-    def conversion(self, columns: Sequence[str], types: Mapping[str, pa.DataType], **more: Any) -> Any:
-        """Arrow's options for the values of these columns, of which some have declared types."""
-        import pyarrow.csv
-
-        more.setdefault("null_values", [*pyarrow.csv.ConvertOptions().null_values, *self.missing_values])
-        return pyarrow.csv.ConvertOptions(
-            include_columns=list(columns), column_types=types, decimal_point=self.decimal, **more
-        )
-
-
-class TextLayout(NamedTuple):
-    """Layout of a text file."""
-
-    skipped_lines: int
-    """Lines before the header."""
-    separator: str
-    """Character between the values of a line."""
-    header: list[str]
-    """The names in the header, with the blanks around them."""
-    is_found: bool = False
-    """Whether the header alone shows the separator, which is not the usual one."""
-    has_header: bool = True
-    """Whether the names stand in the file; else they are those of `numbered`."""
-
-    @property
-    def given_names(self) -> list[str] | None:
-        """The names that the file does not have; ``None`` where it has them."""
-        return None if self.has_header else self.header
-
-    @property
-    def columns(self) -> Header:
-        """The columns."""
-        return Header([name.strip() for name in self.header], (self.separator,) if self.is_found else ())
-
-    def header_names(self, columns: Sequence[str]) -> dict[str, str]:
-        """The column of each name in the header: the name includes blanks around it in the file, the column does not.
-
-        The order is that of ``columns``.
-        """
-        in_header = dict(zip(self.columns.names, self.header, strict=True))
-        return {in_header[column]: column for column in columns}
-
-
-def numbered(values: Sequence[str]) -> list[str]:
-    """Names for the columns of a text file without a header, given the values of a row: column_1, column_2, ..."""
-    return [f"column_{number}" for number in range(1, len(values) + 1)]
-
-
-def if_no_header(names: Sequence[str], key: str) -> str:
-    """Advice where names of columns may be the values of a row, since one is a number; else empty.
-
-    Args:
-        names: The names in the header.
-        key: The setting by which a user says that there is no header.
-    """
-    if not any(map(is_number, names)):
-        return ""
-    return f"If its first line is a row and no header, set {key}=false: its columns are then {_first_and_last(names)}."
-
-
-def _first_and_last(values: Sequence[str]) -> str:
-    return " to ".join(dict.fromkeys([numbered(values)[0], numbered(values)[-1]]))
-
-
-def text_layout(path: str, key: str, separator: str | None, has_header: bool = True) -> TextLayout:
-    """The layout of a text file.
-
-    The separator is the one that is given, else that of the `SEPARATOR_LINE`, else that of the suffix, unless the
-    header shows another one.
-
-    Args:
-        path: The file.
-        key: The key that the user typed to name the file.
-        separator: Character between the values of a line; ``None`` where the user has not typed one.
-        has_header: Whether the first line has the names of the columns; else it is a row, and they are `numbered`.
-
-    Raises:
-        DataError: The file has only empty lines, or cannot be read.
-    """
-    csv.field_size_limit(LONG_LINE_BYTES)
-
-    def first_bytes() -> bytes:
-        with open_text(path, key) as file:
-            return bytes(file.read(16))
-
-    stated = SEPARATOR_LINE.match(explained_read(path, key, first_bytes))
-    skipped_lines = 1 if stated else 0
-
-    def header(mark: str) -> list[str]:
-        with open_text(path, key) as file:
-            # Bytes that are not UTF-8 are kept: the buffer also holds values, which are checked later.
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            lines = itertools.islice(iter(lambda: _line(text, path, key), ""), skipped_lines, None)
-            return next((row for row in csv.reader(lines, delimiter=mark) if row), [])
-
-    usual = SEPARATORS[suffix_of(path)]
-    known = separator or (stated[1].decode("latin1") if stated else None)
-
-    def find() -> tuple[str, list[str]]:
-        return (known, header(known)) if known else _separated(header, usual, has_header)
-
-    mark, names = explained_read(path, key, find)
-    if any("\udc80" <= letter <= "\udcff" or letter < "\t" for name in names for letter in name):
-        raise encoding_error(path, key, "the header")
-    if not names:
-        raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
-    names = names if has_header else numbered(names)
-    return TextLayout(skipped_lines, mark, names, not known and mark != usual, has_header)
-
-
-def _line(text: io.TextIOWrapper, path: str, key: str) -> str:
-    """The next line of a text file; empty at its end."""
-    line = text.readline(LONG_LINE_BYTES)
-    if len(line) == LONG_LINE_BYTES and not line.endswith(("\n", "\r")):
-        raise DataError(
-            f"`{key}` must have lines of at most {LONG_LINE_BYTES:,} bytes, and the first one of {path} is longer. "
-            "Name a table with a row in each line."
-        )
-    return line
-
-
-def _separated(header: Callable[[str], list[str]], usual: str, has_header: bool) -> tuple[str, list[str]]:
-    """The separator of a header, and its names: the usual one, unless the header has a single name by it.
-
-    Then it is the one of ``LIKELY_SEPARATORS`` by which the header has the most names.  A row may have commas in its
-    numbers, which do not separate values where semicolons do.
-
-    Args:
-        header: Returns the names of the header by a separator; of a file without a header, the values of the first row.
-        usual: The usual separator.
-        has_header: Whether there is a header.
-    """
-    values = header(";") if usual == "," and not has_header else []
-    with_comma = [value for value in values if "," in value]
-    if len(values) > 1 and with_comma and all(is_number(value, ",") for value in with_comma):
-        return ";", values
-    found = [(usual, header(usual))]
-    if len(found[0][1]) == 1:
-        found += [(mark, header(mark)) for mark in LIKELY_SEPARATORS if mark in found[0][1][0]]
-    return max(found, key=lambda one: len(one[1]))
 
 
 def missing_words(missing_values: Sequence[str] = ()) -> list[str]:
@@ -254,12 +74,28 @@ def mark_missing(column: Any, missing_values: Sequence[str] = ()) -> Any:
     return pc.if_else(is_missing, pa.nulls(len(column), column.type), column)
 
 
+def _text_error(file: TextInput, error: Exception, layout: TextLayout, decimal: str) -> DataError:
+    """The mistake that an error of Arrow's reader is; ``decimal`` is the character before the decimals of numbers."""
+    if (found := arrow_errors.invalid_number(error)) is not None:
+        is_header = layout.has_unexpected_header(found.value, found.column)
+        column = layout.columns.names[found.column]
+        return number_error(file.name, file.key, found.value, column, decimal, is_header)
+    if (position := arrow_errors.invalid_utf8_column(error)) is not None:
+        return encoding_error(file, f"column {layout.columns.names[position]!r}")
+    if arrow_errors.is_not_utf8(error, file.name):
+        return encoding_error(file, "the text")
+    if arrow_errors.is_ragged(error):
+        return ragged_error(file, error)
+    if arrow_errors.is_only_header(error) or arrow_errors.is_empty(error):
+        return DataError(f"`{file.key}` must have rows, got only a header [in {file.name}].")
+    return unreadable_error(file.name, file.key, error)
+
+
 # All rows
 
 
 def read_text(
-    path: str,
-    key: str,
+    file: TextFile,
     columns: list[str],
     as_text: Collection[str],
     options: TextOptions,
@@ -268,14 +104,14 @@ def read_text(
     """`read_table` for a text file; text columns are dictionary-encoded."""
     import pyarrow as pa
 
-    layout = text_layout(path, key, options.separator, options.header)
+    layout = text_layout(file, options.separator, options.header)
     header_names = layout.header_names(columns)
     text = {name for name, column in header_names.items() if column in as_text or column in codes}
     declared = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
-    table = _parse_text(path, key, layout, list(header_names), declared, options).rename_columns(columns)
+    table = _parse_text(file, layout, list(header_names), declared, options).rename_columns(columns)
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # Arrow's types of text not in UTF-8
-            raise encoding_error(path, key, f"column {field.name!r}")
+            raise encoding_error(file, f"column {field.name!r}")
     if not table.num_rows:
         return table
     typed = [
@@ -286,8 +122,7 @@ def read_text(
 
 
 def _parse_text(
-    path: str,
-    key: str,
+    file: TextFile,
     layout: TextLayout,
     columns: Sequence[str],
     declared: Mapping[str, pa.DataType],
@@ -296,8 +131,7 @@ def _parse_text(
     """All rows of a text file, in the types that Arrow infers from all values.
 
     Args:
-        path: The file.
-        key: The key that the user typed to name the file.
+        file: The file.
         layout: Layout of its lines.
         columns: The columns to read, by their names in the header.
         declared: Types of some of them, which are not inferred.
@@ -326,11 +160,11 @@ def _parse_text(
             skip_rows=layout.skipped_lines,
             column_names=layout.given_names,
         )
-        with open_text(path, key) as file:
-            return pyarrow.csv.read_csv(file, how, parse, convert)
+        with file.open() as opened:
+            return pyarrow.csv.read_csv(opened, how, parse, convert)
 
     try:
-        table = _read_typed(path, key, layout, parse, columns, declared, options)
+        table = _read_typed(file, layout, parse, columns, declared, options)
         if table is not None:
             return table
         try:
@@ -340,20 +174,16 @@ def _parse_text(
                 raise
             return read(threads=True, block_size=LONG_LINE_BYTES)
     except (pa.ArrowException, OSError) as error:
-        column = arrow_errors.invalid_utf8_column(error)
-        if column is not None:
-            raise encoding_error(path, key, f"column {layout.header[column]!r}") from error
         if arrow_errors.is_ragged(error):
             try:
                 read(threads=False)  # slower, but its error has the number of the line
             except pa.ArrowException as error_with_line:
-                raise ragged_error(path, key, error_with_line) from error
-        raise unreadable_error(path, key, error) from error
+                error = error_with_line
+        raise _text_error(file, error, layout, options.decimal) from error
 
 
 def _read_typed(
-    path: str,
-    key: str,
+    file: TextFile,
     layout: TextLayout,
     parse: Any,
     columns: Sequence[str],
@@ -377,7 +207,7 @@ def _read_typed(
     import pyarrow.csv
 
     block_bytes = _block_bytes(layout.header)
-    if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES and Path(path).stat().st_size <= block_bytes:
+    if not file.is_compressed and Path(file.path).stat().st_size <= block_bytes:
         return None
     how = pyarrow.csv.ReadOptions(
         block_size=block_bytes, skip_rows=layout.skipped_lines, column_names=layout.given_names
@@ -388,7 +218,7 @@ def _read_typed(
         return options.conversion(columns, types, strings_can_be_null=True, **more)
 
     def in_order(types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        with open_text(path, key) as file, pyarrow.csv.open_csv(file, how, parse, typed(types)) as reader:
+        with file.open() as opened, pyarrow.csv.open_csv(opened, how, parse, typed(types)) as reader:
             yield from reader
 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -398,14 +228,14 @@ def _read_typed(
             # nan are missing, too.  To compare each value with all words takes a sixth of the time.
             conversions.insert(0, typed(types, null_values=["", *options.missing_values]))
         try:
-            with open_text(path, key) as file:
-                blocks = _line_blocks(file, layout, block_bytes)
-                return _gather_text(path, _parse_blocks(blocks, layout.header, parse, conversions), block_bytes)
+            with file.open() as opened:
+                blocks = _line_blocks(opened, layout, block_bytes)
+                return _gather_text(file.path, _parse_blocks(blocks, layout.header, parse, conversions), block_bytes)
         except _NotLineByLineError:
-            return _gather_text(path, in_order(types), block_bytes)
+            return _gather_text(file.path, in_order(types), block_bytes)
 
     try:
-        with open_text(path, key) as file, pyarrow.csv.open_csv(file, how, parse, typed(declared)) as reader:
+        with file.open() as opened, pyarrow.csv.open_csv(opened, how, parse, typed(declared)) as reader:
             types = {one.name: text if one.type in (pa.string(), pa.binary()) else one.type for one in reader.schema}
         for _ in range(MAX_RETYPED + 1):
             try:
@@ -583,75 +413,21 @@ def _is_canonical(texts: Any, values: Any) -> bool:
 
 
 def text_blocks(
-    path: str,
-    key: str,
-    columns: Sequence[str],
-    numbers: Collection[str],
-    options: TextOptions,
+    file: TextInput, layout: TextLayout, columns: Sequence[str], numbers: Collection[str], options: TextOptions
 ) -> Iterator[pa.Table]:
-    """`open_blocks` for a text file, with the columns that were chosen."""
-    layout = text_layout(path, key, options.separator, options.header)
-    return _read_blocks(path, key, layout.given_names, layout.header_names(columns), numbers, options, layout)
-
-
-def standard_input_blocks(
-    key: str,
-    choose: Callable[[Sequence[str]], list[str]],
-    numbers: Collection[str],
-    options: TextOptions,
-) -> Iterator[pa.Table]:
-    """`open_blocks` for a CSV on standard input, whose header is read at once."""
-    header, first_row, lines, separator = "", b"", 0, options.separator
-    while not header.strip():
-        line = sys.stdin.buffer.readline()
-        if not line:
-            break
-        first_row = line.removeprefix(codecs.BOM_UTF8)
-        header, lines = first_row.decode(errors="replace"), lines + 1
-        if stated := SEPARATOR_LINE.match(line):
-            separator, header = separator or stated[1].decode("latin1"), ""
-
-    def row(mark: str) -> list[str]:
-        return next(csv.reader([header.rstrip("\r\n")], delimiter=mark), [])
-
-    mark, found = (separator, row(separator)) if separator else _separated(row, ",", options.header)
-    if not found:
-        raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
-    layout = TextLayout(0, mark, found if options.header else numbered(found))
-    names = layout.columns.names
-    header_names = {name: name for name in choose(names)}
-    if options.header:
-        return _read_blocks("-", key, names, header_names, numbers, options, layout, lines)
-    return _read_blocks("-", key, names, header_names, numbers, options, layout, lines - 1, first_row)
-
-
-def _read_blocks(
-    path: str,
-    key: str,
-    header: list[str] | None,
-    header_names: Mapping[str, str],
-    numbers: Collection[str],
-    options: TextOptions,
-    layout: TextLayout,
-    earlier_lines: int = 0,
-    first_row: bytes = b"",
-) -> Iterator[pa.Table]:
-    """Blocks of a text file.
+    """`open_blocks` for text with the columns that were chosen.
 
     Args:
-        path: The file; "-" is standard input.
-        key: The key that the user typed to name the file.
-        header: All columns, where the line of the header has been read already; else ``None``.
-        header_names: The columns to read, see `TextLayout.header_names`.
+        file: The file, or standard input.
+        layout: Layout of its lines.
+        columns: The columns to read.
         numbers: Columns that are numbers; the others are text.
         options: What the user says of the values.
-        layout: Layout of the lines.
-        earlier_lines: Lines up to the header, where they have been read already.
-        first_row: A line of standard input that has been read already and is a row.
     """
     import pyarrow as pa
     import pyarrow.csv
 
+    header_names = layout.header_names(columns)
     as_typed, as_text = _conversions(header_names, numbers, options)
     number_names = {name for name, column in header_names.items() if column in numbers}
     parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
@@ -659,10 +435,12 @@ def _read_blocks(
     def read(block_size: int, convert: Any = as_typed) -> Iterator[Any]:
         # Threads do not make reading by blocks faster, and their errors lack the number of the line.
         how = pyarrow.csv.ReadOptions(
-            use_threads=False, block_size=block_size, column_names=header, skip_rows=layout.skipped_lines
+            use_threads=False,
+            block_size=block_size,
+            column_names=layout.given_names,
+            skip_rows=layout.skipped_lines,
         )
-        source = pa.PythonFile(_Preceded(first_row, sys.stdin.buffer)) if path == "-" else open_text(path, key)
-        with source, pyarrow.csv.open_csv(source, how, parse, convert) as reader:
+        with file.open() as opened, pyarrow.csv.open_csv(opened, how, parse, convert) as reader:
             yield from reader
 
     def batches() -> Iterator[Any]:
@@ -675,45 +453,34 @@ def _read_blocks(
             # `read_table` accepts numbers with non-ASCII blanks around them and hexadecimal ones such as 0x1F; Arrow
             # does not accept them in a column that is declared as numbers.
             retry_as_text = arrow_errors.invalid_number(error) is not None
-            if path == "-" and arrow_errors.is_straddling(error):
+            if file.is_read_once and arrow_errors.is_straddling(error):
                 raise DataError(
-                    f"`{key}` must have lines of at most {TEXT_BLOCK_BYTES:,} bytes on standard input, "
+                    f"`{file.key}` must have lines of at most {TEXT_BLOCK_BYTES:,} bytes on {file.name}, "
                     "got a longer one. Write the table to a file, and name the file."
                 ) from error
-            if path == "-" or not (retry_as_text or arrow_errors.is_longer_than_block(error)):
+            if file.is_read_once or not (retry_as_text or arrow_errors.is_longer_than_block(error)):
                 raise
             # The file is read again from its start, and the rows that were yielded are skipped.
             for batch in read(TEXT_BLOCK_BYTES, as_text) if retry_as_text else read(LONG_LINE_BYTES):
                 rest = batch.slice(min(rows_done, batch.num_rows))
                 rows_done = max(0, rows_done - batch.num_rows)
-                yield _text_to_numbers(rest, number_names, options, path, key) if retry_as_text else rest
+                yield _text_to_numbers(rest, number_names, options, file, layout) if retry_as_text else rest
 
-    shown_path = "standard input" if path == "-" else path
-    for batch in explained_batches(shown_path, key, batches(), earlier_lines, layout.header, options.decimal):
+    def explain(error: Exception) -> DataError:
+        return _text_error(file, error, layout, options.decimal)
+
+    for batch in explained_batches(batches(), explain):
         table = pa.Table.from_batches([batch]).select(list(header_names))
         yield table.rename_columns(list(header_names.values()))
-
-
-class _Preceded(io.RawIOBase):
-    """Bytes that were read from a file already, followed by the rest of the file."""
-
-    def __init__(self, first: bytes, rest: IO[bytes]) -> None:
-        self.first, self.rest = first, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.first[: len(buffer)] or self.rest.read(len(buffer))
-        self.first = self.first[len(data) :]
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _conversions(header_names: Mapping[str, str], numbers: Collection[str], options: TextOptions) -> tuple[Any, Any]:
     """Arrow's options for the types of blocks: one with ``numbers`` as float64 and the rest as text, one all text.
 
-    The arguments are those of `_read_blocks`.
+    Args:
+        header_names: The columns to read, see `TextLayout.header_names`.
+        numbers: Columns that are numbers; the others are text.
+        options: What the user says of the values.
     """
     import pyarrow as pa
     import pyarrow.csv
@@ -732,7 +499,9 @@ def _conversions(header_names: Mapping[str, str], numbers: Collection[str], opti
     return as_typed, as_text
 
 
-def _text_to_numbers(batch: Any, numbers: Collection[str], options: TextOptions, path: str, key: str) -> Any:
+def _text_to_numbers(
+    batch: Any, numbers: Collection[str], options: TextOptions, file: TextInput, layout: TextLayout
+) -> Any:
     """A batch of text columns, with the columns ``numbers`` as float64.
 
     Raises:
@@ -751,7 +520,8 @@ def _text_to_numbers(batch: Any, numbers: Collection[str], options: TextOptions,
                     column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
                 except pa.ArrowInvalid as error:
                     word = word_among_numbers(text, options.decimal)
-                    raise number_error(path, key, word, name.strip(), options.decimal) from error
+                    is_header = layout.has_unexpected_header(word, layout.header.index(name))
+                    raise number_error(file.name, file.key, word, name.strip(), options.decimal, is_header) from error
             batch = batch.set_column(position, name, column)
     return batch
 

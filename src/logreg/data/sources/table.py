@@ -210,7 +210,8 @@ class TableFile(TableReading):
         notes = []
         for _, path in files.values():
             if marks := self._headers[path].found_separators:
-                where = "the header" if len(marks) == 1 else "the header of each file"
+                line = "header" if self.header else "first line"
+                where = f"the {line}" if len(marks) == 1 else f"the {line} of each file"
                 shown = " or ".join(map(repr, marks))
                 notes.append(f"read with {shown} between values, as in {where} of {self._file_name(path)}")
             header = self._headers[path].names

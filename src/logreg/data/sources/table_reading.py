@@ -24,6 +24,7 @@ from logreg.constraints import (
     text,
     whole,
 )
+from logreg.data.arrow_numbers import is_number
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.find_shards import find_shards, is_sharded
@@ -36,7 +37,7 @@ from logreg.data.formats.tables import (
     read_header,
     read_table,
 )
-from logreg.data.formats.text_tables import Header, TextOptions, if_no_header
+from logreg.data.formats.text_layout import Header, TextOptions, if_no_header
 from logreg.data.memory import Allocate, fits_into_memory, mapped_array, scratch_in
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list
 from logreg.facts import Split
@@ -406,7 +407,30 @@ class TableReading:
         """These columns of each file, as Arrow tables; and the first row and the name of each of its files."""
         as_text, codes = self._kinds
         parts = [self._read_part(path, key, columns, as_text, codes) for key, path in files.values()]
+        for (table, _), (_, path) in zip(parts, files.values(), strict=True):
+            self._refuse_header(table, path)
         return [table for table, _ in parts], [starts for _, starts in parts]
+
+    def _refuse_header(self, table: Any, path: str) -> None:
+        """Refuses a file with a header where the user says that there is none.
+
+        Its first row has a word in each column that no other row has, and one of a column whose other values are
+        numbers.
+        """
+        import pyarrow.compute as pc
+
+        if self.header:
+            return
+        first = [column[0].as_py() for column in table.columns]
+        if not all(isinstance(word, str) and not is_number(word, self.decimal) for word in first):
+            return
+        others = [pc.unique(column.slice(1)).drop_null().to_pylist() for column in table.columns]
+        is_once = all(word not in own for word, own in zip(first, others, strict=True))
+        if is_once and any(own and all(is_number(value, self.decimal) for value in own) for own in others):
+            raise ConfigError(
+                f"`dataset.header=false` must go with files without a header, and the first line of {path} is one: "
+                f"{name_list(first)}. Leave the setting out, and use these names of the columns."
+            )
 
     @property
     def _kinds(self) -> tuple[set[str], set[str]]:

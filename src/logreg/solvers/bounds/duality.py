@@ -145,17 +145,10 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
 
 def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
     """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
-    problem, point, evaluation = at.problem, at.point, at.evaluation
+    problem, point = at.problem, at.point
     l2, l1 = (strength[:-1] for strength in at.penalties)
     coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
-    # The norm over the rows of the residuals: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0;
-    # and that of theta minus the residuals, by the strong convexity of the conjugate.
-    steepest = 2 * problem.loss.max_curvature
-    distance = math.sqrt(steepest * excess)
-    size = math.sqrt(steepest * evaluation.loss) + distance
-    costs, moves = cost_of_balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
-    balance = float(costs.sum())
-    noise = moves.add_(at.accumulated * size * at.squares[:-1].sqrt())
+    noise, balance, distance = slopes_error(at, theta)
     if problem.objective.l2:
         of_penalty, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
@@ -169,6 +162,23 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
     rounding += balance + 2 * math.sqrt(excess * balance)
     return excess + max(of_penalty, 0.0), rounding
+
+
+def slopes_error(at: EvaluatedPoint, theta: DualPoint) -> tuple[Tensor, float, float]:
+    """What rounding hides of a dual point that sums to exactly 0 over the rows.
+
+    Returns:
+        Upper bound of the error of its sums of theta x, (K, D); the cost of the move that makes its sums exactly 0; and
+        the norm over the rows of theta minus the residuals, at most.
+    """
+    excess = max(theta.excess, 0.0)
+    # The norm over the rows of the residuals: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0;
+    # and that of theta minus the residuals, by the strong convexity of the conjugate.
+    steepest = 2 * at.problem.loss.max_curvature
+    distance = math.sqrt(steepest * excess)
+    size = math.sqrt(steepest * at.evaluation.loss) + distance
+    costs, moves = cost_of_balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
+    return moves.add_(at.accumulated * size * at.squares[:-1].sqrt()), float(costs.sum()), distance
 
 
 def gap_by_residuals(problem: Problem, coef: Tensor, gradient: Tensor, loss: float) -> float:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from logreg.losses.cross_entropy import SATURATED_LOSS
 from logreg.rows import chosen_rows
-from logreg.solvers.bounds.base import evaluated_point
-from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale
+from logreg.solvers.bounds.base import EvaluatedPoint, evaluated_point
+from logreg.solvers.bounds.duality import DualPoint, bound_at_dual_point, feasible_scale, slopes_error
 from logreg.solvers.l1_model import minimize_penalized_model
 from logreg.solvers.methods.lbfgs import expected_gap, lbfgs
 from logreg.solvers.passes.base import PassRequests, request
@@ -37,7 +37,7 @@ from logreg.solvers.passes.columns import (
     SumTheta,
     TryStep,
 )
-from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, penalty_at
 from logreg.solvers.passes.moments import sparse_coordinates
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.passes.sampling import sampled_rows
@@ -137,6 +137,15 @@ to the rounding error of f.  That of the residuals is 0."""
 
 CERTIFICATE_FACTOR = 3.0
 """Estimated gap, relative to the tolerance, up to which it is computed."""
+
+ROOM_FACTOR = 1.25
+"""Room for the rounding error of a slope, relative to the bound of that error; this changes a little with the point."""
+
+MAX_ROOM = 0.1
+"""Largest room, relative to l1: with more of it the minimum would be another one."""
+
+MAX_ROOM_COST = 0.25
+"""Largest cost of that room, relative to the rounding of the gap without it."""
 
 MAX_FAILURES = 6
 """Certificates that may fail with all coefficients in the working set; each makes the solver ten times as exact."""
@@ -248,6 +257,8 @@ class WorkingSet:
         self._l2, self._l1 = state.problem.penalties(state.coordinates)
         self.gap = self._decrease = math.inf
         self._tolerance = TOLERANCE_FRACTION * state.tolerance
+        self._has_room = False
+        """Whether l1 is smaller than that of the problem, see `_leaves_room`."""
         self._is_settled, self._failures = self._has_all, 0
         """Whether no coefficient was missing in the last round."""
 
@@ -435,7 +446,7 @@ class WorkingSet:
         excess, noise = held.excess, held.noise
         if self._is_residual and scale == 1:
             excess, noise = self._excess, 8 * UNIT_ROUNDOFF * total * problem.num_outputs
-        state.value = held.loss + penalty
+        state.value = held.loss + penalty_at(point, *problem.penalties(state.coordinates))
         gradient = state.coordinates.gradient_to(self._units, slopes + self._l2 * point)
         sums = state.coordinates.gradient_to(self._units, slopes)
 
@@ -449,16 +460,45 @@ class WorkingSet:
         at = evaluated_point(problem, self._units, state.coordinates.to(self._units, point), now)
         theta = DualPoint(sums * scale, scale, excess, noise, scaled)
         found = yield from bound_at_dual_point(at, state.coordinates, theta)
-        if within(found, state.tolerance) and found.rounding > state.tolerance * abs(found.value):
-            return (yield from certified(state, None))  # with the true sizes of the features rounding may be less
+        most = state.tolerance * abs(found.value)
+        is_rounded = found.rounding > most / 2 and found.gap + found.rounding > most
+        if is_rounded and self._leaves_room(at, theta, found.rounding):
+            return False
         keep_bound(state, found)
         self.gap = state.gap
+        if is_rounded and within(found, state.tolerance):
+            return (yield from certified(state, None))  # with the true sizes of the features rounding may be less
         return state.converged
+
+    def _leaves_room(self, at: EvaluatedPoint, theta: DualPoint, rounding: float) -> bool:
+        """Whether the steps go on with slightly smaller strengths of l1, to whose dual point rounding may be added.
+
+        Where features differ in size by many orders of magnitude, the slopes of the largest ones have errors that are
+        large against l1.  A whole dual point that is scaled down by these costs as much of the whole penalty, while a
+        room in each slope costs that part of the penalty of its own coefficients, which are as small as their features
+        are large.
+
+        Args:
+            at: The point.
+            theta: The dual point.
+            rounding: The rounding of the gap between them.
+        """
+        if self._has_room or self.problem.objective.l2:
+            return False
+        l1, sizes = at.penalties[1][:-1], at.point[:, :-1].abs().sum(0)
+        room = ROOM_FACTOR * slopes_error(at, theta)[0].amax(0)
+        if not float(room @ sizes) <= MAX_ROOM_COST * rounding:
+            return False
+        self._l1 = self._l1.clone()
+        self._l1[:-1] *= 1 - (room / l1).clamp(max=MAX_ROOM)
+        self._own_l1, self._has_room = self._l1[self._places], True
+        return True
 
     def _extend(self) -> PassRequests[bool]:
         """Chooses the next working set; returns False to give up."""
-        ratios = self._ratios
-        outside = torch.where(self.wanted, 0.0, ratios)
+        ratios, is_nonzero = self._ratios, self.state.point[:, :-1] != 0
+        # A shift of all outputs of a softmax may have moved a coefficient from 0 that is not in the working set.
+        outside = torch.where(self.wanted, 0.0, torch.where(is_nonzero, math.inf, ratios))
         if not bool((outside > 1).any()):
             if self._is_settled:
                 self._failures += 1
@@ -469,7 +509,7 @@ class WorkingSet:
         rows = self.problem.rows
         most = min(max(NEW_COEFFICIENTS, rows // ROWS_PER_NEW_COEFFICIENT), max(rows // 2, MIN_NEW_COEFFICIENTS))
         new = outside.flatten().topk(min(int((outside > NEAR_RATIO).sum()), most)).indices
-        kept = (self.state.point[:, :-1] != 0) | (self.wanted & (ratios > NEAR_RATIO))
+        kept = is_nonzero | (self.wanted & (ratios > NEAR_RATIO))
         self.wanted = kept.flatten().index_fill(0, new, True).view_as(kept)
         yield from self._hold()
         return True
