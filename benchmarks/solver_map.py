@@ -292,7 +292,7 @@ def _cell(times: Times) -> str:
     return f"{late}{times.process:.3f} s ({times.wall:.3f})"
 
 
-def never(*_: object) -> bool:
+def never(*_: object, **__: object) -> bool:
     """False, for a predicate that switches a part on."""
     return False
 
