@@ -299,8 +299,9 @@ def row_space_passes(problem: Problem) -> float:
     """Time of a fit in the span of the rows, in passes, where it may follow other steps; else infinite.
 
     The shape alone does not tell which is faster: quasi-Newton steps may take some tens of passes, or many hundreds.
-    Where they end once they have taken as long, both together take at most twice as long as the better choice.  With
-    fewer features than rows the Gram matrix is singular, and takes many inverses.
+    Where they end once they have taken as long, both together take about twice as long as the better choice at most, as
+    far as the predicted times are right.  With fewer features than rows the Gram matrix is singular, and takes many
+    inverses.
     """
     is_between = problem.rows < problem.num_features and not is_wide(problem)
     if not is_between or problem.is_sparse or not allows_row_space(problem) or not holds_inverses(problem):

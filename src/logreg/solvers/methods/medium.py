@@ -254,8 +254,8 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int, zero: Ze
     3. Take a step, with a line search.
 
     It stops as well where steps converge slowly, where they do not decrease f in float64, and after `MAX_STEPS`: then
-    the general solver begins anew.  Where the span of the rows may follow, it stops once the steps have taken as long
-    as that takes (`row_space_passes`), and the general solver begins there.
+    the general solver begins anew: in the span of the rows where that may follow (`row_space_passes`), which then ends
+    steps as well once they have taken, or would have left, as many passes as it takes.
 
     Args:
         state: State of a problem that `logreg.solvers.choose.is_medium`; where the point is certified, and after
