@@ -52,6 +52,7 @@ from logreg.solvers.passes.hessian import (
     HessianDiagonal,
     HessianProduct,
     SampledCurvature,
+    adds_pairs,
     uniform,
 )
 from logreg.solvers.passes.moments import ColumnMoments, MeanOffset, Means
@@ -365,10 +366,12 @@ def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> N
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
-@pytest.mark.parametrize("kind", ["rows", "blocks"])
+@pytest.mark.parametrize("kind", ["rows", "blocks", "pairs"])
 def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, processes: int) -> None:
-    memory = rows_of(3, weighted=True)
-    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
+    classes = 20 if kind == "pairs" else 3
+    memory = rows_of(classes, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), classes)
+    assert adds_pairs(problem) == (kind == "pairs")
     diagonal = drive(request(HessianDiagonal(problem, problem.model, problem.zeros())), memory)
     mass = diagonal[:, -1]
 
