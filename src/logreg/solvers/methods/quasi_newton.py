@@ -72,6 +72,10 @@ SAMPLE_TOL_FACTOR = 0.8
 """Predicted decrease, divided by the part of the rows in the sample, at which a bound by the sample is tried, as a
 multiple of the tolerance: the bound is a little more."""
 
+MAX_SAMPLE_DECREASE = 1e-3
+"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
+step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
+
 HESSIAN_BOUND_PASSES = 2
 """Passes that the bound by a Hessian takes besides the Hessian."""
 
@@ -147,7 +151,8 @@ class _Steps:
         self.state, self.problem, self.now, self.rough, self.slow_tol = state, problem, now, rough, slow_tol
         self.dtype, self.exact = dtype, dtype == torch.float64
         self.limit = max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300)
-        self.sample_limit = 0.0 if rough else SAMPLE_TOL_FACTOR * state.tolerance
+        most = min(SAMPLE_TOL_FACTOR * state.tolerance, MAX_SAMPLE_DECREASE * state.sample_part)
+        self.sample_limit = 0.0 if rough else most
         self.diagonal: _ScaledDiagonal | None = None
         l2, of_pass = problem.penalties(state.coordinates)[0], pass_seconds(problem)
         if state.inverse is None:
