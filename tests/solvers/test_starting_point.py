@@ -102,7 +102,7 @@ def shaped(rows: int, features: int, outputs: int = 1, loss: str = "bce") -> Pro
     return replace(problem, model=problem.model._replace(center=ones, scale=ones))
 
 
-def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for_each_parameter() -> None:
+def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_several_for_each_parameter() -> None:
     def enough(problem: Problem, rows: int, rare: int = 2) -> tuple[int, int]:
         classes = max(problem.num_outputs, 2) if problem.coupled else 2
         labels = torch.arange(rows) % classes
@@ -115,7 +115,11 @@ def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for
     assert enough(shaped(10**6, 99), 10_000, rare=8) == (4000, 10_000)  # half as many of the rare class as if even
     assert [enough(shaped(rows, 99), 10_000)[0] for rows in (7999, 8000)] == [0, 2000]  # a quarter at most
     assert [enough(shaped(10**6, 99, 3), rows)[0] for rows in (1999, 2000)] == [0, 2000]  # outputs are independent
-    assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows)[0] for rows in (5999, 6000)] == [0, 6000]
+    softmax = shaped(10**6, 99, 3, "cross_entropy")
+    assert [enough(softmax, rows) for rows in (2399, 2400, 10_000)] == [(0, 0), (2400, 2400), (6000, 10_000)]
+    expensive = shaped(60_000, 20, 16, "cross_entropy")  # its Hessian takes no more rows than necessary
+    assert enough(expensive, 15_000) == (8 * 16 * 21, 8 * 16 * 21)
+    assert enough(shaped(100_000, 40, 20, "cross_entropy"), 25_000) == (0, 0)  # even of these it takes some passes
     assert enough(shaped(10_000, 4), 2500) == (0, 0)  # a pass over all rows takes no longer
     assert enough(shaped(10**6, 10), 10_000) == (10_000, 10_000)  # a Hessian is cheap
 

@@ -18,6 +18,9 @@ Of fewer outputs torch computes each number alone, but a softmax over columns fo
 time.  Logits that lie in memory by columns are computed so however many there are.
 """
 
+LOG2_E = 1 / math.log(2)
+"""The binary logarithm of e."""
+
 
 class SoftmaxLoss(CrossEntropy):
     """logsumexp(z) - y' z of the logits z of a row and targets y that sum to 1.
@@ -73,19 +76,20 @@ class SoftmaxLoss(CrossEntropy):
     def evaluate_fast(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `CrossEntropy.evaluate_fast`; the one-hot targets, which are mostly 0, are not built."""
         own = labels.unsqueeze(1)
+        minus_one = logits.new_full((1, 1), -1.0)
         if _by_columns(logits):  # one exponential of each logit, where a softmax and its logarithm take two
             columns = logits.T.contiguous()  # as they are, mostly
             behind = columns - columns.amax(0)
             of_own = behind.gather(0, own.T)[0]
-            p = behind.exp_()
+            p = behind.mul_(LOG2_E).exp2_()  # takes less time than the exponential, which is MKL's
             sums = p.sum(0)
-            values, p = sums.log() - of_own, p.div_(sums).T
-        else:
-            log_probabilities = log_softmax(logits)
-            values = log_probabilities.gather(1, own)[:, 0].neg_()
-            p = log_probabilities.exp_()
-        minus_one = logits.new_full((1, 1), -1.0).expand(len(own), 1)
-        return RowTerms(values, p.scatter_add(1, own, minus_one), p)
+            values, p = sums.log() - of_own, p.div_(sums)
+            residuals = p.scatter_add(0, own.T, minus_one.expand(1, len(own)))  # along whole columns: far faster
+            return RowTerms(values, residuals.T, p.T)
+        log_probabilities = log_softmax(logits)
+        values = log_probabilities.gather(1, own)[:, 0].neg_()
+        p = log_probabilities.exp_()
+        return RowTerms(values, p.scatter_add(1, own, minus_one.expand(len(own), 1)), p)
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `Loss.evaluate_precisely`; computed from the probabilities of the wrong classes, precise where small."""

@@ -50,6 +50,9 @@ A bound on the rounding error of a sum of n terms holds whatever their order, an
 nothing of a library's order where n is small.  Parts of this size stay in the second-level cache, too.
 """
 
+MAX_SMALL_PRODUCT = 1_000_000
+"""Multiplications of a product up to which OpenBLAS, which is NumPy's, takes its kernel for small matrices."""
+
 MAX_STREAMED_FEATURES = 1024
 """Features up to which rows from memory are multiplied or added up faster one after the other than by BLAS, which reads
 several at a time."""
@@ -143,7 +146,7 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     """Left (n, A).T @ right (n, B): shape (A, B); in float64 by `sum_of_parts`.  ``right`` may be sparse."""
     if is_sparse(right):
         return transposed_times(right, left)
-    if left.dtype == torch.float64:
+    if left.dtype == torch.float64 or _suits_small_parts(left, right):
         return sum_of_parts(left, right)
     parts = _parts(left)
     return _product_over_rows(left, right) if parts == 1 else _sum_of_equal_parts(left, right, parts)
@@ -155,9 +158,8 @@ def sum_of_parts(left: Tensor, right: Tensor) -> Tensor:
     parts = -(-number // SUM_ROWS)
     if parts <= 1:
         return _product_over_rows(left, right)
-    if torch.get_num_threads() > 1 or not _is_plain(left, right):
+    if not _suits_numpy_parts(left, right):
         return _sum_of_equal_parts(left, right, parts)
-    # NumPy's BLAS takes less time for few columns, at least on processors of AMD.
     length, factors, rows = number // parts, left.numpy(), right.numpy()
     even = parts * length
     some = factors[:even].reshape(parts, length, -1).transpose(0, 2, 1)
@@ -321,6 +323,17 @@ def mirrored(square: Tensor) -> Tensor:
 def _suits_numpy(features: Tensor, vector: Tensor) -> bool:
     """Whether NumPy multiplies features (n, D) with one vector, and faster than torch."""
     return features.shape[1] >= MIN_NUMPY_FEATURES and _is_plain(features, vector)
+
+
+def _suits_small_parts(left: Tensor, right: Tensor) -> bool:
+    """Whether the sum of small products takes less time in float32 than one product of left (n, A).T and right."""
+    is_small = SUM_ROWS * left.shape[1] * right.shape[1] <= MAX_SMALL_PRODUCT
+    return left.shape[1] > 1 and is_small and _suits_numpy_parts(left, right)
+
+
+def _suits_numpy_parts(left: Tensor, right: Tensor) -> bool:
+    """Whether NumPy multiplies parts of few rows, and faster than torch, at least on processors of AMD."""
+    return torch.get_num_threads() == 1 and _is_plain(left, right)
 
 
 def _is_plain(*tensors: Tensor) -> bool:

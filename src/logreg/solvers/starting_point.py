@@ -88,6 +88,13 @@ That of a softmax of many classes is not: see `curvature_growth`.
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows of a sample for each parameter of one output from which the sample's optimum is a good start."""
 
+MIN_SOFTMAX_ROWS_PER_PARAMETER = 8
+"""The same, at least, for each parameter of a softmax, of which each row shows several: where the Hessian of more rows
+takes longer than a pass."""
+
+MAX_SAMPLE_HESSIAN_PASSES = 3
+"""Time of the Hessian of these rows, in passes, above which no sample is solved first: it saves about as many."""
+
 MIN_CLASS_ROWS = 5
 """Rows of the rarest class in a sample, below which its optimum is far from that of all rows."""
 
@@ -232,20 +239,26 @@ def bound_rows(problem: Problem) -> int:
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The Hessian takes as many rows as it can in the time of a pass.  Where it is expensive, the optimum, which takes
-    several, is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
+    The Hessian takes as many rows as it can in the time of a pass, and more where these are too few for its parameters.
+    Where it is expensive, the optimum, which takes several, is that of fewer rows: enough for each parameter.  Of the
+    rarest class there are half as many as of even classes.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
     of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)
-    if rows < SAMPLE_ROWS_PER_PARAMETER * order or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
+    in_time = problem.rows * of_pass / of_hessian
+    least = order * (MIN_SOFTMAX_ROWS_PER_PARAMETER if problem.coupled else SAMPLE_ROWS_PER_PARAMETER)
+    if least > min(rows, MAX_SAMPLE_HESSIAN_PASSES * in_time):
+        return 0, 0
+    if of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
         return 0, 0
     classes = problem.num_outputs if problem.coupled else 2
     counts = torch.bincount(sample.labels, minlength=classes)
     rarest = int(counts.min()) * classes / len(sample.labels)
     if rarest * rows < MIN_CLASS_ROWS * classes:
         return 0, 0
-    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / min(2 * rarest, 1.0)), rows)
-    many = max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
+    more = 1 / min(2 * rarest, 1.0)
+    many = min(int(max(in_time, least * more)), rows)
+    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order * more), many)
     return (few if avoids_hessian(problem) else many), many
 
 

@@ -124,6 +124,16 @@ def test_correlated_features_get_a_preconditioner_once_the_diagonal_is_too_slow(
     assert fit(memory.features, memory.labels, state.problem.objective).converged
 
 
+@pytest.mark.parametrize("tolerance", [0.3, 0.03])
+def test_a_loose_tolerance_takes_no_pass_for_a_balance_that_steps_bring_about(tolerance: float) -> None:
+    memory = rows_of(correlated=False, classes=30)
+    state = state_of(memory, 1e-2, tolerance)
+    kinds = kinds_of_passes(state, memory)
+    assert state.converged
+    assert set(kinds) == {"Evaluate", "Evaluate64"}  # and no DualObjective
+    assert kinds.count("Evaluate64") == 1
+
+
 def test_steps_end_where_a_hessian_bounds_the_gap_sooner_than_duality_does() -> None:
     memory = rows_of(correlated=True)
     state = state_of(memory, 1e-10)

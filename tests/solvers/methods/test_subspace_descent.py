@@ -30,7 +30,7 @@ from logreg.solvers.methods.subspace_descent import (
 )
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample, InterceptCurvature
-from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
+from logreg.solvers.passes.hessian import MIN_PAIRED_PART, HessianDiagonal, SampledCurvature, adds_pairs
 from logreg.solvers.paths.l2_path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import start
@@ -500,6 +500,29 @@ def test_drawn_rows_have_the_small_eigenvalues_too() -> None:
         ratios = torch.linalg.eigvalsh(root @ block @ root.T)
         assert ratios[0] > 0.5
         assert ratios[-1] < 2
+
+
+@pytest.mark.parametrize("share", [1.0, MIN_PAIRED_PART])
+def test_blocks_of_many_outputs_come_from_pairs_of_few_features(share: float) -> None:
+    rows, classes = 4000, 20
+    features, labels = correlated_rows(rows, 5, classes, torch.float64)
+    memory = MemoryRows(features, labels, 1 + torch.arange(rows).double() % 3)
+    memory.block_rows = 900
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.02), classes)
+    assert adds_pairs(problem)
+    point = torch.randn(classes, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 5
+    whole = drive(request(Evaluate(problem, problem.model, point, hessian=torch.float64)), memory).hessian
+    assert whole is not None
+    sampled = SampledCurvature(problem, problem.model, point, None, int(share * rows), 0)
+    for output, (block, border) in enumerate(zip(*drive(request(sampled), memory), strict=True)):
+        expected, found = whole[output, :, output], torch.zeros(6, 6, dtype=torch.float64)
+        found[:-1, :-1] = block.tril() + block.tril(-1).T
+        found[-1], found[:, -1] = border, border
+        root = torch.linalg.inv(torch.linalg.cholesky(expected))
+        ratios = torch.linalg.eigvalsh(root @ found @ root.T)
+        # of a quarter of 4000 rows: within about sqrt(6 / 1000), times a few for rows that weigh more
+        torch.testing.assert_close(ratios, torch.ones_like(ratios), rtol=0, atol=1e-9 if share == 1 else 0.4)
+        assert share == 1 or float((ratios - 1).abs().max()) > 1e-3  # not all rows
 
 
 def test_an_empty_block_changes_nothing() -> None:

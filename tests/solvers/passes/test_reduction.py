@@ -52,6 +52,7 @@ from logreg.solvers.passes.hessian import (
     HessianDiagonal,
     HessianProduct,
     SampledCurvature,
+    adds_pairs,
     uniform,
 )
 from logreg.solvers.passes.moments import ColumnMoments, MeanOffset, Means
@@ -365,10 +366,12 @@ def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> N
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
-@pytest.mark.parametrize("kind", ["rows", "blocks"])
+@pytest.mark.parametrize("kind", ["rows", "blocks", "pairs"])
 def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, processes: int) -> None:
-    memory = rows_of(3, weighted=True)
-    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
+    classes = 20 if kind == "pairs" else 3
+    memory = rows_of(classes, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), classes)
+    assert adds_pairs(problem) == (kind == "pairs")
     diagonal = drive(request(HessianDiagonal(problem, problem.model, problem.zeros())), memory)
     mass = diagonal[:, -1]
 
@@ -386,6 +389,23 @@ def test_the_same_rows_are_drawn_by_curvature_whoever_has_them(kind: str, proces
     assert not torch.allclose(expected[0], drawn(memory.at(torch.arange(memory.num_rows).flip(0)[:200]))[0])
     for found in together(dealt(memory, processes), drawn):
         torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=1e-12 * float(expected[0].abs().max()))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sum_of_least_probabilities_is_known_in_float32_too(weighted: bool) -> None:
+    memory = rows_of(4, weighted)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 4)
+    point = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 5
+    short, whole = (
+        drive(request(Evaluate(problem, problem.model, point, dtype)), memory).of_least
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert short is not None
+    assert whole is not None
+    weights = torch.ones(memory.num_rows).double() if memory.sample_weight is None else memory.sample_weight
+    least = (memory.features @ point[:, :-1].T + point[:, -1]).softmax(1).amin(1)
+    assert float(whole[-1]) == pytest.approx(float(least @ weights / weights.sum()), rel=1e-9)
+    assert short.tolist() == pytest.approx(whole[-1:].tolist(), rel=1e-5)
 
 
 def test_numbers_that_are_drawn_are_those_of_the_generator() -> None:

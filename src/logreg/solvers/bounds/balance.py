@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,9 +39,8 @@ def balanced_by_least(at: EvaluatedPoint, sums: Tensor, enough: float = 0.0) -> 
     problem, least, l2 = at.problem, at.evaluation.of_least, at.problem.objective.l2
     if least is None or not l2 or not problem.intercept:
         return None
-    off, total = sums[:, -1] - sums[:, -1].mean(), float(least[-1])
-    size = float(off.abs().max())
-    if not size <= MAX_LEAST_REACH * total or not total > 0:
+    off, total, reach = sums[:, -1] - sums[:, -1].mean(), float(least[-1]), least_reach(sums[:, -1], least)
+    if not reach <= MAX_LEAST_REACH:
         return None
     cost, moved = float(off.square().sum()) / total, torch.addr(sums, off, least / total, alpha=-1.0)
     ratio = at.coordinates.scale / problem.model.scale
@@ -53,7 +54,18 @@ def balanced_by_least(at: EvaluatedPoint, sums: Tensor, enough: float = 0.0) -> 
 
     if cost > MAX_MOVE_COST * gap_of(sums) and not cost + gap_of(moved) <= enough * at.evaluation.value:
         return None
-    return moved, cost, size / total
+    return moved, cost, reach
+
+
+def least_reach(sums: Tensor, of_least: Tensor) -> float:
+    """The `DualPoint.reach` of `balanced_by_least`: the part of its least probability by which a row is moved.
+
+    Args:
+        sums: The sums of the residuals over the rows, (K,).
+        of_least: `Derivatives.of_least`.
+    """
+    size, total = float((sums - sums.mean()).abs().max()), float(of_least[-1])
+    return size / total if total > 0 else math.inf
 
 
 def cost_of_balance(

@@ -27,7 +27,7 @@ from logreg.solvers.bounds.logistic_bound import LogisticPoint, bound_by_residua
 from logreg.solvers.choose import row_space_passes
 from logreg.solvers.kernels import Array, times_vector
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
-from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL
+from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL, MAX_SAMPLE_DECREASE
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, drive
 from logreg.solvers.passes.precise import accumulated
 from logreg.solvers.passes.sampling import sampled_rows, thinned
@@ -87,10 +87,6 @@ more than the factor of 1.5 by which the bound exceeds the estimate at the large
 FLOAT32_NOISE = 4
 """Ratio of the estimates at one point in float64 and in float32 above which gradients in float32 have lost their
 digits."""
-
-MAX_SAMPLE_DECREASE = 1e-3
-"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
-step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
 
 MIN_SAMPLE_RATIO = 100.0
 """Estimate of the bound by strong convexity, relative to the tolerance, from which the sample bounds the gap: the other

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from logreg.solvers.bounds.balance import MAX_LEAST_REACH, least_reach
 from logreg.solvers.choose import holds_hessian
 from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
 from logreg.solvers.methods.subspace_descent import (
@@ -71,6 +72,16 @@ gradient may grow."""
 SAMPLE_TOL_FACTOR = 0.8
 """Predicted decrease, divided by the part of the rows in the sample, at which a bound by the sample is tried, as a
 multiple of the tolerance: the bound is a little more."""
+
+MAX_SAMPLE_DECREASE = 1e-3
+"""Predicted decrease, relative to f and divided by the squared part of the rows in a sample, above which the Newton
+step of the sample, which is longer by that part, changes some logits by too much to bound the gap."""
+
+MAX_BALANCE_RATIO = 10.0
+"""Factor by which a dual point is out of the reach of a balance without a pass, up to which steps bring it there."""
+
+MAX_BALANCE_STEPS = 3
+"""Steps for that, at most: more take longer than the pass, which is in float64."""
 
 HESSIAN_BOUND_PASSES = 2
 """Passes that the bound by a Hessian takes besides the Hessian."""
@@ -139,6 +150,7 @@ class _Steps:
         left: What is left of the way after each step, relative to f: the estimated gap, or where a certificate is not
             asked for, the predicted decrease.
         late_steps: Steps that served the bound by duality alone.
+        balance_steps: Steps for `saves_balance`.
         stalled_steps: Steps in a row in float64 without progress.
     """
 
@@ -147,7 +159,8 @@ class _Steps:
         self.state, self.problem, self.now, self.rough, self.slow_tol = state, problem, now, rough, slow_tol
         self.dtype, self.exact = dtype, dtype == torch.float64
         self.limit = max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300)
-        self.sample_limit = 0.0 if rough else SAMPLE_TOL_FACTOR * state.tolerance
+        most = min(SAMPLE_TOL_FACTOR * state.tolerance, MAX_SAMPLE_DECREASE * state.sample_part)
+        self.sample_limit = 0.0 if rough else most
         self.diagonal: _ScaledDiagonal | None = None
         l2, of_pass = problem.penalties(state.coordinates)[0], pass_seconds(problem)
         if state.inverse is None:
@@ -167,7 +180,7 @@ class _Steps:
         self.most_steps = min(
             MAX_QUASI_NEWTON_STEPS, int(of_newton) if holds_hessian(problem) else MAX_QUASI_NEWTON_STEPS
         )
-        self.late_steps, self.stalled_steps, self.smallest_decrease = 0, 0, math.inf
+        self.late_steps, self.stalled_steps, self.balance_steps, self.smallest_decrease = 0, 0, 0, math.inf
 
     @property
     def inverse(self) -> LimitedMemoryInverse:
@@ -239,6 +252,8 @@ class _Steps:
         if self.exact and (yield from certified_cheaply(state, now, gap_here)):
             return gap_here
         extrapolates = self.inverse.linear_pairs > 0 and gap_here > self.limit
+        if not (self.exact or extrapolates) and gap_here <= self.limit and self.saves_balance():
+            return gap_here
         flattest, gap = state.point, gap_here
         if extrapolates:
             flattest, gap = least_gradient_point(state, now)
@@ -262,6 +277,18 @@ class _Steps:
             self.limit = max(self.limit * CERTIFY_TOL_FACTOR / error, 1e-300)
             return gap_there if self.now is there else min(gap_here, gap_there)
         return gap_here
+
+    def saves_balance(self) -> bool:
+        """Whether a certificate here would take a pass to balance the dual point, and none after a few more steps.
+
+        See `balanced_by_least`, which takes none.
+        """
+        least, by_intercepts = self.now.of_least, self.now.gradient[:, -1]
+        if least is None or not self.problem.intercept or self.balance_steps == MAX_BALANCE_STEPS:
+            return False
+        saves = 1 < least_reach(by_intercepts, least) / MAX_LEAST_REACH <= MAX_BALANCE_RATIO
+        self.balance_steps += saves
+        return saves
 
     @property
     def sample_decrease(self) -> float:

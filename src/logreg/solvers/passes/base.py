@@ -60,6 +60,12 @@ class PreparedRows(NamedTuple):
     positions: Tensor | None = None
     """Positions of the rows in the split, (n,), int64."""
 
+    def at(self, places: Tensor) -> PreparedRows:
+        """The rows at some places, (m,): a copy."""
+        features, labels, weights, outputs, *others = self
+        rest = (None if one is None else one[places] for one in (weights, *others))
+        return PreparedRows(features[places], labels[places], next(rest), outputs, *rest)
+
     @property
     def targets(self) -> Tensor:
         """Shape (n, K); computed at each access, since many passes do not use targets.

@@ -106,7 +106,8 @@ class Derivatives(NamedTuple):
     """Largest change of a row's logit since a reference point, (K,); of coupled outputs the largest change of a
     difference of two logits, (1,)."""
     of_least: Tensor | None = None
-    """Sum over the rows of the least probability of a softmax times the features, (D + 1,)."""
+    """Sum over the rows of the least probability of a softmax times the features, (D + 1,); in float32 the last one of
+    these, its sum, alone, (1,)."""
     additions: float | None = None
     """Largest number of additions from a row's term to the sums over all rows that these numbers come from, if it is
     known to be less than the number of rows; see `accumulated`."""
@@ -161,10 +162,10 @@ class Evaluate(Pass[Derivatives]):
         shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
-        # Only certificates use `by_intercept` and `of_least`; in their passes these take a part of a matrix product.
+        # Only certificates use `by_intercept` and all of `of_least`, which take a part of a matrix product there.
         column = self.dtype == torch.float64
         self._by_intercept = self.zeros(k, d) if column and not problem.coupled else None
-        self._least = self.zeros(d + 1) if column and problem.coupled else None
+        self._least = self.zeros(d + 1 if column else 1) if problem.coupled else None
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
@@ -188,7 +189,9 @@ class Evaluate(Pass[Derivatives]):
             self._gradient += sum_over_rows(residuals, features)
             if self._least is not None:
                 least = spread.amin(1, keepdim=True)
-                self._least += torch.cat([sum_over_rows(least, features)[0], total_over_rows(least)])
+                total = total_over_rows(least)
+                is_whole = len(self._least) > 1
+                self._least += torch.cat([sum_over_rows(least, features)[0], total]) if is_whole else total
             if self._joint is None:
                 self._own += ones - total_over_rows(spread * curvature)
             else:
@@ -260,7 +263,9 @@ class Evaluate(Pass[Derivatives]):
         joint = None if self._joint is None else self._joint * share
         own = self._own * share if joint is None else joint.diagonal()
         curvature = InterceptCurvature(own, self._mass * share, joint)
-        least = None if self._least is None else self.moments(self._least[:-1], self._least[-1]) * share
+        least = self._least
+        if least is not None:
+            least = (self.moments(least[:-1], least[-1]) if len(least) > 1 else least) * share
         additions = longest_sum(problem) + float(self._additions)
         return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change, least, additions)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from logreg.csr import is_sparse, selected_rows, squared
 from logreg.rows import BLOCK_ROWS, logit_rows, part_rows
-from logreg.solvers.kernels import add_lower_triangle, affine, gram_of_columns, sum_over_rows
+from logreg.solvers.kernels import add_lower_triangle, affine, empty, gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -23,9 +23,10 @@ MiB in float32; they keep as many as there are numbers in the data, and compute 
 
 
 MAX_PAIRED_FEATURES = 64
-"""Features up to which a preconditioner of many outputs adds the products of all pairs of features, D^2 / 2, over all
-rows."""
+"""Features up to which a preconditioner of many outputs adds the products of all pairs of features, D^2 / 2."""
 
+MIN_PAIRED_PART = 0.25
+"""Least part of the rows from which these products are added."""
 
 MEAN_ROUNDING = 8
 """Rounding errors of a sum of squares of features, from which the square of the mean is subtracted, in machine epsilons
@@ -140,6 +141,11 @@ def uniform(rows: PreparedRows, seed: int) -> Tensor:
     return (bits >> 11 & (1 << 53) - 1).double() * 2.0**-53
 
 
+def adds_pairs(problem: Problem) -> bool:
+    """Whether Hessian blocks of many outputs and few features come from the products of all pairs of features."""
+    return problem.num_features <= MAX_PAIRED_FEATURES and logit_rows(problem.num_outputs, problem.dtype) < BLOCK_ROWS
+
+
 class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to about their leverage.
 
@@ -149,8 +155,9 @@ class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
     h_ik has the diagonal of the block in place of the block.  Rows drawn by their curvature alone would miss those that
     have a rare feature, and with them the small eigenvalues.  A row has one random number for all outputs.
 
-    Where outputs are many and features few, a matrix product of the curvatures with the products of two features takes
-    less time for all rows than a loop over the outputs for a sample; then all rows count.
+    Where `adds_pairs`, one matrix product of the curvatures with the products of two features takes less time than a
+    loop over the outputs.  Then rows are drawn with one probability for all, of at least `MIN_PAIRED_PART`: so a rare
+    class keeps some of its rows.
 
     References:
         Alaoui and Mahoney (2015), Fast randomized kernel ridge regression with statistical guarantees: leverage.
@@ -161,12 +168,27 @@ class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
     """Least and about the largest number of drawn rows in one matrix product."""
 
     def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, diagonal: Tensor, rows: int, seed: int
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, diagonal: Tensor | None, rows: int, seed: int
     ) -> None:
-        """``rows`` is the expected number per output, at most; ``diagonal`` is that of the Hessian, (K, D + 1)."""
+        """``rows`` is about the expected number per output, at most.
+
+        ``diagonal`` is that of the Hessian, (K, D + 1); ``None`` where `adds_pairs`, which does without.
+        """
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(point)
         self._seed, self._draws = seed, rows < problem.rows
+        k, d = problem.num_outputs, problem.num_features
+        self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
+        self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
+        self._sums = self.zeros(k, d)
+        self._ones = self.zeros(k)
+        self._places = torch.tril_indices(d, d, device=point.device)
+        self._pairs: Tensor | None = None
+        if adds_pairs(problem):
+            self._pairs = self._blocks.new_zeros(k, self._places.shape[1])
+            self._part = min(max(rows / problem.rows, MIN_PAIRED_PART), 1.0)
+            return
+        assert diagonal is not None
         center, scale = self._fold
         curvature = diagonal[:, :-1] - problem.penalties(coordinates)[0][:-1]
         known = curvature > torch.finfo(self.dtype).eps * MEAN_ROUNDING * (center / scale).square() * diagonal[:, -1:]
@@ -178,27 +200,13 @@ class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
             (-2 * rate * inverse * center).to(self.dtype),
         )
         self._of_ones = (rate * ones).to(self.dtype)
-        k, d = problem.num_outputs, problem.num_features
-        self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
-        self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
-        self._sums = self.zeros(k, d)
-        self._ones = self.zeros(k)
-        every_row = d <= MAX_PAIRED_FEATURES and logit_rows(k, self.dtype) < BLOCK_ROWS
-        self._places = torch.tril_indices(d, d, device=point.device)
-        self._pairs = self._blocks.new_zeros(k, self._places.shape[1]) if every_row else None
 
     def accumulate(self, rows: PreparedRows) -> None:
-        """Draws rows of the block for each output, or adds all rows."""
-        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
+        """Draws rows of the block for each output, or for all."""
         if self._pairs is not None:
-            size = part_rows(len(self._pairs[0]), self.dtype)
-            for some, of_some in zip(features.split(size), spread.split(size), strict=True):
-                columns = some.T.contiguous()  # whole columns are gathered far faster than parts of rows
-                pairs = columns.index_select(0, self._places[0]).mul_(columns.index_select(0, self._places[1]))
-                self._pairs.addmm_(of_some.T, pairs.T)
-            self._sums += sum_over_rows(spread, features)
-            self._ones += spread.sum(0, dtype=torch.float64)
+            self._add_pairs(rows, self._pairs)
             return
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
         chance = self._chance(features, spread) if self._draws else (spread > 0).to(spread)
         drawn = uniform(rows, self._seed).unsqueeze(1) < chance
         for output in range(self.problem.num_outputs):
@@ -211,6 +219,23 @@ class SampledCurvature(Pass[tuple[Tensor, Tensor]]):
                 self._waiting[output].append(some)
                 if sum(map(len, self._waiting[output])) >= self.enough:
                     self._add_up(output)
+
+    def _add_pairs(self, rows: PreparedRows, sums: Tensor) -> None:
+        """Draws rows of the block, and adds the products of their pairs of features for all outputs to the sums."""
+        if self._part < 1:
+            rows = rows.at((uniform(rows, self._seed) < self._part).nonzero()[:, 0])
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
+        spread = spread / self._part
+        size = part_rows(len(sums[0]), self.dtype)
+        space = empty(features, len(sums[0]), min(size, len(features)))
+        for some, of_some in zip(features.split(size), spread.split(size), strict=True):
+            columns, pairs = some.T.contiguous(), space[:, : len(some)]
+            for last, column in enumerate(columns):  # products of whole columns, far faster than gathered ones
+                done = last * (last + 1) // 2
+                torch.mul(columns[: last + 1], column, out=pairs[done : done + last + 1])
+            sums.addmm_(of_some.T, pairs.T)
+        self._sums += sum_over_rows(spread, features)
+        self._ones += spread.sum(0, dtype=torch.float64)
 
     def _chance(self, features: Tensor, spread: Tensor) -> Tensor:
         """The probability of each row to be drawn for each output, (n, K)."""

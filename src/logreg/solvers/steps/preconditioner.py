@@ -15,7 +15,13 @@ from torch import Tensor
 from logreg.solvers.costs import SECONDS_PER_GRAM_NUMBER, SECONDS_PER_GRAM_PRODUCT, blocks_seconds, pass_seconds
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import InterceptCurvature
-from logreg.solvers.passes.hessian import CurvatureInSpan, CurvatureSample, HessianDiagonal, SampledCurvature
+from logreg.solvers.passes.hessian import (
+    CurvatureInSpan,
+    CurvatureSample,
+    HessianDiagonal,
+    SampledCurvature,
+    adds_pairs,
+)
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.steps.newton_steps import InverseHessian
 
@@ -378,9 +384,10 @@ def inverse_of_blocks(
         by_intercept: Second derivatives of f by the intercepts at the point, (K,).
         number: Rows that are drawn for each output.
         seed: Fixes which rows are drawn.
-        diagonal: The diagonal of the Hessian at the point, (K, D + 1); ``None`` for another pass that computes it.
+        diagonal: The diagonal of the Hessian at the point, (K, D + 1); ``None`` for another pass that computes it where
+            rows are drawn by it.
     """
-    if diagonal is None:
+    if diagonal is None and not adds_pairs(problem):
         diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
     factors, border = yield from request(SampledCurvature(problem, coordinates, point, diagonal, number, seed))
     mass = border[:, -1:]
