@@ -304,7 +304,8 @@ def row_space_passes(problem: Problem) -> float:
     inverses.
     """
     is_between = problem.rows < problem.num_features and not is_wide(problem)
-    if not is_between or problem.is_sparse or not allows_row_space(problem) or not holds_inverses(problem):
+    is_small = problem.num_outputs * problem.rows**2 <= MIN_INVERSE_NUMEL  # else a fit would take a lot more memory
+    if not is_between or problem.is_sparse or not allows_row_space(problem) or not is_small:
         return math.inf
     passes = row_space_seconds(problem) / pass_seconds(problem)
     return passes if passes <= MAX_ROW_SPACE_PASSES else math.inf

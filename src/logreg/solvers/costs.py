@@ -36,11 +36,10 @@ SECONDS_PER_FACTOR_PRODUCT = 1e-10
 """Time of one multiplication of a Cholesky factorization or of triangular solves: 20 GFLOP/s."""
 
 SECONDS_PER_DUAL_PRODUCT = 5e-11
-"""Time of one multiplication of an inverse in the span of the rows, in float64: 40 GFLOP/s, at an order of some
-hundred or more."""
+"""Time of one multiplication of an inverse in the span of the rows, in float64: 40 GFLOP/s."""
 
 DUAL_INVERSES = 8
-"""Inverses that a fit in the span of the rows takes where other steps are slow: mostly 4 to 10."""
+"""Inverses that a fit in the span of the rows takes, about, where other steps are slow."""
 
 FIXED_DUAL_PASSES = 30
 """Fixed time of a fit in the span of the rows for each output, in fixed times of a pass: its steps search the span of
