@@ -462,12 +462,15 @@ class WorkingSet:
         found = yield from bound_at_dual_point(at, state.coordinates, theta)
         most = state.tolerance * abs(found.value)
         is_rounded = found.rounding > most / 2 and found.gap + found.rounding > most
+        if is_rounded and within(found, state.tolerance):
+            yield from certified(state, None)  # with the true sizes of the features rounding may be less
+            assert state.bound is not None
+            found = state.bound
+            is_rounded = found.gap + found.rounding > most
         if is_rounded and self._leaves_room(at, theta, found.rounding):
             return False
         keep_bound(state, found)
         self.gap = state.gap
-        if is_rounded and within(found, state.tolerance):
-            return (yield from certified(state, None))  # with the true sizes of the features rounding may be less
         return state.converged
 
     def _leaves_room(self, at: EvaluatedPoint, theta: DualPoint, rounding: float) -> bool:
