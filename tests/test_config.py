@@ -69,6 +69,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "precision": 32,
         "seed": 0,
         "ckpt_path": None,
+        "config_dir": None,
         "trainer": {},
         "facts": "none",
         "expected": {},
@@ -257,6 +258,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "precision": [(16, f"{BITS}, got 16."), ("bf16", f"{BITS}, got 'bf16'."), (True, f"{BITS}, got True.")],
     "seed": [(bad, f"{FROM_ZERO} and <= 4294967295, got {bad}.") for bad in (-1, 0.5, None, 2**32)],
     "ckpt_path": [(bad, f"text or null, got {bad!r}.") for bad in ("", True, ["latest"])],
+    "config_dir": [(bad, f"text or null, got {bad!r}.") for bad in ("", True, ["mine"])],
     "expected": [
         (bad, f"values and a tolerance, such as {{accuracy/test: 0.92, tolerance: 0.003}} or null, got {bad!r}.")
         for bad in (3, "high", [0.9])
@@ -293,6 +295,7 @@ TAKEN: dict[str, list[Any]] = {
     "precision": [32, "32", 64, "64"],
     "seed": [0, 1, 2**32 - 1],
     "ckpt_path": [None, "latest", "runs/iris/2026"],
+    "config_dir": [None, "mine"],
     "expected": [{}, {"accuracy/test": 0.92, "tolerance": 0.003}],
     "verbose": [True, False],
 }

@@ -105,7 +105,8 @@ the penalty that coef= was fitted with, on the coefficients and not on the inter
 {help_lines(PENALTY)}
 
 the data and the loss, all as in scripts/train.py
-  {", ".join(("dataset", "dataset.<key>", *RUN_KEYS[1:]))}
+  {", ".join(("dataset", "dataset.<key>", *RUN_KEYS[1:4]))},
+  {", ".join(RUN_KEYS[4:])}
                The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes the held-out ones too.
                Beside coef=, the penalty is on the raw features (dataset.standardize=true: on the standardized ones),
                the loss is a mean over the rows, and features are read with precision=64.
