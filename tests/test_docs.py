@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 import pytest
@@ -601,6 +602,20 @@ def test_every_page_and_picture_is_linked() -> None:
     linked = "".join(text_of(page) for page in LINKED)
     files = [*(PROJECT / "docs").glob("*.md"), *(PROJECT / "docs" / "images").iterdir()]
     assert [file.name for file in files if file.name not in linked] == []
+
+
+def test_a_caption_names_the_run_that_makes_the_picture() -> None:
+    runs = run_path(str(PROJECT / "docs" / "pictures.py"))["RUNS"]
+    captioned = {page: text for page in LINKED if "(`figures/" in (text := text_of(page).replace("'", ""))}
+    missing = [
+        (page, picture)
+        for command, pictures in runs.items()
+        for picture in pictures.values()
+        for page, text in captioned.items()
+        if f"images/{picture}.png" in text and f"{command.partition(' ')[2]}`" not in text
+    ]
+    assert missing == []
+    assert len(captioned) >= 6
 
 
 @pytest.mark.parametrize("page", LINKED)
