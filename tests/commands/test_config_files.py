@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from logreg.commands import certify, sweep
 from logreg.commands.config_files import CONF, own_folder, with_bases
-from logreg.commands.overrides import parse_overrides
+from logreg.commands.overrides import composed_config, parse_overrides, quoted
 from logreg.commands.train_help import help_text
 from logreg.errors import ConfigError
+from logreg.training.module import LogisticModule
 from whole_runs import Answer
 
 HEAD = "# @package _global_\n"
@@ -121,6 +123,28 @@ def test_a_run_that_continues_has_its_configs_typed_again(
     assert "verdict       optimal" in capfd.readouterr().out
 
 
+@pytest.mark.long
+def test_an_interrupted_run_continues_in_its_folder_however_config_dir_is_written(
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(OWN)
+    write_rows()
+    log, handler = LogisticModule.on_train_batch_end, signal.getsignal(signal.SIGINT)
+
+    def control_c(module: LogisticModule, *arguments: object) -> None:
+        log(module, *arguments)  # type: ignore[arg-type]  # handed on as they came
+        if module.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LogisticModule, "on_train_batch_end", control_c)
+        stopped = run_train("config_dir=mine dataset=students optimizer=sgd max_epochs=5 report=brief")
+    signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
+    assert stopped.err.endswith("`ckpt_path=latest config_dir=mine` continues from the last epoch that was saved.\n")
+    newest(run_train("ckpt_path=latest config_dir=./mine/"))
+    assert len([*Path("runs/rows").iterdir()]) == 1
+
+
 def test_a_run_of_an_experiment_is_certified_and_continues(
     run_train: Callable[[str], Answer], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +201,32 @@ BROKEN = {
         "config_dir=mine",
         "must begin with the line `# @package _global_`",
     ),
+    "a package in a later line": (
+        {"experiment/a.yaml": f"# a\n{HEAD}l2: 1\n"},
+        "config_dir=mine experiment=a",
+        "must begin with the line `# @package _global_`",
+    ),
+    "no list": (
+        {"dataset/a.yaml": "defaults: table\n"},
+        "config_dir=mine",
+        "`defaults` must be a list such as [table, _self_] in mine/dataset/a.yaml.",
+    ),
+    "a number": (OWN, "config_dir=2024_01", """got 202401. Put quotes around it: 'config_dir="2024_01"'."""),
+    "a number as a name": (
+        {"experiment/1.yaml": f"{HEAD}l2: 1\n"},
+        "config_dir=mine experiment=1",
+        "must have names that begin with a letter, as mine/experiment/1.yaml does not.",
+    ),
+    "a folder as a file": (
+        {"dataset/a.yaml/b.yaml": "path: a\n"},
+        "config_dir=mine",
+        "`mine/dataset/a.yaml` must be a text file in YAML, ",
+    ),
+    "another search path": (
+        OWN,
+        "config_dir=mine hydra.searchpath=[file:///] dataset=students",
+        "`hydra.searchpath` must not go with config_dir, which sets it. Leave it out.",
+    ),
     "in a circle": (
         {"dataset/a.yaml": "defaults: [b, _self_]\n", "dataset/b.yaml": "defaults: [a, _self_]\n"},
         "config_dir=mine",
@@ -224,6 +274,29 @@ def test_text_of_another_encoding_is_no_yaml(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"must be a text file in YAML, and is not: 'utf-8' codec"):
         own_folder(parse_overrides([f"config_dir={tmp_path}"]))
+
+
+@pytest.mark.parametrize("name", ["o'brien", "a, b]", "end\\", 'a"b'])
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(OWN, Path(name, "mine"))
+    lines = [f"config_dir={quoted(f'{name}/mine')}", "experiment=strong"]
+    assert composed_config(lines).l2 == 0.5
+    monkeypatch.chdir(name)
+    assert composed_config(["config_dir=mine", "experiment=strong"]).l2 == 0.5
+
+
+@pytest.mark.parametrize(
+    ("defaults", "base"),
+    [
+        ("", []),
+        ("[base/rows@_here_, _self_]", ["base/rows"]),
+        ("[/dataset/toy@_here_, {optional b: c}]", ["toy", "base/rows"]),
+    ],
+)
+def test_bases_may_lie_below_or_be_named_from_the_top(defaults: str, base: list[str], tmp_path: Path) -> None:
+    file = write({"dataset/a.yaml": f"defaults: {defaults}\n"}, tmp_path) / "dataset/a.yaml"
+    assert with_bases(file) == [file, *(CONF / "dataset" / f"{name}.yaml" for name in base)]
 
 
 def test_bases_are_those_of_logreg_and_the_neighbors(tmp_path: Path) -> None:

@@ -373,7 +373,10 @@ def test_files_without_a_header_are_read_from_their_first_line_on(
         assert answer.code == 2
         assert advice in answer.err
     (tmp_path / "wrong.csv").write_text("soup,1,yes\n")
-    assert "Write numbers with a dot" in run_command(tmp_path, "predict", "input=wrong.csv").err
+    for typed in ((), ("keep=[column_1]",)):
+        assert "Write numbers with a dot" in run_command(tmp_path, "predict", "input=wrong.csv", *typed).err
+    (tmp_path / "commas.csv").write_text("1,5;2,5;yes\n")
+    assert "Set decimal=, if all" in run_command(tmp_path, "predict", "input=commas.csv").err
     pyarrow.parquet.write_table(pa.table({"column_1": [1.5], "7": [1]}), tmp_path / "short.parquet")
     answer = run_command(tmp_path, "predict", "input=short.parquet")
     assert answer.err.startswith("`input` must have the column 'column_2' that the model learned from")

@@ -203,6 +203,11 @@ BAD: dict[str, Bad] = {
         b"many,no\n" + b"".join(b"%d,%s\n" % (row, [b"yes", b"no"][row % 2]) for row in range(60)),
         r"column 'column_1' must hold numbers, got 'many' in row 1",
     ),
+    "a comma before the decimals in the first row and no header": Bad(
+        "dataset.path=t.csv dataset.target=column_2 dataset.header=false",
+        b"1,5;a\n" + b"".join(b"%d;b\n" % row for row in range(60)),
+        r"`dataset\.split` must give each class a row .*'a' \(1\)",
+    ),
     "no header and no rows": Bad(
         f"{FILE} dataset.header=false", b"\n\n", r"must have rows, .*t\.csv has only empty lines"
     ),

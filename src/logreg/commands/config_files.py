@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]  # yaml has no type information
 
-from logreg.errors import ConfigError
+from logreg.errors import NOT_TEXT, ConfigError, escaped, shell_line
 from logreg.files import shown
 from logreg.terminal import on_one_line
 
@@ -55,7 +55,11 @@ def own_folder(overrides: Sequence[Override]) -> Path | None:
         return None
     if typed.is_sweep_override():
         raise ConfigError("`config_dir` must be one folder, for all jobs of a sweep.")
-    folder = Path(str(typed.value()))
+    value = typed.value()
+    if not isinstance(value, str):
+        in_quotes = shell_line([f'config_dir="{str(typed.input_line).partition("=")[2]}"'])
+        raise ConfigError(f"`config_dir` must be text, got {value}. Put quotes around it: {in_quotes}.")
+    folder = Path(value)
     if not folder.is_dir():
         what = "a file" if folder.exists() else "missing"
         raise ConfigError(f"`config_dir` must be a folder, and {shown(folder)} is {what}.")
@@ -83,17 +87,28 @@ def _check_own(file: Path) -> None:
             f"`config_dir` must have names of its own, and {file.stem} of {shown(file)} is one that logreg has. "
             "Rename the file."
         )
+    if not (file.stem[0].isalpha() or file.stem[0] == "_") or file.stem.lower() in NOT_TEXT:
+        raise ConfigError(f"`config_dir` must have names that begin with a letter, as {shown(file)} does not.")
     for base in with_bases(file):
         if not base.exists():
             raise ConfigError.not_a_choice(f"defaults of {shown(file)}", options_of(group, file.parents[1]), base.stem)
-    if group == "experiment" and PACKAGE not in file.read_text(encoding="utf-8"):
+    if group == "experiment" and not file.read_text(encoding="utf-8").lstrip().startswith(PACKAGE):
         raise ConfigError(f"`{shown(file)}` must begin with the line `{PACKAGE}`, so that its keys are those of a run.")
 
 
 def search_path(overrides: Sequence[Override]) -> list[str]:
-    """The override by which Hydra finds the files of ``config_dir``, too."""
+    """The override by which Hydra finds the files of ``config_dir``, too.
+
+    Raises:
+        ConfigError: ``config_dir`` is at fault, or goes with another such override.
+    """
     folder = own_folder(overrides)
-    return [] if folder is None else [f"hydra.searchpath=['file://{folder.absolute().as_posix()}']"]
+    if folder is None:
+        return []
+    if any(one.key_or_group == "hydra.searchpath" for one in overrides):
+        raise ConfigError("`hydra.searchpath` must not go with config_dir, which sets it. Leave it out.")
+    place = escaped(f"file://{folder.absolute().as_posix()}", "'")
+    return [f"hydra.searchpath=['{place}']"]
 
 
 def is_group(name: str) -> bool:
@@ -121,7 +136,7 @@ def loaded(file: Path) -> DictConfig:
     """
     try:
         content = OmegaConf.load(file)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         reason = on_one_line(str(error))
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
             reason = f"line {error.problem_mark.line + 1}: {error.problem}"
@@ -129,6 +144,19 @@ def loaded(file: Path) -> DictConfig:
     if not isinstance(content, DictConfig):
         raise ConfigError(f"`{shown(file)}` must have lines such as key: value.")
     return content
+
+
+def defaults_of(file: Path) -> list[object]:
+    """The list ``defaults`` of a file of settings; empty without one.
+
+    Raises:
+        ConfigError: It is something else, or the file is no mapping in YAML.
+    """
+    content = OmegaConf.to_container(loaded(file))
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    if not isinstance(defaults, list | None):
+        raise ConfigError(f"`defaults` must be a list such as [{defaults}, _self_] in {shown(file)}.")
+    return defaults or []
 
 
 def with_bases(file: Path) -> list[Path]:
@@ -141,10 +169,11 @@ def with_bases(file: Path) -> list[Path]:
     for one in files:
         if not one.exists():
             continue
-        bases = (name.removesuffix("@_here_") for name in loaded(one).get("defaults", ()) if isinstance(name, str))
-        for base in bases:
-            near = one.parent / f"{base}.yaml"
-            found = near if near.exists() else CONF / one.parent.name / near.name
+        group = one.parent.name
+        for base in (name.removesuffix("@_here_") for name in defaults_of(one) if isinstance(name, str)):
+            name = f"{base.removeprefix(f'/{group}/')}.yaml"
+            near = one.parent / name
+            found = near if near.exists() else CONF / group / name
             if base == "_self_":
                 continue
             if found == file:

@@ -22,6 +22,7 @@ from logreg.commands.config_files import (
     CONF,
     all_keys,
     config_file,
+    defaults_of,
     is_group,
     loaded,
     options_of,
@@ -224,8 +225,8 @@ def without_expectation(overrides: Sequence[Override]) -> list[str]:
 
 def _dataset_of(experiment: Path) -> object:
     """The dataset that the config of an experiment chooses."""
-    defaults = loaded(experiment).get("defaults", ())
-    return next((one["override /dataset"] for one in defaults if "override /dataset" in one), None)
+    chosen = (one for one in defaults_of(experiment) if isinstance(one, dict))
+    return next((one["override /dataset"] for one in chosen if "override /dataset" in one), None)
 
 
 def _holds_out_val(file: Path) -> bool:

@@ -51,7 +51,7 @@ from logreg.commands.signals import interrupts_kept
 from logreg.commands.train_arguments import parse_train_arguments
 from logreg.commands.train_help import help_text
 from logreg.config import PROCESS_KEYS, SELECT, RunConfig
-from logreg.errors import ConfigError, LogregError, Terminated
+from logreg.errors import ConfigError, LogregError, Terminated, shell_line
 from logreg.files import shown
 from logreg.launchers import Placement, placement
 from logreg.run_folder import (
@@ -275,8 +275,9 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         if _is_first() and (folder / CHECKPOINTS / "last.ckpt").is_file():
             newest = latest_run(ROOT)
             is_newest = newest is not None and newest.resolve() == folder.resolve()
-            resume = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
-            stopped.args = (f"{resume} continues from the last epoch that was saved.",)
+            own = [f"config_dir={composed.config_dir}"] if composed.config_dir else []
+            resume = shell_line([f"ckpt_path={'latest' if is_newest else shown(folder)}", *own])
+            stopped.args = (f"`{resume}` continues from the last epoch that was saved.",)
         raise
 
 

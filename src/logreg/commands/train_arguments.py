@@ -100,12 +100,14 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
 def _continues_in_place(checkpoint: Path, overrides: Sequence[Override]) -> bool:
     """Whether a run continues in the folder of its checkpoint: that run was interrupted, and no setting is changed.
 
-    With other settings it is another run, and the interrupted one stays as it is.
+    With other settings it is another run, and the interrupted one stays as it is.  ``config_dir`` is typed again, and
+    may be written in another way.
     """
     folder = run_folder_of(checkpoint)
     if folder is None or checkpoint.name != "last.ckpt" or is_finished(folder):
         return False
-    typed = [one for one in overrides if one.key_or_group not in {"ckpt_path", *DISPLAY_KEYS, *PROCESS_KEYS}]
+    others = {"ckpt_path", "config_dir", *DISPLAY_KEYS, *PROCESS_KEYS}
+    typed = [one for one in overrides if one.key_or_group not in others]
     known = set(overrides_in(folder))
     return all(one.input_line in known for one in typed)
 

@@ -175,6 +175,11 @@ def is_number(text: str, decimal: str = ".") -> bool:
     return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
 
 
+def is_any_number(text: str) -> bool:
+    """Whether a cell of a text file is a number, with a dot or a comma before the decimals."""
+    return any(is_number(text, decimal) for decimal in ".,")
+
+
 def or_other_decimal(advice: str, words: Sequence[str], decimal: str, key: str) -> str:
     """The advice, after that to set the other decimal mark where this makes numbers of all words.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from logreg.csr import is_sparse, place_not_finite
-from logreg.data.arrow_numbers import is_number
+from logreg.data.arrow_numbers import is_any_number, is_number
 from logreg.data.blocks import CACHED_BLOCK_BYTES
 from logreg.data.encoding.columns import read_columns
 from logreg.data.encoding.encode import encode
@@ -373,7 +373,7 @@ class NewRowsReader:
             if pa.types.is_string(column.type):
                 cells[name] = mark_missing(column, words or ())
                 if kinds[name] == "number":
-                    cells[name] = self._numbers(cells[name], name, source, start)
+                    cells[name] = self._numbers(cells[name], name, source, None if start else table.slice(0, 1))
         as_category = {name for name, kind in kinds.items() if kind != "number"}
         columns = read_columns(pa.table(cells), as_category, source, starts=((-start, source),))
         features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
@@ -395,8 +395,8 @@ class NewRowsReader:
             {name: number for name, number in missing.items() if number},
         )
 
-    def _numbers(self, column: Any, name: str, source: str, start: int) -> Any:
-        """Text as numbers; ``start`` is the number of the first row in the file.
+    def _numbers(self, column: Any, name: str, source: str, first_line: Any) -> Any:
+        """Text as numbers; ``first_line`` is a table of the first row of the file, ``None`` where the column lacks it.
 
         Raises:
             DataError: Some text is not a number.
@@ -409,7 +409,8 @@ class NewRowsReader:
             return numbers_of(texts, self.decimal)
         except pa.ArrowInvalid as error:
             word = word_among_numbers(texts, self.decimal)
-            is_header = not self.header and not start and word == texts[0].as_py()
+            is_header = not self.header and first_line is not None and word == texts[0].as_py()
+            is_header = is_header and not any(is_any_number(str(one[0])) for one in first_line.columns)
             raise number_error(source, "input", word, name, self.decimal, is_header) from error
 
     def _refuse_to_keep(self, path: Path) -> None:

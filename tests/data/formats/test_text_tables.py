@@ -216,6 +216,7 @@ FAULTS = {
         "must be in UTF-8, and column 'b' of standard input is not. Send it through iconv -f latin1 -t utf-8 first.",
     ),
     "latin-1 in the header": (b"a,\xe4\n1,x\n", "must be in UTF-8, and the header of standard input is not. Send it"),
+    "Windows-1252": ("a,b\n1,€\n".encode("cp1252"), "Send it through iconv -f cp1252 -t utf-8 first."),
     "gzip": (gzip.compress(b"a,b\n1,x\n"), "is compressed by gzip. Send it through gzip -dc first."),
     "nothing": (b"", "must have rows, and standard input is empty."),
     "a long line after empty ones": (b"\r\r\na,b\r\n1,x,2\r\n", "got 3 in line 4 [in standard input]: '1,x,2'."),
@@ -241,6 +242,31 @@ def test_the_header_of_standard_input_is_read_before_there_are_rows(monkeypatch:
         rows.write(b"a,b\n")  # and the pipe stays open
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(pipe))
         assert text_layout.text_layout(StandardInput("input"), None).header == ["a", "b"]
+
+
+def test_a_line_that_states_the_separator_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parts(io.RawIOBase):
+        parts = iter([b"sep=", b";\n", b"a;b\n"])
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            part = next(self.parts, b"")
+            buffer[: len(part)] = part
+            return len(part)
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Parts())))
+    assert text_layout.text_layout(StandardInput("input"), None).header == ["a", "b"]
+
+
+def test_a_header_longer_than_a_block_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tables, "TEXT_BLOCK_BYTES", 1000)
+    names = ["a", *(f"é{column}" for column in range(999))]
+    text = f"{','.join(names)}\n{'1,' * 999}2\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    values = columns_of("-")
+    assert (len(values), values["a"], values["é998"]) == (1000, [1.0], ["2"])
 
 
 def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ SIGNATURES = {
     rb"\x89HDF\r\n": Format("an HDF5 file"),
     rb"SQLite format 3\x00": Format("a database of SQLite"),
     rb"\xd0\xcf\x11\xe0": Format("an old file of Excel or another Office program"),
-    rb"%PDF-": Format("a PDF"),
+    rb"%PDF-\d\.\d": Format("a PDF"),
     rb"\x89PNG\r\n": Format("a PNG image"),
     rb"\xff\xd8\xff": Format("a JPEG image"),
     rb"GIF8[79]a": Format("a GIF image"),
@@ -69,4 +69,6 @@ def encoding_of(start: bytes) -> str | None:
     zeros = [start[first::2].count(0) for first in (0, 1)]
     if max(zeros) > len(start) / 4 and min(zeros) <= len(start) / 64:
         return "utf-16be" if zeros[0] > zeros[1] else "utf-16le"
-    return None if CONTROL_CHARACTERS.search(start) else "latin1"
+    if CONTROL_CHARACTERS.search(start):
+        return None
+    return "cp1252" if re.search(rb"[\x80-\x9f]", start) else "latin1"  # only cp1252 has letters there

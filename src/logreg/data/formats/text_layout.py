@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from logreg.data.arrow_numbers import is_number
+from logreg.data.arrow_numbers import is_any_number, is_number
 from logreg.data.formats.signatures import SIGNATURE_BYTES, format_of
 from logreg.data.formats.table_errors import encoding_error, explained_read, format_error
 from logreg.data.formats.text_input import TextInput
@@ -113,7 +113,7 @@ class TextLayout(NamedTuple):
             position: Position of the column, from 0.
         """
         is_first = word.strip() == self.first_line[position].strip()
-        return not self.has_header and is_first and not any(map(is_number, self.first_line))
+        return not self.has_header and is_first and not any(map(is_any_number, self.first_line))
 
 
 def numbered(values: Sequence[str]) -> list[str]:
@@ -155,7 +155,7 @@ def text_layout(file: TextInput, separator: str | None, has_header: bool = True)
 
     def first_bytes() -> bytes:
         with file.look() as opened:
-            return opened.read1(SIGNATURE_BYTES)  # a pipe may have no more for long
+            return opened.readline(SIGNATURE_BYTES)  # of a pipe, all that has come may be a part of the line
 
     def lines(skipped: int) -> Iterator[str]:
         with file.look() as opened:

@@ -443,10 +443,13 @@ def text_blocks(
         with file.open() as opened, pyarrow.csv.open_csv(opened, how, parse, convert) as reader:
             yield from reader
 
+    # Standard input is read once, so that the first block must hold the header; a letter has up to 4 bytes in UTF-8.
+    block_bytes = max(TEXT_BLOCK_BYTES, 4 * sum(len(value) + 1 for value in layout.first_line))
+
     def batches() -> Iterator[Any]:
         rows_done = 0
         try:
-            for batch in read(TEXT_BLOCK_BYTES):
+            for batch in read(block_bytes):
                 yield batch
                 rows_done += batch.num_rows
         except pa.ArrowInvalid as error:
@@ -455,13 +458,13 @@ def text_blocks(
             retry_as_text = arrow_errors.invalid_number(error) is not None
             if file.is_read_once and arrow_errors.is_straddling(error):
                 raise DataError(
-                    f"`{file.key}` must have lines of at most {TEXT_BLOCK_BYTES:,} bytes on {file.name}, "
+                    f"`{file.key}` must have lines of at most {block_bytes:,} bytes on {file.name}, "
                     "got a longer one. Write the table to a file, and name the file."
                 ) from error
             if file.is_read_once or not (retry_as_text or arrow_errors.is_longer_than_block(error)):
                 raise
             # The file is read again from its start, and the rows that were yielded are skipped.
-            for batch in read(TEXT_BLOCK_BYTES, as_text) if retry_as_text else read(LONG_LINE_BYTES):
+            for batch in read(block_bytes, as_text) if retry_as_text else read(LONG_LINE_BYTES):
                 rest = batch.slice(min(rows_done, batch.num_rows))
                 rows_done = max(0, rows_done - batch.num_rows)
                 yield _text_to_numbers(rest, number_names, options, file, layout) if retry_as_text else rest

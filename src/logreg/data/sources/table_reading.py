@@ -24,7 +24,7 @@ from logreg.constraints import (
     text,
     whole,
 )
-from logreg.data.arrow_numbers import is_number
+from logreg.data.arrow_numbers import is_any_number, is_number
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.find_shards import find_shards, is_sharded
@@ -422,11 +422,12 @@ class TableReading:
         if self.header:
             return
         first = [column[0].as_py() for column in table.columns]
-        if not all(isinstance(word, str) and not is_number(word, self.decimal) for word in first):
+        if not all(isinstance(word, str) and not is_any_number(word) for word in first):
             return
-        others = [pc.unique(column.slice(1)).drop_null().to_pylist() for column in table.columns]
-        is_once = all(word not in own for word, own in zip(first, others, strict=True))
-        if is_once and any(own and all(is_number(value, self.decimal) for value in own) for own in others):
+        others = [pc.unique(column.slice(1)).drop_null() for column in table.columns]
+        # First the check that ends at the first word of a column; a list of all texts would take much memory.
+        has_numbers = any(own and all(is_number(value.as_py(), self.decimal) for value in own) for own in others)
+        if has_numbers and all(word not in own.to_pylist() for word, own in zip(first, others, strict=True)):
             raise ConfigError(
                 f"`dataset.header=false` must go with files without a header, and the first line of {path} is one: "
                 f"{name_list(first)}. Leave the setting out, and use these names of the columns."
