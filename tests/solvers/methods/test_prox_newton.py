@@ -257,6 +257,16 @@ def test_slopes_whose_rounding_is_large_against_l1_are_certified(l1: float, dtyp
         assert tight.bound.gap + tight.bound.rounding < 1e-7 * tight.bound.value
 
 
+def test_a_certificate_that_fails_with_less_rounding_is_tried_again_at_a_more_exact_point() -> None:
+    features, labels = sparse(200, 120, 2)
+    features = features + 10 ** torch.linspace(
+        0, 3, 120, dtype=torch.float64
+    )  # a bound of their sizes is far too large
+    found = fit(features, labels, Objective("bce", l1=2e-5), optimizer="newton", tolerance=1e-9)
+    assert found.bound.rigorous
+    assert found.bound.gap + found.bound.rounding <= 1e-9 * found.bound.value
+
+
 def test_a_coefficient_that_a_shift_of_a_softmax_moves_from_0_joins_the_working_set() -> None:
     for seed, l1 in ((5, 5e-4), (5, 1e-3)):
         features, labels = classified(300, 15, 1.0, seed)
