@@ -358,7 +358,7 @@ NO_BLOCKS = {
 NO_SPAN = {"steps.preconditioner.MAX_SPAN_PASSES": -1.0}
 DIAGONAL = {"steps.preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"methods.lbfgs._reduced_preconditioner": identity}
-NOT_WIDE = {"choose.MIN_FEATURES_PER_ROW": NEVER, "choose.MAX_ROW_SPACE_PASSES": 0}
+NOT_WIDE = {"choose.MIN_FEATURES_PER_ROW": NEVER}
 GRAM_AT_ONCE = {"dual.row_space.MIN_TRIALS": NEVER}
 NO_DIAGONAL_STEPS = {"dual.row_space.MAX_DIAGONAL_STEPS": 0}
 NEW_INVERSES = {"paths.l2_path.MAX_INVERSE_STRENGTH_RATIO": 1.0, "paths.l2_path.MIN_LEARNED_MOVES": NEVER}
@@ -473,12 +473,6 @@ CASES = [
     Case("l1 steps", SMALL, (LBFGS,), l1=1e-3),
     Case("working sets", Data(1000, 10_000, factors=40, informative=20), (LBFGS,), l1=3e-2),
     Case("row space", WIDE, (Way("off", NOT_WIDE), Way("off, lbfgs", NOT_WIDE, "lbfgs"))),
-    Case(
-        "row space: after slow steps",
-        Data(1000, 3900, factors=40),
-        (Way("off", {"choose.MAX_ROW_SPACE_PASSES": 0}), LBFGS),
-        l2=1e-7,
-    ),
     Case("row space: steps before the Gram matrix", WIDE, (Way("Gram matrix at once", GRAM_AT_ONCE),)),
     Case("row space: steps by the Gram diagonal", OUTPUTS, (Way("Newton at once", NO_DIAGONAL_STEPS),)),
     Case("row space: Woodbury inverse", ALIKE, (Way("diagonal", {"dual.row_space.LimitedMemoryInverse": nothing}),)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +22,8 @@ from logreg.solvers.choose import (
     holds_hessian,
     is_small,
     reason,
-    row_space_passes,
     uses_descent,
 )
-from logreg.solvers.costs import pass_seconds, row_space_seconds
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.optimizers import EXACT
 from logreg.solvers.passes.base import PassRequests
@@ -238,26 +234,3 @@ def test_descent_is_used_where_it_is_the_fastest_solver(
     rows: int, features: int, outputs: int, objective: Objective, answer: bool
 ) -> None:
     assert uses_descent(shaped(rows, features, outputs, objective)) is answer
-
-
-@pytest.mark.parametrize(
-    ("problem", "answer"),
-    [
-        (shaped(1000, 1001), True),
-        (shaped(1000, 3999), True),
-        (shaped(1000, 1000), False),  # the Gram matrix is singular
-        (shaped(1000, 4000), False),  # the span of the rows comes first
-        (shaped(300, 600, 10, SOFTMAX), True),
-        (shaped(1000, 2000, 10, SOFTMAX), False),  # the inverses are larger than the data
-        (shaped(20_000, 60_000), False),  # an inverse takes as long as thousands of passes
-        (shaped(1000, 1500, nonzeros=20_000), False),  # the Gram matrix of sparse rows takes longer than their passes
-        (shaped(1000, 2000, objective=Objective("bce")), False),
-        (shaped(1000, 2000, objective=Objective("bce", l2=1e-3, l1=1e-3)), False),
-        (dataclasses.replace(shaped(1000, 2000), largest_offset=1.0), False),  # logits are outside of the span
-    ],
-)
-def test_the_span_of_fewer_rows_than_features_may_follow_slow_steps(problem: Problem, answer: bool) -> None:
-    passes = row_space_passes(problem)
-    assert (passes < math.inf) is answer
-    if answer:
-        assert passes == row_space_seconds(problem) / pass_seconds(problem)

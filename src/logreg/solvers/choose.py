@@ -7,14 +7,13 @@ every machine and in any number of processes.  Within a method, `logreg.solvers.
 
 from __future__ import annotations
 
-import math
 from enum import Enum, auto
 from typing import NamedTuple
 
 import torch
 
 from logreg.rows import MemoryRows, part_rows
-from logreg.solvers.costs import hessian_seconds, pass_seconds, row_space_seconds
+from logreg.solvers.costs import hessian_seconds, pass_seconds
 from logreg.solvers.problem import Problem
 from logreg.terminal import counted
 
@@ -65,21 +64,7 @@ MAX_ROWS_PER_SAMPLED = 8
 # Few rows of many features
 
 MIN_FEATURES_PER_ROW = 4
-"""Features for each row from which the problem is solved in the span of its rows at once; with fewer, where other steps
-have been slow (`row_space_passes`)."""
-
-MAX_INVERSE_DATA_RATIO = 0.6
-"""Numbers in the inverses of all outputs, K N^2, relative to those of the data, up to which the inverses are held.
-
-Together with their factors, the inverses are then about as large as the data.
-"""
-
-MIN_INVERSE_NUMEL = 8e6
-"""Numbers in the inverses of all outputs, K N^2, up to which they are held for data of any size: 64 MB in float64."""
-
-MAX_ROW_SPACE_PASSES = 1000
-"""Time of a fit in the span of the rows, in passes, up to which it may follow other steps: these seldom take as many.
-"""
+"""Features for each row from which the problem is solved in the span of its rows."""
 
 MIN_SPARSE_FEATURES_PER_ROW = 2
 """Sparse features for each row from which the problem is solved in the span of its rows: their passes take little
@@ -126,8 +111,7 @@ class Method(Enum):
     ROW_SPACE = auto()
     """Newton's method in the span of the rows: `logreg.solvers.dual`."""
     QUASI_NEWTON = auto()
-    """Quasi-Newton steps, and Newton's method to finish, in the span of the rows where there are fewer rows than
-    features: `logreg.solvers.methods.quasi_newton`."""
+    """Quasi-Newton steps, and Newton's method to finish: `logreg.solvers.methods.quasi_newton`."""
     SUBSPACE_DESCENT = auto()
     """The same with `logreg.solvers.methods.subspace_descent` where quasi-Newton steps are slow."""
     LBFGS = auto()
@@ -274,41 +258,17 @@ def has_expensive_hessian(problem: Problem) -> bool:
     return holds_hessian(problem) and avoids_hessian(problem) and is_expensive
 
 
-def allows_row_space(problem: Problem) -> bool:
-    """Whether the optimal coefficients lie in the span of the rows: with l2 alone, and logits without offsets."""
-    return problem.objective.l2 > 0 and not problem.objective.l1 and problem.largest_offset is None
-
-
 def is_wide(problem: Problem) -> bool:
-    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows at once."""
-    if not allows_row_space(problem):
+    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows.
+
+    The logits of such a solver are in that span, so rows have no offsets.
+    """
+    if not problem.objective.l2 > 0 or problem.objective.l1 or problem.largest_offset is not None:
         return False
     if problem.is_sparse:
         few = not problem.coupled or problem.num_outputs <= MAX_COUPLED_OUTPUTS
         return few and problem.num_features >= MIN_SPARSE_FEATURES_PER_ROW * problem.rows
     return problem.num_features >= MIN_FEATURES_PER_ROW * problem.rows
-
-
-def holds_inverses(problem: Problem) -> bool:
-    """Whether the inverses of the Gram matrix, one for each output, may be held."""
-    most = max(MAX_INVERSE_DATA_RATIO * problem.num_features, MIN_INVERSE_NUMEL / problem.rows)
-    return problem.num_outputs * problem.rows <= most
-
-
-def row_space_passes(problem: Problem) -> float:
-    """Time of a fit in the span of the rows, in passes, where it may follow other steps; else infinite.
-
-    The shape alone does not tell which is faster: quasi-Newton steps may take some tens of passes, or many hundreds.
-    Where they end once they have taken as long, both together take about twice as long as the better choice at most, as
-    far as the predicted times are right.  With fewer features than rows the Gram matrix is singular, and takes many
-    inverses.
-    """
-    is_between = problem.rows < problem.num_features and not is_wide(problem)
-    is_small = problem.num_outputs * problem.rows**2 <= MIN_INVERSE_NUMEL  # else a fit would take a lot more memory
-    if not is_between or problem.is_sparse or not allows_row_space(problem) or not is_small:
-        return math.inf
-    passes = row_space_seconds(problem) / pass_seconds(problem)
-    return passes if passes <= MAX_ROW_SPACE_PASSES else math.inf
 
 
 def uses_descent(problem: Problem) -> bool:

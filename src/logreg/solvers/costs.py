@@ -35,16 +35,6 @@ SECONDS_PER_GRAM_NUMBER = 1.2e-9
 SECONDS_PER_FACTOR_PRODUCT = 1e-10
 """Time of one multiplication of a Cholesky factorization or of triangular solves: 20 GFLOP/s."""
 
-SECONDS_PER_DUAL_PRODUCT = 5e-11
-"""Time of one multiplication of an inverse in the span of the rows, in float64: 40 GFLOP/s."""
-
-DUAL_INVERSES = 8
-"""Inverses that a fit in the span of the rows takes, about, where other steps are slow."""
-
-FIXED_DUAL_PASSES = 30
-"""Fixed time of a fit in the span of the rows for each output, in fixed times of a pass: its steps search the span of
-all steps so far."""
-
 
 def pass_seconds(problem: Problem) -> float:
     """Time of one pass that evaluates the objective and its gradient."""
@@ -68,14 +58,3 @@ def blocks_seconds(problem: Problem, rows: int) -> float:
     d, k = problem.num_features, problem.num_outputs
     gram = rows * d * (SECONDS_PER_GRAM_NUMBER + SECONDS_PER_GRAM_PRODUCT / 2 * d)
     return pass_seconds(problem) + k * (SECONDS_PER_PASS + gram + SECONDS_PER_FACTOR_PRODUCT / 3 * d**3)
-
-
-def row_space_seconds(problem: Problem) -> float:
-    """Time of a fit in the span of dense rows, whose inverses can be held: see `logreg.solvers.dual.row_space`."""
-    n, k = problem.rows, problem.num_outputs
-    gram = SECONDS_PER_GRAM_PRODUCT / 2 * n**2 * problem.num_features
-    # Of a softmax each output has a factor and its inverse, which together take as long as three factors; one more
-    # factor is that of their sum.
-    factors = 3 * k + 1 if problem.coupled else k
-    inverses = SECONDS_PER_DUAL_PRODUCT / 3 * n**3 * factors * DUAL_INVERSES
-    return FIXED_DUAL_PASSES * k * SECONDS_PER_PASS + gram + inverses

@@ -3,8 +3,7 @@
 A start at zero costs Newton's method some steps, each of them one or more passes over all rows.  A point that is found
 on few rows, or with cheap steps, replaces these passes:
 
-1. Few rows of many features (`is_wide`), and fewer rows than features where steps without passes have been slow: the
-   problem is solved in the span of the rows (`logreg.solvers.dual`).
+1. Few rows of many features (`is_wide`): the problem is solved in the span of the rows (`logreg.solvers.dual`).
 2. A Hessian that can be held, and many rows: the problem is solved on a sample.  The Hessian H of the sample is nearly
    that of all rows, while its gradient is 0 at its own optimum.  One Newton step H^-1 g with the gradient g of more
    rows follows (a Newton step with a subsampled Hessian).
@@ -150,7 +149,6 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         The floating type to continue in.
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
-    in_rows = is_wide(problem) or state.in_rows
     if not state.point.any():
         state.point = yield from first_point(problem)
     if problem.is_sparse:
@@ -166,15 +164,15 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     coordinates = choose_coordinates(problem, sample, every_scale=True)
-    if not (rows or in_rows) and (avoids or not holds_hessian(problem)):
+    if not (rows or is_wide(problem)) and (avoids or not holds_hessian(problem)):
         state.correlation = _largest_correlation(coordinates, sample)
     stochastic = many and state.correlation > 1
     if stochastic:
         coordinates = choose_coordinates(problem, sample, every_scale=False)
-    if problem.intercept and coordinates is not problem.model and not in_rows:
+    if problem.intercept and coordinates is not problem.model and not is_wide(problem):
         coordinates = yield from _with_precise_mean(problem, coordinates, len(sample.labels))
     state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
-    if in_rows:
+    if is_wide(problem):
         yield from solve_in_rows(state, solve)
         return torch.float64
     if not state.point.any():

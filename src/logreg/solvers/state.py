@@ -54,7 +54,6 @@ class SolverState:
         seed: Seed of the samples of rows.
         plain: Whether Newton's method begins at the start as it is, without a sample and without quasi-Newton steps,
             which may end far from the optimum where some rows are far larger than most (`Method.PLAIN_NEWTON`).
-        in_rows: Whether the problem is solved in the span of its rows since other steps have been slow.
         inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
         value: f at the point, in nats; infinite until it is known.
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
@@ -75,7 +74,6 @@ class SolverState:
     tolerance: float = 1e-6
     seed: int = 0
     plain: bool = False
-    in_rows: bool = False
     inverse: LimitedMemoryInverse | None = None
     coordinates: Coordinates = field(init=False)
     value: float = math.inf

@@ -17,7 +17,6 @@ from logreg.errors import DivergedError
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.choose import MIN_INVERSE_NUMEL, row_space_passes
 from logreg.solvers.dual import row_space
 from logreg.solvers.dual.row_space import DualRows, DualSolver, WoodburyInverse
 from logreg.solvers.dual.span import (
@@ -361,7 +360,7 @@ def test_nearly_orthogonal_rows_need_no_gram_matrix(loss: str, monkeypatch: pyte
 
 
 def test_nearly_orthogonal_rows_need_no_inverse_where_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.solvers.choose.MIN_INVERSE_NUMEL", 0)
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", 0)
     features, labels = nearly_orthogonal(600, 2400, 3)
     objective = Objective("bce", l2=1)
     found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-4))
@@ -386,7 +385,7 @@ def test_correlated_rows_take_newton_steps(classes: int, monkeypatch: pytest.Mon
 
 @pytest.mark.long
 def test_inverses_larger_than_the_data_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.solvers.choose.MIN_INVERSE_NUMEL", 0)
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", 0)
     features, labels = correlated(60, 250, 6)
     objective = Objective("cross_entropy", l2=1e-3)
     found, grams, curvatures, roots = counted(
@@ -394,43 +393,6 @@ def test_inverses_larger_than_the_data_are_not_held(monkeypatch: pytest.MonkeyPa
     )
     assert found.converged
     assert (grams, curvatures, roots) == (1, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "classes", "drawn"),
-    [
-        ("auto", 2, nearly_orthogonal),
-        ("newton", 2, correlated),
-        pytest.param("auto", 3, correlated, marks=pytest.mark.long),
-    ],
-)
-def test_slow_steps_in_fewer_rows_than_features_end_in_the_span_of_the_rows(
-    optimizer: str, classes: int, drawn: Callable[..., tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    features, labels = drawn(300, 900, classes)
-    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1e-7)
-    found, grams, _, _ = counted(
-        monkeypatch, lambda: fit(features, labels, objective, optimizer=optimizer, tolerance=1e-8)
-    )
-    assert found.converged
-    assert grams == 1
-    # as many passes as take as long as the span of the rows, the start and a few in float64
-    assert found.passes < row_space_passes(problem_of(MemoryRows(features, labels), objective)) + 10
-    monkeypatch.setattr("logreg.solvers.choose.MAX_ROW_SPACE_PASSES", 0)
-    slow = fit(features, labels, objective, optimizer=optimizer, tolerance=1e-8)
-    assert slow.converged
-    assert slow.passes > found.passes
-    assert found.bound.value == pytest.approx(slow.bound.value, rel=2e-8)
-
-
-@pytest.mark.parametrize("optimizer", ["auto", "newton"])
-def test_fast_steps_need_no_span_of_the_rows(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = nearly_orthogonal(300, 900)
-    found, grams, _, _ = counted(
-        monkeypatch, lambda: fit(features, labels, Objective("bce", l2=0.1), optimizer=optimizer)
-    )
-    assert found.converged
-    assert grams == 0
 
 
 ODD: dict[str, Callable[[Tensor], Tensor]] = {
@@ -515,12 +477,12 @@ def test_a_class_without_rows_and_rows_of_one_class() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("little", [MIN_INVERSE_NUMEL, 0])
+@pytest.mark.parametrize("little", [row_space.MIN_INVERSE_NUMEL, 0])
 @pytest.mark.parametrize("odd", ["zeros", "three factors"])
 def test_dependent_rows_are_solved_with_and_without_held_inverses(
     odd: str, little: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.choose.MIN_INVERSE_NUMEL", little)
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", little)
     draw = torch.Generator().manual_seed(0)
     features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 250, generator=draw)
     features += 1e-3 * torch.randn(60, 250, generator=draw)  # which the Gram matrix in float32 does not resolve

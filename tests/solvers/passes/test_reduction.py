@@ -31,7 +31,7 @@ from logreg.solvers.fit import bound_of, problem_of
 from logreg.solvers.methods.subspace_descent import EvaluateAfterStep, SubspaceHessian
 from logreg.solvers.minimum_norm import TriangularFactor
 from logreg.solvers.optimizers import EXACT
-from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, at_most, drive, request, run_pass
+from logreg.solvers.passes.base import Pass, PreparedRows, drive, request, run_pass
 from logreg.solvers.passes.columns import (
     DifferentiateHeld,
     DualSlopes,
@@ -605,19 +605,3 @@ def test_curvatures_that_are_not_kept_are_computed_again(monkeypatch: pytest.Mon
     again, number = product()
     assert number == 2
     torch.testing.assert_close(again, kept, rtol=1e-13, atol=1e-14)
-
-
-@pytest.mark.parametrize(("passes", "made"), [(3, 3), (2.9, 2), (0, 0)])
-def test_a_solver_makes_at_most_so_many_full_passes(passes: float, made: int) -> None:
-    memory = MemoryRows(torch.ones(9, 2), torch.arange(9) % 2)
-    problem = problem_of(memory, Objective("bce", l2=0.1))
-    values = []
-
-    def solver() -> PassRequests[str]:
-        for _ in range(3):
-            yield from request(RowSample(problem, 3))  # takes a part of the rows, and does not count
-            values.append((yield from request(Evaluate(problem, problem.model, problem.zeros()))).value)
-        return "end"
-
-    assert drive(at_most(passes, solver()), memory) == ("end" if made == 3 else None)
-    assert len(values) == made

@@ -46,7 +46,6 @@ from torch import Tensor
 from logreg.csr import converted, squared, times
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, parts, row_weights
-from logreg.solvers.choose import holds_inverses
 from logreg.solvers.dual.span import (
     DualInverse,
     Span,
@@ -80,6 +79,15 @@ MIN_TRIALS = 8
 
 MIN_PACE_STEPS = 3
 """Steps after which their pace decides whether the solver continues without the Gram matrix."""
+
+MAX_INVERSE_DATA_RATIO = 0.6
+"""Numbers in the inverses of all outputs, K N^2, relative to those of the data, up to which the inverses are held.
+
+Together with their factors, the inverses are then about as large as the data.
+"""
+
+MIN_INVERSE_NUMEL = 8e6
+"""Numbers in the inverses of all outputs, K N^2, up to which they are held for data of any size: 64 MB in float64."""
 
 MAX_DIAGONAL_STEPS = 20
 """Largest number of steps with the inverse of the Gram matrix's diagonal after the Gram matrix was computed."""
@@ -136,7 +144,9 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
         solve: Solves the problem over the rows of the Gram matrix's Cholesky factor, where inverses cannot be held.
     """
     problem = state.problem
-    held = holds_inverses(problem)
+    held = problem.num_outputs * problem.rows <= max(
+        MAX_INVERSE_DATA_RATIO * problem.num_features, MIN_INVERSE_NUMEL / problem.rows
+    )
     trials = int(problem.rows / (GRAM_ROWS_PER_TRIAL + GRAM_ROWS_PER_TRIAL_AND_OUTPUT * problem.num_outputs))
     if held or trials >= MIN_TRIALS:
         # Rows with their mean in common are not orthogonal; the intercept takes the mean.

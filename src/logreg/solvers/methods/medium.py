@@ -24,7 +24,6 @@ from logreg.rows import MemoryRows, chosen_rows, row_weights
 from logreg.solvers.bounds.base import MAX_FEATURE_RMS, Bound
 from logreg.solvers.bounds.bound import bound
 from logreg.solvers.bounds.logistic_bound import LogisticPoint, bound_by_residuals, bound_by_step
-from logreg.solvers.choose import row_space_passes
 from logreg.solvers.kernels import Array, times_vector
 from logreg.solvers.methods.medium_rows import MediumEvaluation, MediumRows, ZeroStart
 from logreg.solvers.methods.quasi_newton import FLOAT32_END_TOL, MAX_SAMPLE_DECREASE
@@ -250,8 +249,7 @@ def solve_medium(state: SolverState, rows: MemoryRows, max_passes: int, zero: Ze
     3. Take a step, with a line search.
 
     It stops as well where steps converge slowly, where they do not decrease f in float64, and after `MAX_STEPS`: then
-    the general solver begins anew: in the span of the rows where that may follow (`row_space_passes`), which then ends
-    steps as well once they have taken, or would have left, as many passes as it takes.
+    the general solver begins anew.
 
     Args:
         state: State of a problem that `logreg.solvers.choose.is_medium`; where the point is certified, and after
@@ -308,8 +306,6 @@ class _Steps:
         self.inverse, self.is_diagonal = _Inverse(lambda gradient: gradient / diagonal), True
         self.part = most_sampled / problem.rows
         costs = 0.5 / self.memory.l2[:-1]
-        of_rows = row_space_passes(problem)
-        self.most_passes, self.most_left = min(max_passes, of_rows), min(MAX_STEPS_LEFT, of_rows)
         self.costs = np.append(costs, CURVATURE_MEAN_OFFSET * costs.sum())
 
     def evaluate(self, point: Array, dtype: torch.dtype) -> MediumEvaluation:
@@ -328,7 +324,7 @@ class _Steps:
     def run(self) -> None:
         """Takes steps to their end."""
         limit, passed = _Limit(*[ROOM * self.state.tolerance] * 2), list[_Estimate]()
-        while len(passed) < MAX_STEPS and self.passes < self.most_passes and math.isfinite(self.now.value):
+        while len(passed) < MAX_STEPS and self.passes < self.max_passes and math.isfinite(self.now.value):
             now = self.now
             step = -self.inverse(now.gradient)
             slope = float(step @ now.gradient)
@@ -358,8 +354,8 @@ class _Steps:
             if left > MAX_DIAGONAL_STEPS_LEFT and self.improves_matrix():
                 passed.clear()
                 continue
-            if left > self.most_left:
-                break
+            if left > MAX_STEPS_LEFT:
+                return
             # An evaluation in float64 takes as long as two or three in float32: it must be likely to be the last one.
             is_likely = len(passed) > 1 and self.next_estimate(*passed[-2:]).is_within(limit)
             dtype = torch.float64 if is_likely else self.dtype
@@ -386,7 +382,6 @@ class _Steps:
             else:
                 self.inverse = _Inverse(first.inverse(self.diagonal(after)))
             self.point, self.now = self.point + length * step, after
-        self.state.in_rows = math.isfinite(self.now.value) and row_space_passes(self.problem) < math.inf
 
     def first_step(self, step: Array) -> _FirstStep:
         """The first step: along the coefficients of a step (D + 1,) and the intercept, to the least f of few rows."""

@@ -16,18 +16,11 @@ from logreg.solvers.bounds.curvature import (
     diagonal_roots,
     inverse_hessian_norms,
 )
-from logreg.solvers.choose import (
-    has_cheap_hessian,
-    has_expensive_hessian,
-    holds_hessian,
-    row_space_passes,
-    uses_descent,
-)
-from logreg.solvers.dual.row_space import solve_in_rows
+from logreg.solvers.choose import has_cheap_hessian, has_expensive_hessian, holds_hessian, uses_descent
 from logreg.solvers.methods.quasi_newton import FAR_TOL, quasi_newton_steps
 from logreg.solvers.methods.subspace_descent import BACKTRACKING_RATIO, descend
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
-from logreg.solvers.passes.base import PassRequests, at_most, request
+from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate, KnownPoint
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.starting_point import start
@@ -65,10 +58,6 @@ STALLED_DECREASE_RATIO = 0.05
 
 MAX_STALLED_NEWTON_STEPS = 12
 """Consecutive stalled or rejected steps after which passes continue in float64; in float64 the solver ends."""
-
-TRUE_PASS_RATIO = 2
-"""Time that steps take for each of their passes, relative to that of a pass: with products by the limited-memory
-inverse, and preconditioners."""
 
 # Hessians
 
@@ -127,8 +116,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
     Where the Hessian H cannot be held, or costs more than the passes it saves (see `has_cheap_hessian`), others come
-    first: `quasi_newton_steps`, `descend` where these are slow, and `solve_in_rows` where both are.  Newton's method
-    follows where they end without a certificate.
+    first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method follows where they end without a
+    certificate.
 
     The step solves `H @ step = gradient`, and is subtracted.  Where H can be held it is factored.  Where it cannot, or
     takes too long (see `has_expensive_hessian`), preconditioned conjugate gradients solve for the step; each product
@@ -206,26 +195,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
 
 def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
-    """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough.
-
-    The span of the rows follows where it may, as soon as they have taken as long as it takes: see `row_space_passes`.
-
-    References:
-        Karlin, Manasse, Rudolph and Sleator (1988), Competitive snoopy caching, for when to change over.
-    """
-    steps = _steps_and_descent(state, dtype, rough)
-    most = row_space_passes(state.problem) / TRUE_PASS_RATIO
-    if state.in_rows or most == math.inf:
-        return (yield from steps)
-    if (yield from at_most(most, steps)):
-        return True
-    state.in_rows, state.inverse = True, None  # frees its memory
-    yield from solve_in_rows(state, newton)
-    return (yield from quasi_newton_steps(state, torch.float64, rough))
-
-
-def _steps_and_descent(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
-    """Quasi-Newton steps, and descent where they are slow; whether the point is certified, or rough enough."""
+    """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
     descends = uses_descent(state.problem) and not rough
     slow_tol = FAR_TOL if descends else NEAR_TOL if has_expensive_hessian(state.problem) and not rough else 0.0
     if (yield from quasi_newton_steps(state, dtype, rough, slow_tol)):

@@ -238,21 +238,6 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
     return requested.result()
 
 
-def at_most(passes: float, requests: PassRequests[Result]) -> PassRequests[Result | None]:
-    """Requests the passes of a solver up to so many full ones; returns its result, ``None`` where it needs more."""
-    while True:
-        try:
-            requested = next(requests)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        if requested.is_full and passes < 1:
-            requests.close()
-            return None
-        passes -= requested.is_full
-        yield requested
-
-
 def run_pass(source: RowSource, requested: Pass[Any]) -> None:
     """Makes a pass over the rows of this process, and combines the accumulators of all that share the split."""
     for block in source.blocks(requested.every) if requested.every else ():
