@@ -119,6 +119,10 @@ PROGRESS_VALUE_RATIO = 0.99
 MAX_LOGIT_ROUNDING = 1.0
 """Largest change of a logit, as a bound on it, by the rounding of the coefficients X' a to the problem's type."""
 
+MAX_GRAM_ROUNDING = 1.0
+"""Rounding error of the Gram matrix, relative to the least diagonal entry that the identity of Woodbury adds to it, up
+to which its inverse gives the last steps, in all dimensions."""
+
 GRAM_RIDGE = 1e-6
 """Ridge that is added to the Gram matrix before its Cholesky factorization, relative to its mean diagonal.
 
@@ -424,7 +428,12 @@ class WoodburyInverse:
 
     @cached_property
     def _inverse(self) -> DualInverse:
-        return inverse_of_gram(self._gram, self._current)
+        """Of l2 D^-1 + X X', in float64 where the rounding of X X' in the type of the rows would hide l2 D^-1."""
+        rows, gram = self._rows, self._gram
+        least = rows.problem.objective.l2 / (float(rows.weights.max()) * rows.problem.loss.max_curvature)
+        if torch.finfo(rows.dtype).eps * float(gram.diagonal().max()) > MAX_GRAM_ROUNDING * least:
+            gram = rows.gram_matrix(torch.float64)
+        return inverse_of_gram(gram, self._current)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The Newton step to be subtracted, (K, D + 1) as the gradient is."""
