@@ -81,10 +81,10 @@ class SoftmaxLoss(CrossEntropy):
             columns = logits.T.contiguous()  # as they are, mostly
             behind = columns - columns.amax(0)
             of_own = behind.gather(0, own.T)[0]
-            p = behind.mul_(LOG2_E).exp2_()  # takes less time than the exponential, which is MKL's
+            p = behind.mul_(LOG2_E).exp2_()  # takes less time than MKL's exponential, at least on processors of AMD
             sums = p.sum(0)
             values, p = sums.log() - of_own, p.div_(sums)
-            residuals = p.scatter_add(0, own.T, minus_one.expand(1, len(own)))  # along whole columns: far faster
+            residuals = p.scatter_add(0, own.T, minus_one.expand(1, len(own)))  # along whole columns, as they lie
             return RowTerms(values, residuals.T, p.T)
         log_probabilities = log_softmax(logits)
         values = log_probabilities.gather(1, own)[:, 0].neg_()

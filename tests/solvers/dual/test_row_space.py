@@ -187,6 +187,24 @@ def test_the_woodbury_inverse_is_the_inverse_of_the_hessian(kind: str, weighted:
     torch.testing.assert_close(step, flat, rtol=1e-6, atol=1e-8)
 
 
+def test_a_step_in_all_dimensions_of_float32_rows_is_that_of_the_same_rows_in_float64() -> None:
+    # The rounding of their products is a hundred times l2 D^-1, which of rows that are nearly alike is left to invert.
+    draw = torch.Generator().manual_seed(0)
+    half = torch.randn(30, 400, generator=draw) * torch.logspace(-2, 4, 400)
+    labels, x = torch.randint(0, 2, (60,), generator=draw), torch.cat([half, half * (1 + 1e-6)])
+    dual_coef, steps = torch.randn(60, 1, generator=draw).double() * 1e-9, []
+    of_rows = torch.randn(60, 1, generator=draw).double()
+    for dtype in (torch.float32, torch.float64):
+        memory = MemoryRows(x.to(dtype), labels)
+        problem = problem_of(memory, Objective("bce", l2=1e-2), 2)
+        rows = drive(request(DualRows(problem, problem.model)), memory)
+        logits = rows.logits(rows.combined(dual_coef, torch.float64), torch.float64)
+        given = Stated(problem, memory, rows, dual_coef, logits, torch.zeros(1).double())
+        gradient = torch.cat([(of_rows.T @ x.double()), torch.zeros(1, 1).double()], dim=1)
+        steps.append(woodbury_inverse(given)(gradient)[0])
+    assert float((steps[0] - steps[1]).norm() / steps[1].norm()) < 1e-6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_newton_step_of_the_dual_coefficients_is_that_of_the_coefficients(kind: str, weighted: bool) -> None:
